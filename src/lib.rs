@@ -1,0 +1,12 @@
+//! ssecast turns publishes into Server-Sent Events: nginx faces the browsers and proxies to ssecast's Unix socket,
+//! applications publish with `redis-cli publish` or to an admin socket.
+//!
+//! # Layout
+//!
+//! Modules stand in reading order, lowest floor first; a module imports from lower floors only (`tests/it/floors.rs`
+//! keeps it so).
+
+pub mod config;
+pub mod cursor;
+pub mod event;
+pub mod sse;

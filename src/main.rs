@@ -1,0 +1,3 @@
+//! The program: reads its arguments, runs a subcommand, gives its exit code.
+
+fn main() {}

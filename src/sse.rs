@@ -1,0 +1,214 @@
+//! The event stream's bytes (WHATWG HTML 9.2), and nothing but bytes: no sockets, no clock.
+//!
+//! A frame is one event from its `id:` line to its blank line. What is written here is read the same by every parser that
+//! follows the standard: CR LF, CR and LF each start a new `data:` line, and a payload's leading space survives.
+
+use std::{fmt::Write as _, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::{
+    cursor::{Cursor, NodeId},
+    event::{ChannelName, EventType, Position},
+};
+
+/// A comment, which parsers skip: it shows that the stream is alive.
+pub const PING: &[u8] = b":\n\n";
+
+/// Encodes one event. `data` may have any bytes.
+#[must_use]
+pub fn encode_event(node: &NodeId, position: Position, event: Option<&EventType>, data: &[u8]) -> Bytes {
+    let type_bytes = event.map_or(0, |event| event.as_str().len() + 8);
+    let mut frame = BytesMut::with_capacity(data.len() + type_bytes + 48);
+    put_id(&mut frame, &Cursor { node: *node, position });
+    put_event_type(&mut frame, event.map(EventType::as_str));
+    put_data(&mut frame, data);
+    frame.put_u8(b'\n');
+    frame.freeze()
+}
+
+/// The same event with `data:` as `{"channel":…,"data":…}`, from its frame. Bytes that are not UTF-8 become U+FFFD, as in
+/// every reader of event streams.
+#[must_use]
+pub fn wrap_in_envelope(channel: &ChannelName, frame: &[u8]) -> Bytes {
+    let parts = decode_frame(frame);
+    let data = String::from_utf8_lossy(&parts.data);
+    let json = serde_json::json!({ "channel": channel.as_str(), "data": data }).to_string();
+    let mut wrapped = BytesMut::with_capacity(json.len() + frame.len() - parts.data.len().min(frame.len()) + 16);
+    wrapped.put_slice(b"id: ");
+    wrapped.put_slice(parts.id);
+    wrapped.put_u8(b'\n');
+    put_event_type(&mut wrapped, parts.event);
+    put_data(&mut wrapped, json.as_bytes());
+    wrapped.put_u8(b'\n');
+    wrapped.freeze()
+}
+
+/// What a stream begins with: how long to wait before reconnecting, and an id, so that a client which is cut off before
+/// its first event resumes like any other.
+#[must_use]
+pub fn encode_preamble(retry: Duration, cursor: &Cursor) -> Bytes {
+    let mut preamble = BytesMut::with_capacity(64);
+    put_retry(&mut preamble, retry);
+    put_id(&mut preamble, cursor);
+    preamble.put_u8(b'\n');
+    preamble.freeze()
+}
+
+/// A `retry:` line of its own, as streams that are about to end get it.
+#[must_use]
+pub fn encode_retry(retry: Duration) -> Bytes {
+    let mut frame = BytesMut::with_capacity(24);
+    put_retry(&mut frame, retry);
+    frame.put_u8(b'\n');
+    frame.freeze()
+}
+
+/// Why a client may have missed events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapReason {
+    /// What followed the client's cursor is no longer kept.
+    History,
+    /// The cursor is another run's (or nobody's), and this one began too late to know.
+    Restart,
+    /// A source was away.
+    Source,
+    /// The client read too slowly, and what it needed was dropped.
+    Slow,
+}
+
+impl GapReason {
+    /// The word in the gap event.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::History => "history",
+            Self::Restart => "restart",
+            Self::Source => "source",
+            Self::Slow => "slow",
+        }
+    }
+}
+
+/// The event type of a gap.
+pub const GAP_EVENT: &str = "ssecast.gap";
+
+/// Tells a gap: events of `channels` before `cursor` may have been missed.
+#[must_use]
+pub fn encode_gap(cursor: &Cursor, channels: &[ChannelName], reason: GapReason) -> Bytes {
+    let names: Vec<&str> = channels.iter().map(ChannelName::as_str).collect();
+    let json = serde_json::json!({ "channels": names, "reason": reason.as_str() }).to_string();
+    let mut frame = BytesMut::with_capacity(json.len() + 72);
+    put_id(&mut frame, cursor);
+    put_event_type(&mut frame, Some(GAP_EVENT));
+    put_data(&mut frame, json.as_bytes());
+    frame.put_u8(b'\n');
+    frame.freeze()
+}
+
+/// The fields of a frame that this module encoded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FrameParts<'a> {
+    /// The `id:` field.
+    pub id: &'a [u8],
+    /// The `event:` field, if there is one.
+    pub event: Option<&'a str>,
+    /// The payload as a browser sees it: lines joined by LF.
+    pub data: Vec<u8>,
+}
+
+/// Takes a frame of this module's own apart again. Fields that it never writes are skipped.
+#[must_use]
+pub fn decode_frame(frame: &[u8]) -> FrameParts<'_> {
+    let mut parts = FrameParts { id: b"", event: None, data: Vec::with_capacity(frame.len()) };
+    let mut lines_of_data = 0;
+    for line in frame.split(|&byte| byte == b'\n') {
+        if let Some(id) = line.strip_prefix(b"id: ") {
+            parts.id = id;
+        } else if let Some(event) = line.strip_prefix(b"event: ") {
+            parts.event = std::str::from_utf8(event).ok();
+        } else if let Some(data) = line.strip_prefix(b"data: ") {
+            if lines_of_data > 0 {
+                parts.data.push(b'\n');
+            }
+            parts.data.extend_from_slice(data);
+            lines_of_data += 1;
+        }
+    }
+    parts
+}
+
+fn put_id(frame: &mut BytesMut, cursor: &Cursor) {
+    // Writing into a BytesMut, which grows, cannot fail.
+    let _ = writeln!(frame, "id: {cursor}");
+}
+
+fn put_retry(frame: &mut BytesMut, retry: Duration) {
+    let _ = writeln!(frame, "retry: {}", retry.as_millis());
+}
+
+fn put_event_type(frame: &mut BytesMut, event: Option<&str>) {
+    if let Some(event) = event {
+        frame.put_slice(b"event: ");
+        frame.put_slice(event.as_bytes());
+        frame.put_u8(b'\n');
+    }
+}
+
+fn put_data(frame: &mut BytesMut, mut data: &[u8]) {
+    loop {
+        frame.put_slice(b"data: ");
+        let Some(end) = memchr::memchr2(b'\r', b'\n', data) else {
+            frame.put_slice(data);
+            frame.put_u8(b'\n');
+            return;
+        };
+        frame.put_slice(&data[..end]);
+        frame.put_u8(b'\n');
+        let after = if data[end..].starts_with(b"\r\n") { end + 2 } else { end + 1 };
+        data = &data[after..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encode(data: &[u8]) -> String {
+        let node = "abcdefgh".parse().unwrap();
+        String::from_utf8_lossy(&encode_event(&node, Position(7), None, data)).into_owned()
+    }
+
+    #[test]
+    fn every_kind_of_line_end_starts_a_data_line() {
+        assert_eq!(encode(b"[1,2,3]"), "id: abcdefgh-7\ndata: [1,2,3]\n\n");
+        assert_eq!(encode(b"a\r\nb\rc\nd"), "id: abcdefgh-7\ndata: a\ndata: b\ndata: c\ndata: d\n\n");
+        assert_eq!(encode(b""), "id: abcdefgh-7\ndata: \n\n");
+        assert_eq!(encode(b"\n"), "id: abcdefgh-7\ndata: \ndata: \n\n");
+        assert_eq!(encode(b" lead"), "id: abcdefgh-7\ndata:  lead\n\n");
+    }
+
+    #[test]
+    fn a_frame_comes_apart_as_it_was_put_together() {
+        let node = "abcdefgh".parse().unwrap();
+        let event = EventType::new("price").unwrap();
+        let frame = encode_event(&node, Position(7), Some(&event), b"a\r\n\xffb");
+        let parts = decode_frame(&frame);
+        assert_eq!(parts, FrameParts { id: b"abcdefgh-7", event: Some("price"), data: b"a\n\xffb".to_vec() });
+        let channel = ChannelName::new("cats").unwrap();
+        assert_eq!(
+            &wrap_in_envelope(&channel, &frame)[..],
+            "id: abcdefgh-7\nevent: price\ndata: {\"channel\":\"cats\",\"data\":\"a\\n\u{fffd}b\"}\n\n".as_bytes()
+        );
+    }
+
+    #[test]
+    fn a_gap_says_channels_and_reason() {
+        let cursor = "abcdefgh-9".parse().unwrap();
+        let channels = [ChannelName::new("cats").unwrap(), ChannelName::new("dogs").unwrap()];
+        assert_eq!(
+            encode_gap(&cursor, &channels, GapReason::Source),
+            "id: abcdefgh-9\nevent: ssecast.gap\ndata: {\"channels\":[\"cats\",\"dogs\"],\"reason\":\"source\"}\n\n"
+        );
+    }
+}
