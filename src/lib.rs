@@ -10,3 +10,5 @@ pub mod config;
 pub mod cursor;
 pub mod event;
 pub mod sse;
+
+pub mod cli;
