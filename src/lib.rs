@@ -19,3 +19,5 @@ pub mod public;
 pub mod shard;
 pub mod source;
 pub mod sse;
+
+pub mod cli;
