@@ -1,8 +1,19 @@
 //! `ssecast serve`: the daemon's flags, and the configuration that they and the file make.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+};
 
-use crate::config::{Config, ConfigErrors, Override};
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::Failure;
+use crate::{
+    app,
+    config::{Config, ConfigErrors, Override},
+};
 
 /// Serve: take publishes in, give events out
 ///
@@ -43,6 +54,35 @@ impl ServeArgs {
             .collect();
         Config::assemble(self.config.as_deref(), &overrides)
     }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Every error of the configuration (exit code 64), or what keeps the daemon from serving (1).
+pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let config = args.config()?;
+    start_logging();
+    super::runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        let shutdown = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        app::run(config, || {}, shutdown).await
+    })?;
+    Ok(())
+}
+
+/// Logs to standard error, which systemd keeps; `RUST_LOG` picks what (by default `info`).
+fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // A second start in one process keeps the first one's log.
+    let _ = log.with_ansi(io::stderr().is_terminal()).try_init();
 }
 
 #[cfg(test)]
