@@ -257,8 +257,12 @@ fn the_admin_socket_answers_or_closes_and_serves_on() {
     let post = |headers: &str, body: &str| {
         format!("POST /publish HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n{body}").into_bytes()
     };
-    let json = "Content-Type: application/json\r\n";
+    let json = |body: &[u8]| {
+        let headers = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        joined(&[&post(&headers, ""), body])
+    };
     let deep = "[".repeat(100_000);
+    let deep_message = format!("{{\"channel\":\"cats\",\"message\":{deep}");
     let forms = [
         form("chunks of garbage", post("Transfer-Encoding: chunked\r\n", "zz\r\nnonsense"), NOT_HTTP),
         form(
@@ -267,24 +271,9 @@ fn the_admin_socket_answers_or_closes_and_serves_on() {
             &[Status(400), Status(413), Closed],
         ),
         form("a body that is cut off", post("Content-Length: 100\r\n", "channel=cats"), NOT_HTTP),
-        form(
-            "deep JSON",
-            post(&format!("{json}Content-Length: {}\r\n", deep.len()), &deep),
-            &[Status(400), Status(413)],
-        ),
-        form(
-            "a deep message",
-            post(
-                &format!("{json}Content-Length: {}\r\n", deep.len() + 30),
-                &format!("{{\"channel\":\"cats\",\"message\":{deep} "),
-            ),
-            &[Status(400), Status(413)],
-        ),
-        form(
-            "JSON that is not UTF-8",
-            joined(&[&post(&format!("{json}Content-Length: 2\r\n"), ""), b"\xff\xfe"]),
-            &[Status(400)],
-        ),
+        form("deep JSON", json(deep.as_bytes()), &[Status(400), Status(413)]),
+        form("a deep message", json(deep_message.as_bytes()), &[Status(400), Status(413)]),
+        form("JSON that is not UTF-8", json(b"\xff\xfe"), &[Status(400)]),
         form("no length", post("", ""), &[Status(400), Status(411)]),
         form("a header flood", post(&"X: y\r\n".repeat(100_000), ""), TOO_LARGE),
         form("TRACE", "TRACE /publish HTTP/1.1\r\nHost: a\r\n\r\n", &[Status(405)]),
@@ -308,7 +297,9 @@ fn the_admin_socket_answers_or_closes_and_serves_on() {
     for Form { what, bytes, outcomes } in forms {
         let mut socket = daemon.admin().connect().unwrap();
         let _ = socket.write_all(&bytes);
-        socket.finish_sending();
+        if outcomes.contains(&Closed) {
+            socket.finish_sending();
+        }
         let outcome = Response::read_head(socket).map_or(Closed, |response| Status(response.status()));
         assert!(outcomes.contains(&outcome), "{what}: {outcome:?}, not one of {outcomes:?}");
         daemon.assert_serving();

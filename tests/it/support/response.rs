@@ -75,6 +75,7 @@ impl Response {
         while let Some(more) = self.read_some().unwrap() {
             body.extend_from_slice(&more);
         }
+        assert_eq!(self.decoder.surplus, 0, "bytes came after the response's end");
         body
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, Write},
+    time::Instant,
 };
 
 use super::{
@@ -10,6 +11,7 @@ use super::{
     http::Request,
     response::Response,
     socket::Endpoint,
+    wait::PATIENCE,
 };
 
 /// What a client asks for.
@@ -92,7 +94,10 @@ impl Stream {
 
     /// The next event; `None` where the stream has ended.
     pub(crate) fn next(&mut self) -> Option<Event> {
-        while self.events.is_empty() && self.read_more() {}
+        let start = Instant::now();
+        while self.events.is_empty() && self.read_more() {
+            assert!(start.elapsed() < PATIENCE, "pings, but no event: {:?}", self.parser);
+        }
         self.events.pop_front()
     }
 
