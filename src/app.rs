@@ -20,8 +20,9 @@ use crate::{
         listen::{self, Listener},
     },
     public,
-    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Stream, now_micros},
+    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, now_micros},
     source::{Feed, RedisPubSub, RedisPublisher, Source},
+    stream::{Socket, Stream},
 };
 
 /// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
@@ -117,6 +118,7 @@ impl Daemon {
                 queue,
                 cursor,
                 on_demand,
+                inherited: None,
             };
             let (metrics, ending, mut running) = (Arc::clone(&metrics), Arc::clone(&ending), running.subscribe());
             let name = format!("shard-{number}");
@@ -224,7 +226,9 @@ async fn accept_admin(listener: Listener, admin: Arc<Admin>, stopped: watch::Rec
             let _ = stop.wait_for(|stopped| *stopped).await;
         };
         match stream.attach() {
-            Ok(stream) => drop(serving.spawn(Arc::clone(&admin).serve(stream, stopped))),
+            Ok(stream) => {
+                serving.spawn(Arc::clone(&admin).serve(stream, stopped));
+            }
             Err(error) => tracing::warn!(%error, "a connection on the admin socket was dropped"),
         }
     })
@@ -250,7 +254,7 @@ async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::R
             let listener = UnixListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::Unix(stream.into_std()?)),
+                    Ok((stream, _)) => each(Stream::new(Socket::Unix(stream.into_std()?))),
                     Err(error) => rest(&error).await,
                 }
             }
@@ -259,7 +263,7 @@ async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::R
             let listener = TcpListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::Tcp(stream.into_std()?)),
+                    Ok((stream, _)) => each(Stream::new(Socket::Tcp(stream.into_std()?))),
                     Err(error) => rest(&error).await,
                 }
             }

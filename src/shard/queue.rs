@@ -13,8 +13,11 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use super::{Shard, stream::Stream};
-use crate::event::{ChannelName, Event, Position};
+use super::{Frozen, Shard};
+use crate::{
+    event::{ChannelName, Event, Position},
+    stream::Stream,
+};
 
 /// One thing for a shard to do.
 pub enum Op {
@@ -30,6 +33,10 @@ pub enum Op {
     Accept(Stream),
     /// Send all clients away, telling each to come back within the time; the sender is dropped when all are gone.
     Drain(Duration, oneshot::Sender<()>),
+    /// Let requests under way end, give away what the shard holds, and do nothing more until [`Op::Thaw`].
+    Freeze(oneshot::Sender<Frozen>),
+    /// Go on as if [`Op::Freeze`] had not been.
+    Thaw,
     /// Close what is left.
     Stop,
     /// Look at the shard.
