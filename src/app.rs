@@ -20,8 +20,9 @@ use crate::{
         listen::{self, Listener},
     },
     public,
-    shard::{self, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Stream, now_micros},
+    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, now_micros},
     source::{Feed, RedisPubSub, RedisPublisher, Source},
+    stream::{Socket, Stream},
 };
 
 /// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
@@ -100,12 +101,11 @@ impl Daemon {
             Some(redis) => Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher)).context("redis.url")?),
             None => Arc::new(Embedded(Arc::clone(&dispatcher))),
         };
+        let (running, _) = watch::channel(());
         for (number, (source, wanted)) in sources.into_iter().zip(wanted).enumerate() {
             let feed = Feed::new(number, Arc::clone(&dispatcher), Arc::clone(&metrics));
-            tokio::spawn(source.run(feed, wanted));
+            run_source(source, feed, wanted, running.subscribe())?;
         }
-
-        let (running, _) = watch::channel(());
         let (ending, ended) = oneshot::channel();
         let ending = Arc::new(std::sync::Mutex::new(Some(ending)));
         let mut threads = Vec::new();
@@ -118,6 +118,7 @@ impl Daemon {
                 queue,
                 cursor,
                 on_demand,
+                inherited: None,
             };
             let (metrics, ending, mut running) = (Arc::clone(&metrics), Arc::clone(&ending), running.subscribe());
             let name = format!("shard-{number}");
@@ -185,6 +186,25 @@ impl Daemon {
     }
 }
 
+/// Runs a source on a thread of its own, where it may block while the shards are busy.
+fn run_source(
+    source: Box<dyn Source>,
+    feed: Feed,
+    demands: mpsc::UnboundedReceiver<Demand>,
+    mut running: watch::Receiver<()>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(format!("source-{}", source.name())).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = source.run(feed, demands) => {}
+                _ = running.changed() => {}
+            }
+        });
+    })?;
+    Ok(())
+}
+
 /// Accepts on the public socket and gives the connections to the shards by turns.
 async fn accept_public(listener: Listener, queues: Vec<Arc<Queue>>, stopped: watch::Receiver<bool>) {
     let mut turn = 0;
@@ -206,7 +226,9 @@ async fn accept_admin(listener: Listener, admin: Arc<Admin>, stopped: watch::Rec
             let _ = stop.wait_for(|stopped| *stopped).await;
         };
         match stream.attach() {
-            Ok(stream) => drop(serving.spawn(Arc::clone(&admin).serve(stream, stopped))),
+            Ok(stream) => {
+                serving.spawn(Arc::clone(&admin).serve(stream, stopped));
+            }
             Err(error) => tracing::warn!(%error, "a connection on the admin socket was dropped"),
         }
     })
@@ -232,7 +254,7 @@ async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::R
             let listener = UnixListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::Unix(stream.into_std()?)),
+                    Ok((stream, _)) => each(Stream::new(Socket::Unix(stream.into_std()?))),
                     Err(error) => rest(&error).await,
                 }
             }
@@ -241,7 +263,7 @@ async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::R
             let listener = TcpListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::Tcp(stream.into_std()?)),
+                    Ok((stream, _)) => each(Stream::new(Socket::Tcp(stream.into_std()?))),
                     Err(error) => rest(&error).await,
                 }
             }
