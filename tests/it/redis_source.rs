@@ -1,5 +1,7 @@
 //! Redis: subscribed to on demand, confirmed before a stream opens, lost and found again, and every payload unchanged.
 
+use nix::sys::signal::Signal;
+
 use crate::support::{
     Daemon, Folder, Gap, RedisServer, Stream, Subscription, eventually, holds_for_a_while, publisher::refused,
     redis::in_url, relay::Relay,
@@ -307,6 +309,25 @@ fn no_publish_that_was_taken_is_lost_while_redis_dies() {
     redis.start_again();
     daemon.wait_until_ready();
     drop(stream);
+}
+
+#[test]
+fn a_redis_that_hangs_is_as_good_as_away() {
+    let (_folder, mut redis, mut daemon) = start("");
+    let mut live = open(&daemon, &["cats"]);
+    redis.child().signal(Signal::SIGSTOP);
+    let refusal = daemon.post_form(&[("channel", "cats"), ("message", "m")]);
+    assert!(refusal.header("retry-after").is_some());
+    refused(refusal, 503);
+    wait_until_not_ready(&daemon);
+    let mut opened_meanwhile = open(&daemon, &["dogs"]);
+    redis.child().signal(Signal::SIGCONT);
+    daemon.wait_until_ready();
+    assert_eq!((live.gap(), opened_meanwhile.gap()), (source_gap(&["cats"]), source_gap(&["dogs"])));
+    for (stream, channel) in [(&mut live, "cats"), (&mut opened_meanwhile, "dogs")] {
+        eventually("it is subscribed to again", || (redis.publish(channel, "back") == 1).then_some(()));
+        eventually("the event", || (stream.event().text() == "back").then_some(()));
+    }
 }
 
 #[test]

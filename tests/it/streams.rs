@@ -170,6 +170,27 @@ fn beyond_the_most_clients_the_next_is_told_to_come_back() {
 }
 
 #[test]
+fn those_who_come_at_once_are_counted_too() {
+    let (_folder, daemon) = daemon("[stream]\nmax_clients = 5\n[process]\nworkers = 2\n");
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let asking: Vec<_> =
+            (0..40).map(|_| scope.spawn(|| Request::get("/?channels=cats").send(daemon.public()))).collect();
+        let responses: Vec<_> = asking.into_iter().map(|client| client.join().unwrap()).collect();
+        responses.iter().map(crate::support::Response::status).collect()
+    });
+    let count = |status| statuses.iter().filter(|&&given| given == status).count();
+    assert_eq!((count(200), count(503)), (5, 35));
+}
+
+#[test]
+fn a_head_request_is_answered_like_a_stream_without_one() {
+    let (_folder, daemon) = daemon("");
+    let response = Request::new("HEAD", "/?channels=cats").header("Connection", "close").send(daemon.public());
+    assert_eq!((response.status(), response.header("content-type")), (200, Some("text/event-stream")));
+    assert!(daemon.stats().is_empty());
+}
+
+#[test]
 fn bad_requests_are_told_what_is_wrong() {
     let (_folder, daemon) = daemon("[stream]\nmax_channels_per_client = 3\n");
     let get = |target: &str| Request::get(target).header("Connection", "close").send(daemon.public());

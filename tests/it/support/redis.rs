@@ -57,6 +57,10 @@ impl RedisServer {
         self.wait_until_it_answers();
     }
 
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }

@@ -51,6 +51,10 @@ impl Response {
         self.head().header(name)
     }
 
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     pub(crate) fn socket_mut(&mut self) -> &mut Socket {
         &mut self.socket
     }

@@ -136,6 +136,17 @@ impl Stream {
         self.parser.committed_id.clone().expect("a stream begins with an id")
     }
 
+    /// The id with which a reconnect would resume, if one has come.
+    pub(crate) fn committed_id(&self) -> Option<String> {
+        self.parser.committed_id.clone()
+    }
+
+    /// The events that have arrived, without waiting for more.
+    pub(crate) fn arrived(&mut self) -> Vec<Event> {
+        while self.response.socket().is_readable() && self.read_more() {}
+        self.events.drain(..).collect()
+    }
+
     /// The reconnection time in milliseconds; waits for the first one.
     pub(crate) fn retry(&mut self) -> u64 {
         while self.parser.retry.is_none() && self.read_more() {}
