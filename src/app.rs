@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, oneshot, watch},
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 
 use crate::{
@@ -51,8 +51,10 @@ pub async fn run(config: Config, on_ready: impl FnOnce(), shutdown: impl Future<
     on_ready();
 
     let mut daemon = daemon;
+    let dispatcher = Arc::clone(&daemon.dispatcher);
     tokio::select! {
         () = shutdown => {}
+        () = advance(&dispatcher) => {}
         ended = &mut daemon.ended => anyhow::bail!("a shard ended by itself: {}", ended.unwrap_or_default()),
     }
     tracing::info!("stopping: clients are told when to come back");
@@ -68,6 +70,15 @@ pub async fn run(config: Config, on_ready: impl FnOnce(), shutdown: impl Future<
     }
     daemon.stop();
     Ok(())
+}
+
+/// Keeps positions close to the time where nothing is published.
+async fn advance(dispatcher: &Dispatcher) {
+    let mut seconds = interval(Duration::from_secs(1));
+    loop {
+        seconds.tick().await;
+        dispatcher.advance();
+    }
 }
 
 /// The shards and sources under way.

@@ -138,6 +138,11 @@ impl Hub {
         self.last
     }
 
+    /// Nothing has passed up to `position`, which is later than all that has.
+    pub fn advance(&mut self, position: Position) {
+        self.last = position;
+    }
+
     /// The cursor at `position` of this node.
     #[must_use]
     pub fn cursor_at(&self, position: Position) -> Cursor {

@@ -120,6 +120,7 @@ impl Shard {
                 Op::Publish(..) => {}
                 Op::Open(name, since) => self.open(&name, since),
                 Op::Restored(names, since) => self.restore(&names, since),
+                Op::Advance(position) => self.hub.advance(position),
                 Op::Unasked(name) => self.hub.set_unasked(&name),
                 Op::Accept(stream) => turned.accepted.push(stream),
                 Op::Drain(spread, gone) => self.drain(spread, gone),
@@ -272,6 +273,7 @@ impl Shard {
     /// One tick of the wheel: pings, ends of streams, answers of polls.
     fn tick(&mut self) {
         let interval = self.wheel.ticks(self.config.stream.ping_interval);
+        let ping = sse::encode_ping(&self.hub.cursor_at(self.hub.last()));
         for key in self.wheel.advance() {
             let (slot, now) = (key.slot, self.wheel.now());
             let Some(client) = self.clients.get(slot as usize) else { continue };
@@ -289,7 +291,7 @@ impl Shard {
                     self.dead.push(slot);
                     continue;
                 }
-                (false, false) if silent => self.ping(slot),
+                (false, false) if silent => self.ping(slot, &ping),
                 _ => {}
             }
             let client = &self.clients[slot as usize];
