@@ -183,12 +183,12 @@ fn live(tables: &str, through_redis: bool, seeds: std::ops::Range<u64>, steps: u
 
 #[test]
 fn whatever_happens_to_redis_and_the_daemon_what_is_missing_was_told() {
-    live("[history]\nlinger = \"60s\"\n", true, 0..8, 150);
+    live("[stream]\nping_interval = \"5ms\"\n[history]\nlinger = \"60s\"\n", true, 0..8, 150);
 }
 
 #[test]
 fn where_channels_are_given_up_at_once_what_is_missing_was_told() {
-    live("[history]\nlinger = \"0s\"\n", true, 100..106, 150);
+    live("[stream]\nping_interval = \"5ms\"\n[history]\nlinger = \"0s\"\n", true, 100..106, 150);
 }
 
 #[test]
@@ -203,5 +203,10 @@ fn where_hardly_anything_is_kept_what_is_missing_was_told() {
 
 #[test]
 fn without_redis_what_is_missing_was_told() {
-    live("[history]\nmessages = 10\nstretch = \"0s\"\n[process]\nworkers = 2\n", false, 300..308, 200);
+    live(
+        "[stream]\nping_interval = \"5ms\"\n[history]\nmessages = 10\nstretch = \"0s\"\n[process]\nworkers = 2\n",
+        false,
+        300..308,
+        200,
+    );
 }

@@ -9,8 +9,9 @@ use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 
 use crate::support::{Daemon, Decoder, Endpoint, Event, Folder, Nginx, Parser, Request, Socket, Stream, Subscription};
 
-/// Room for all that a test publishes, so that no gap is due.
-const ROOMY: &str = "[history]\nmessages = 100000\nbytes = \"256MiB\"\nage = \"1h\"\n";
+/// Room for all that a test publishes, so that no gap is due; and pings, which carry cursors too, wherever they fit.
+const ROOMY: &str =
+    "[stream]\nping_interval = \"2ms\"\n[history]\nmessages = 100000\nbytes = \"256MiB\"\nage = \"1h\"\n";
 
 /// An EventSource whose connection is cut again and again. It keeps what the standard lets it keep over a cut: the events
 /// that were complete, and the last event id.
