@@ -8,6 +8,7 @@ mod support;
 
 mod cli;
 mod clients;
+mod demo;
 mod floors;
 mod gaps;
 mod honesty;
