@@ -1,4 +1,5 @@
 //! ssecast as a process among others: its sockets and limits. Knows nothing of HTTP or events.
 
+pub mod handover;
 pub mod limits;
 pub mod listen;

@@ -20,7 +20,7 @@ use crate::{
         listen::{self, Listener},
     },
     public,
-    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, now_micros},
+    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Seats, now_micros},
     source::{Feed, RedisPubSub, RedisPublisher, Source},
     stream::{Socket, Stream},
 };
@@ -117,6 +117,7 @@ impl Daemon {
             let feed = Feed::new(number, Arc::clone(&dispatcher), Arc::clone(&metrics));
             run_source(source, feed, wanted, running.subscribe())?;
         }
+        let seats = Seats::new(config.stream.max_clients);
         let (ending, ended) = oneshot::channel();
         let ending = Arc::new(std::sync::Mutex::new(Some(ending)));
         let mut threads = Vec::new();
@@ -129,12 +130,14 @@ impl Daemon {
                 queue,
                 cursor,
                 on_demand,
+                seats: Arc::clone(&seats),
                 inherited: None,
             };
-            let (metrics, ending, mut running) = (Arc::clone(&metrics), Arc::clone(&ending), running.subscribe());
+            let (metrics, seats) = (Arc::clone(&metrics), Arc::clone(&seats));
+            let (ending, mut running) = (Arc::clone(&ending), running.subscribe());
             let name = format!("shard-{number}");
             let thread = thread::Builder::new().name(name.clone()).spawn(move || {
-                let serve = public::service(Arc::clone(&parts.config), metrics);
+                let serve = public::service(Arc::clone(&parts.config), metrics, seats);
                 let stopped = async {
                     let _ = running.changed().await;
                 };
