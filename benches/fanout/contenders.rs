@@ -1,0 +1,136 @@
+//! What is compared: servers that can be started in a folder of their own, and are ended with it.
+
+use std::{
+    os::unix::net::UnixStream,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, bail};
+use ssecast::cli::bench::{
+    publisher::{self, Publisher},
+    target::Target,
+};
+
+use crate::{bare_loop, nginx};
+
+/// A server by its kind. Add one here, and to the scenarios that it takes part in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contender {
+    /// [`bare_loop`].
+    BareLoop,
+    /// The daemon of this crate.
+    Ssecast,
+    /// A bare loop behind nginx with the snippet that ssecast ships.
+    NginxBareLoop,
+    /// ssecast behind the same nginx.
+    NginxSsecast,
+}
+
+/// A started server. Dropping it ends its processes.
+pub(crate) struct Running {
+    pub(crate) target: Target,
+    pub(crate) publisher: Box<dyn Publisher>,
+    pub(crate) processes: Processes,
+}
+
+/// Children, ended in the reverse order of their start.
+#[derive(Default)]
+pub(crate) struct Processes(Vec<Child>);
+
+impl Contender {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BareLoop => "bare loop",
+            Self::Ssecast => "ssecast",
+            Self::NginxBareLoop => "nginx + bare loop",
+            Self::NginxSsecast => "nginx + ssecast",
+        }
+    }
+
+    /// Starts it with everything it needs in `dir`, and returns when it accepts clients.
+    pub(crate) fn start(self, dir: &Path) -> anyhow::Result<Running> {
+        let public = dir.join("public.sock");
+        let mut processes = Processes::default();
+        let publisher: Box<dyn Publisher> = match self {
+            Self::BareLoop | Self::NginxBareLoop => start_bare_loop(&public, &mut processes)?,
+            Self::Ssecast | Self::NginxSsecast => start_ssecast(dir, &public, &mut processes)?,
+        };
+        let target = match self {
+            Self::BareLoop | Self::Ssecast => format!("unix://{}", public.display()).parse()?,
+            Self::NginxBareLoop | Self::NginxSsecast => {
+                let (command, target) = nginx::prepare(dir, &public)?;
+                processes.start(command)?;
+                wait_until("nginx accepts connections", || target.connect().is_ok())?;
+                target
+            }
+        };
+        Ok(Running { target, publisher, processes })
+    }
+}
+
+fn start_bare_loop(public: &Path, processes: &mut Processes) -> anyhow::Result<Box<dyn Publisher>> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(crate::BARE_LOOP).arg(public).stdin(Stdio::piped());
+    let stdin = processes.start(command)?.stdin.take().context("the bare loop has no standard input")?;
+    wait_until("the bare loop accepts connections", || UnixStream::connect(public).is_ok())?;
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    // As wide as ssecast's positions, or frames would differ in length.
+    let position = u64::try_from(since.as_micros())?;
+    Ok(Box::new(bare_loop::Commands { stdin, node: "benchbar".parse()?, position }))
+}
+
+fn start_ssecast(dir: &Path, public: &Path, processes: &mut Processes) -> anyhow::Result<Box<dyn Publisher>> {
+    let admin = dir.join("admin.sock");
+    let config = dir.join("ssecast.toml");
+    std::fs::write(&config, format!("[listen]\npublic = {public:?}\nadmin = {admin:?}\n"))?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ssecast"));
+    command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(std::fs::File::create(dir.join("ssecast.log"))?);
+    processes.start(command)?;
+    wait_until("ssecast accepts connections", || {
+        [public, &admin].into_iter().all(|path| UnixStream::connect(path).is_ok())
+    })?;
+    publisher::open(&format!("unix://{}", admin.display()))
+}
+
+impl Processes {
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.0.iter().map(Child::id).collect()
+    }
+
+    fn start(&mut self, mut command: Command) -> anyhow::Result<&mut Child> {
+        let child = command.spawn().with_context(|| format!("{:?} can't be started", command.get_program()))?;
+        self.0.push(child);
+        self.0.last_mut().context("a child was just pushed")
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in self.0.iter_mut().rev() {
+            // TERM, so that nginx's master ends its workers.
+            let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+            let deadline = Instant::now() + Duration::from_secs(3);
+            while matches!(child.try_wait(), Ok(None)) {
+                if Instant::now() > deadline {
+                    let _ = child.kill();
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+}
+
+fn wait_until(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is() {
+        if Instant::now() > deadline {
+            bail!("waited 10 s in vain: {what}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
