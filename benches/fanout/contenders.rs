@@ -26,6 +26,8 @@ pub(crate) enum Contender {
     NginxBareLoop,
     /// ssecast behind the same nginx.
     NginxSsecast,
+    /// nginx's own: the nchan module, on TCP.
+    Nchan,
 }
 
 /// A started server. Dropping it ends its processes.
@@ -46,27 +48,43 @@ impl Contender {
             Self::Ssecast => "ssecast",
             Self::NginxBareLoop => "nginx + bare loop",
             Self::NginxSsecast => "nginx + ssecast",
+            Self::Nchan => "nchan",
+        }
+    }
+
+    /// Whether what it needs is on this machine.
+    pub(crate) fn is_there(self) -> bool {
+        match self {
+            Self::BareLoop | Self::Ssecast => true,
+            Self::NginxBareLoop | Self::NginxSsecast => nginx::is_there(),
+            Self::Nchan => nginx::is_there() && nginx::nchan().is_some(),
         }
     }
 
     /// Starts it with everything it needs in `dir`, and returns when it accepts clients.
     pub(crate) fn start(self, dir: &Path) -> anyhow::Result<Running> {
         let public = dir.join("public.sock");
+        let direct = format!("unix://{}", public.display());
         let mut processes = Processes::default();
-        let publisher: Box<dyn Publisher> = match self {
-            Self::BareLoop | Self::NginxBareLoop => start_bare_loop(&public, &mut processes)?,
-            Self::Ssecast | Self::NginxSsecast => start_ssecast(dir, &public, &mut processes)?,
-        };
-        let target = match self {
-            Self::BareLoop | Self::Ssecast => format!("unix://{}", public.display()).parse()?,
-            Self::NginxBareLoop | Self::NginxSsecast => {
-                let (command, target) = nginx::prepare(dir, &public)?;
-                processes.start(command)?;
-                wait_until("nginx accepts connections", || target.connect().is_ok())?;
-                target
+        let (url, publisher) = match self {
+            Self::BareLoop => (direct, start_bare_loop(&public, &mut processes)?),
+            Self::Ssecast => (direct, start_ssecast(dir, &public, &mut processes)?),
+            Self::NginxBareLoop => {
+                let publisher = start_bare_loop(&public, &mut processes)?;
+                (processes.start_nginx(nginx::with_snippet(dir, &public)?)? + "sse/", publisher)
+            }
+            Self::NginxSsecast => {
+                let publisher = start_ssecast(dir, &public, &mut processes)?;
+                (processes.start_nginx(nginx::with_snippet(dir, &public)?)? + "sse/", publisher)
+            }
+            Self::Nchan => {
+                let module = nginx::nchan().context("nchan is not there")?;
+                let url = processes.start_nginx(nginx::with_nchan(dir, module)?)?;
+                let publisher = publisher::open(&format!("{url}pub/{{channel}}"))?;
+                (url + "sub/{channels}", publisher)
             }
         };
-        Ok(Running { target, publisher, processes })
+        Ok(Running { target: url.parse()?, publisher, processes })
     }
 }
 
@@ -98,6 +116,14 @@ fn start_ssecast(dir: &Path, public: &Path, processes: &mut Processes) -> anyhow
 impl Processes {
     pub(crate) fn ids(&self) -> Vec<u32> {
         self.0.iter().map(Child::id).collect()
+    }
+
+    /// Starts nginx, and gives its URL when it accepts connections.
+    fn start_nginx(&mut self, nginx: nginx::Prepared) -> anyhow::Result<String> {
+        self.start(nginx.command)?;
+        let root: Target = nginx.url.parse()?;
+        wait_until("nginx accepts connections", || root.connect().is_ok())?;
+        Ok(nginx.url)
     }
 
     fn start(&mut self, mut command: Command) -> anyhow::Result<&mut Child> {

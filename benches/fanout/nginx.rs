@@ -1,4 +1,4 @@
-//! nginx as a child, with the snippet that ssecast ships, in a folder of its own.
+//! nginx as a child in a folder of its own: with the snippet that ssecast ships, or with nchan.
 
 use std::{
     fs,
@@ -8,19 +8,32 @@ use std::{
 };
 
 use anyhow::Context;
-use ssecast::cli::bench::target::Target;
 
 /// The socket that the shipped snippet names.
 const SHIPPED_SOCKET: &str = "/run/ssecast/ssecast.sock";
+
+/// Where distributions put nchan.
+const NCHAN: [&str; 2] = ["/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/share/nginx/modules/ngx_nchan_module.so"];
+
+/// An nginx that can be started.
+pub(crate) struct Prepared {
+    pub(crate) command: Command,
+    /// Its root, ending with `/`.
+    pub(crate) url: String,
+}
 
 /// Whether there is an nginx.
 pub(crate) fn is_there() -> bool {
     Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok_and(|status| status.success())
 }
 
-/// Writes a configuration that proxies `/sse/` on a free port to `socket`. Gives the command that starts nginx with it,
-/// and where clients then connect.
-pub(crate) fn prepare(dir: &Path, socket: &Path) -> anyhow::Result<(Command, Target)> {
+/// nchan's module, where there is one.
+pub(crate) fn nchan() -> Option<&'static Path> {
+    NCHAN.iter().map(Path::new).find(|path| path.exists())
+}
+
+/// nginx with `/sse/` proxied to `socket` by the shipped snippet.
+pub(crate) fn with_snippet(dir: &Path, socket: &Path) -> anyhow::Result<Prepared> {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx");
     let socket = socket.to_str().context("the folder's name is not UTF-8")?;
     let mut files = Vec::new();
@@ -37,11 +50,29 @@ pub(crate) fn prepare(dir: &Path, socket: &Path) -> anyhow::Result<(Command, Tar
     let include = |files: &[std::path::PathBuf]| -> String {
         files.iter().map(|file| format!("include {};\n", file.display())).collect()
     };
+    prepare(dir, "", &include(&http), &include(&snippet))
+}
+
+/// nginx with nchan: `/sub/CHANNELS` to subscribe, `/pub/CHANNEL` to publish.
+pub(crate) fn with_nchan(dir: &Path, module: &Path) -> anyhow::Result<Prepared> {
+    let load = format!("load_module {};", module.display());
+    // Its default of 10 kept messages would lose most of a burst.
+    let http = "nchan_shared_memory_size 256m; nchan_message_buffer_length 5000;";
+    let server = "location ~ ^/sub/(.+)$ {
+            nchan_subscriber eventsource; nchan_channel_id $1; nchan_channel_id_split_delimiter ',';
+        }
+        location ~ ^/pub/(.+)$ { nchan_publisher; nchan_channel_id $1; }";
+    prepare(dir, &load, http, server)
+}
+
+/// Writes a configuration of one server on a free port, with what belongs into its three blocks.
+fn prepare(dir: &Path, main: &str, http: &str, server: &str) -> anyhow::Result<Prepared> {
     // Free now; nobody else on this machine is likely to take it within the next milliseconds.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let root = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
     let configuration = format!(
-        "{root}
+        "{main}
+        {root}
         daemon off;
         worker_processes 1;
         pid {dir}/nginx.pid;
@@ -54,16 +85,14 @@ pub(crate) fn prepare(dir: &Path, socket: &Path) -> anyhow::Result<(Command, Tar
             {http}
             server {{
                 listen 127.0.0.1:{port} backlog=4096;
-                {snippet}
+                {server}
             }}
         }}",
         dir = dir.display(),
-        http = include(&http),
-        snippet = include(&snippet),
     );
     let file = dir.join("nginx.conf");
     fs::write(&file, configuration)?;
     let mut command = Command::new("nginx");
     command.arg("-p").arg(dir).arg("-e").arg(dir.join("nginx.log")).arg("-c").arg(file).stdin(Stdio::null());
-    Ok((command, format!("http://127.0.0.1:{port}/sse/").parse()?))
+    Ok(Prepared { command, url: format!("http://127.0.0.1:{port}/") })
 }

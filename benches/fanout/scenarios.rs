@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use ssecast::cli::bench::{Bench, channels::ChannelPlan, procfs, progress::Progress, report::Report, swarm::Work};
 
-use crate::{contenders::Contender, nginx};
+use crate::contenders::Contender;
 
 /// Clients of the scenarios through nginx: as in cyclone-sse's own load test.
 const CLIENTS_THROUGH_NGINX: usize = 3600;
@@ -59,17 +59,21 @@ struct Scenario {
 
 /// Runs all that is asked for and prints a table for each scenario.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    for scenario in scenarios(options) {
+    for mut scenario in scenarios(options) {
         let wanted =
             if options.only.is_empty() { scenario.kind != Kind::Noise } else { options.only.contains(&scenario.kind) };
         if !wanted {
             continue;
         }
-        let through_nginx = matches!(scenario.kind, Kind::Nginx | Kind::NginxBurst | Kind::Cyclone);
-        if through_nginx && !nginx::is_there() {
-            println!("\n{}: skipped, there is no nginx", scenario.title);
+        let (here, missing): (Vec<_>, Vec<Contender>) =
+            scenario.contenders.iter().partition(|contender: &&Contender| contender.is_there());
+        for contender in missing {
+            println!("\n{}: {} is not on this machine", scenario.title, contender.name());
+        }
+        if here.is_empty() {
             continue;
         }
+        scenario.contenders = here;
         let rounds = (0..options.rounds).map(|round| scenario.round(round)).collect::<anyhow::Result<Vec<_>>>()?;
         scenario.print(&rounds);
     }
@@ -77,7 +81,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn scenarios(options: &Options) -> Vec<Scenario> {
-    use Contender::{BareLoop, NginxBareLoop, NginxSsecast, Ssecast};
+    use Contender::{BareLoop, Nchan, NginxBareLoop, NginxSsecast, Ssecast};
     let one_at_a_time = |kind, clients, contenders| Scenario {
         kind,
         title: format!("Unix socket, {clients} clients, one event at a time"),
@@ -102,7 +106,7 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
     let through_nginx = Scenario {
         kind: Kind::Nginx,
         title: format!("Through nginx, {CLIENTS_THROUGH_NGINX} clients, one event at a time"),
-        contenders: vec![NginxBareLoop, NginxSsecast],
+        contenders: vec![NginxBareLoop, NginxSsecast, Nchan],
         clients: CLIENTS_THROUGH_NGINX,
         channels: "bench",
         events: options.events,
@@ -111,7 +115,7 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
     let cyclone = Scenario {
         kind: Kind::Cyclone,
         title: "cyclone-sse's load test: 3600 clients of `general` and one of four, through nginx".to_owned(),
-        contenders: vec![NginxSsecast],
+        contenders: vec![NginxSsecast, Nchan],
         clients: CLIENTS_THROUGH_NGINX,
         channels: "general,base+extras+cats+dogs",
         events: options.events,
@@ -122,7 +126,7 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
         .chain([
             burst(Kind::Burst, "Unix socket", vec![BareLoop, Ssecast]),
             through_nginx,
-            burst(Kind::NginxBurst, "Through nginx", vec![NginxBareLoop, NginxSsecast]),
+            burst(Kind::NginxBurst, "Through nginx", vec![NginxBareLoop, NginxSsecast, Nchan]),
             cyclone,
         ])
         .collect()
@@ -161,10 +165,10 @@ impl Scenario {
     }
 
     fn print(&self, rounds: &[Vec<Report>]) {
-        println!("\n{}", self.title);
+        println!("\n{} (CPU a delivery, memory a client, medians of {})", self.title, rounds.len());
         println!(
-            "{:<20} {:>9} {:>7} {:>9}  {:<24} {:>9} {:>10} {:>11} {:>7}",
-            "", "us CPU", "ratio", "min-max", "by process", "KiB", "ms to all", "deliveries", "faults"
+            "{:<18} {:>7} {:>6} {:>10} {:>7} {:>10} {:>12} {:>7}  by process",
+            "", "us CPU", "ratio", "min-max", "KiB", "ms to all", "deliveries", "faults"
         );
         for (at, contender) in self.contenders.iter().enumerate() {
             let of_all = |figure: &dyn Fn(&Report) -> f64| median(rounds.iter().map(|round| figure(&round[at])));
@@ -174,16 +178,16 @@ impl Scenario {
             let most = ratios().fold(0.0, f64::max);
             let faults = rounds.iter().filter(|round| !round[at].counts.flawless()).count();
             println!(
-                "{:<20} {:>9.2} {:>7.3} {:>9}  {:<24} {:>9.2} {:>10.1} {:>9.0}/s {:>7}",
+                "{:<18} {:>7.2} {:>6.3} {:>10} {:>7.2} {:>10.1} {:>10.0}/s {:>7}  {}",
                 contender.name(),
                 of_all(&cpu),
                 median(ratios()),
                 format!("{least:.2}-{most:.2}"),
-                self.by_process(rounds, at),
                 of_all(&|report| report.memory_per_client().unwrap_or(f64::NAN) / 1024.0),
                 of_all(&|report| report.to_all[0].median_us.map_or(f64::NAN, |us| us as f64 / 1e3)),
                 of_all(&Report::throughput),
                 if faults == 0 { "none".to_owned() } else { format!("{faults} runs") },
+                self.by_process(rounds, at),
             );
             if self.kind == Kind::Cyclone {
                 for (number, to_all) in rounds[0][at].to_all.iter().enumerate() {

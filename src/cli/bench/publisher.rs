@@ -121,7 +121,11 @@ impl HttpPublisher {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                result => break result.with_context(|| format!("can't connect to the publisher's address {url}"))?,
+                result => {
+                    break result.with_context(|| {
+                        format!("nothing answers on {url}: is it running, and is --publish right?")
+                    })?;
+                }
             }
         };
         Ok(Self { target, socket, unsent: Vec::new(), unread: Vec::new(), unanswered: 0 })

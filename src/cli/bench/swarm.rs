@@ -120,7 +120,11 @@ impl Swarm {
         let socket = match target.connect() {
             Ok(socket) => socket,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error).with_context(|| format!("client {number} can't connect to {target}")),
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("client {number} can't connect to {target}: is it running, and is --target right?")
+                });
+            }
         };
         let request = target.subscribe_request(plan.of_client(number));
         let sent = write(&socket, &request).with_context(|| format!("client {number} can't send its request"))?;
