@@ -118,12 +118,11 @@ impl Processes {
         self.0.iter().map(Child::id).collect()
     }
 
-    /// Starts nginx, and gives its URL when it accepts connections.
+    /// Starts nginx, and gives its URL when a worker answers: connections are accepted before there is one.
     fn start_nginx(&mut self, nginx: nginx::Prepared) -> anyhow::Result<String> {
         self.start(nginx.command)?;
-        let root: Target = nginx.url.parse()?;
-        wait_until("nginx accepts connections", || root.connect().is_ok())?;
-        Ok(nginx.url)
+        wait_until("nginx answers", || nginx::answers(nginx.port))?;
+        Ok(format!("http://127.0.0.1:{}/", nginx.port))
     }
 
     fn start(&mut self, mut command: Command) -> anyhow::Result<&mut Child> {

@@ -2,9 +2,11 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -18,8 +20,8 @@ const NCHAN: [&str; 2] = ["/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/sh
 /// An nginx that can be started.
 pub(crate) struct Prepared {
     pub(crate) command: Command,
-    /// Its root, ending with `/`.
-    pub(crate) url: String,
+    /// On 127.0.0.1.
+    pub(crate) port: u16,
 }
 
 /// Whether there is an nginx.
@@ -30,6 +32,17 @@ pub(crate) fn is_there() -> bool {
 /// nchan's module, where there is one.
 pub(crate) fn nchan() -> Option<&'static Path> {
     NCHAN.iter().map(Path::new).find(|path| path.exists())
+}
+
+/// Whether an nginx answers a request.
+pub(crate) fn answers(port: u16) -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        stream.read(&mut [0])
+    };
+    ask().is_ok_and(|bytes| bytes > 0)
 }
 
 /// nginx with `/sse/` proxied to `socket` by the shipped snippet.
@@ -80,6 +93,8 @@ fn prepare(dir: &Path, main: &str, http: &str, server: &str) -> anyhow::Result<P
         events {{ worker_connections 19000; }}
         http {{
             access_log off;
+            # The publisher keeps one connection for all of its events.
+            keepalive_requests 1000000;
             client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};
             uwsgi_temp_path {dir}; scgi_temp_path {dir};
             {http}
@@ -94,5 +109,5 @@ fn prepare(dir: &Path, main: &str, http: &str, server: &str) -> anyhow::Result<P
     fs::write(&file, configuration)?;
     let mut command = Command::new("nginx");
     command.arg("-p").arg(dir).arg("-e").arg(dir.join("nginx.log")).arg("-c").arg(file).stdin(Stdio::null());
-    Ok(Prepared { command, url: format!("http://127.0.0.1:{port}/") })
+    Ok(Prepared { command, port })
 }

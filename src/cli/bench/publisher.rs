@@ -159,7 +159,7 @@ impl HttpPublisher {
         let mut buffer = [0; 16 << 10];
         loop {
             match read(&self.socket, &mut buffer) {
-                Ok(0) => bail!("{} has closed the publisher's connection", self.target),
+                Ok(0) => bail!("{} has closed the publisher's connection (nginx: see keepalive_requests)", self.target),
                 Ok(bytes) => self.unread.extend_from_slice(&buffer[..bytes]),
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
