@@ -20,7 +20,7 @@ use crate::{
         listen::{self, Listener},
     },
     public,
-    shard::{self, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Stream, now_micros},
+    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Stream, now_micros},
     source::{Feed, RedisPubSub, RedisPublisher, Source},
 };
 
@@ -100,12 +100,11 @@ impl Daemon {
             Some(redis) => Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher)).context("redis.url")?),
             None => Arc::new(Embedded(Arc::clone(&dispatcher))),
         };
+        let (running, _) = watch::channel(());
         for (number, (source, wanted)) in sources.into_iter().zip(wanted).enumerate() {
             let feed = Feed::new(number, Arc::clone(&dispatcher), Arc::clone(&metrics));
-            tokio::spawn(source.run(feed, wanted));
+            run_source(source, feed, wanted, running.subscribe())?;
         }
-
-        let (running, _) = watch::channel(());
         let (ending, ended) = oneshot::channel();
         let ending = Arc::new(std::sync::Mutex::new(Some(ending)));
         let mut threads = Vec::new();
@@ -183,6 +182,25 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Runs a source on a thread of its own, where it may block while the shards are busy.
+fn run_source(
+    source: Box<dyn Source>,
+    feed: Feed,
+    demands: mpsc::UnboundedReceiver<Demand>,
+    mut running: watch::Receiver<()>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(format!("source-{}", source.name())).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = source.run(feed, demands) => {}
+                _ = running.changed() => {}
+            }
+        });
+    })?;
+    Ok(())
 }
 
 /// Accepts on the public socket and gives the connections to the shards by turns.

@@ -6,16 +6,23 @@
 //! Modules stand in reading order, lowest floor first; a module imports from lower floors only (`tests/it/floors.rs`
 //! keeps it so).
 
-pub mod access;
-pub mod admin;
-pub mod app;
 pub mod config;
-pub mod cursor;
 pub mod event;
-pub mod hub;
-pub mod metrics;
-pub mod process;
-pub mod public;
-pub mod shard;
-pub mod source;
+pub mod cursor;
 pub mod sse;
+pub mod metrics;
+
+pub mod hub;
+
+pub mod shard;
+pub mod access;
+
+pub mod source;
+pub mod public;
+pub mod admin;
+
+pub mod process;
+
+pub mod app;
+
+pub mod cli;

@@ -90,10 +90,15 @@ enum OneOrMore {
 #[derive(Deserialize)]
 struct Item<'a> {
     channel: Option<OneOrMore>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "present")]
     message: Option<&'a RawValue>,
     event: Option<String>,
     key: Option<String>,
+}
+
+/// A message that is there, `null` as well.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 impl Item<'_> {

@@ -296,7 +296,7 @@ impl Hub {
         let Some(&id) = self.names.get(name) else { return };
         let channel = &mut self.channels[id as usize];
         channel.feed = Feed::Unasked;
-        while channel.history.len() > 0 {
+        while !channel.history.is_empty() {
             self.bytes -= channel.history.drop_oldest();
         }
         self.forget_if_unused(id);

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
@@ -31,6 +31,9 @@ pub enum Demand {
 /// Tells one demand for a channel from the next: a channel may be let go and wanted again before a source has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(u64);
+
+/// A shard that takes nothing for so long is stuck; braking for it would help nobody.
+const LONGEST_BRAKE: Duration = Duration::from_secs(10);
 
 /// Sources and shards are few: a bit for each.
 type Bits = u64;
@@ -96,6 +99,13 @@ impl Dispatcher {
             }));
         }
         cursors
+    }
+
+    /// Blocks a source's thread while more waits for the shards than is reasonable.
+    pub fn wait_for_room(&self) {
+        for queue in &self.queues {
+            queue.wait_for_room(LONGEST_BRAKE);
+        }
     }
 
     /// How many shards there are.

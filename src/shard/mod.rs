@@ -259,23 +259,26 @@ impl Shard {
     fn tick(&mut self) {
         let interval = self.wheel.ticks(self.config.stream.ping_interval);
         for key in self.wheel.advance() {
-            let now = self.wheel.now();
-            let Some(client) = self.clients.get(key.slot as usize) else { continue };
+            let (slot, now) = (key.slot, self.wheel.now());
+            let Some(client) = self.clients.get(slot as usize) else { continue };
             if client.generation != key.generation {
                 continue;
             }
-            if client.expires <= now {
-                if client.poll.is_some() {
-                    self.answer_empty(key.slot);
-                } else {
-                    self.dead.push(key.slot);
+            let silent = client.behind.is_none() && client.written.saturating_add(interval) <= now;
+            match (client.poll.is_some(), client.expires <= now) {
+                (true, true) => {
+                    self.answer_empty(slot);
+                    self.clients[slot as usize].expires = now.saturating_add(interval);
                 }
-                continue;
+                (false, true) => {
+                    // A stream's lifetime is over, or a poll's answer was not taken.
+                    self.dead.push(slot);
+                    continue;
+                }
+                (false, false) if silent => self.ping(slot),
+                _ => {}
             }
-            if client.poll.is_none() && client.behind.is_none() && client.written.saturating_add(interval) <= now {
-                self.ping(key.slot);
-            }
-            let client = &self.clients[key.slot as usize];
+            let client = &self.clients[slot as usize];
             let due = if client.behind.is_some() { now } else { client.written }.saturating_add(interval);
             self.wheel.put(key, due.min(client.expires).max(now + 1));
         }
