@@ -22,6 +22,8 @@ pub(crate) enum Contender {
     BareLoop,
     /// The daemon of this crate.
     Ssecast,
+    /// The same, serving its clients on TCP without nginx.
+    SsecastTcp,
     /// A bare loop behind nginx with the snippet that ssecast ships.
     NginxBareLoop,
     /// ssecast behind the same nginx.
@@ -46,6 +48,7 @@ impl Contender {
         match self {
             Self::BareLoop => "bare loop",
             Self::Ssecast => "ssecast",
+            Self::SsecastTcp => "ssecast on TCP",
             Self::NginxBareLoop => "nginx + bare loop",
             Self::NginxSsecast => "nginx + ssecast",
             Self::Nchan => "nchan",
@@ -55,7 +58,7 @@ impl Contender {
     /// Whether what it needs is on this machine.
     pub(crate) fn is_there(self) -> bool {
         match self {
-            Self::BareLoop | Self::Ssecast => true,
+            Self::BareLoop | Self::Ssecast | Self::SsecastTcp => true,
             Self::NginxBareLoop | Self::NginxSsecast => nginx::is_there(),
             Self::Nchan => nginx::is_there() && nginx::nchan().is_some(),
         }
@@ -69,6 +72,11 @@ impl Contender {
         let (url, publisher) = match self {
             Self::BareLoop => (direct, start_bare_loop(&public, &mut processes)?),
             Self::Ssecast => (direct, start_ssecast(dir, &public, &mut processes)?),
+            Self::SsecastTcp => {
+                let url = format!("tcp://127.0.0.1:{}", nginx::free_port()?);
+                let publisher = start_ssecast(dir, Path::new(&url), &mut processes)?;
+                (url, publisher)
+            }
             Self::NginxBareLoop => {
                 let publisher = start_bare_loop(&public, &mut processes)?;
                 (processes.start_nginx(nginx::with_snippet(dir, &public)?)? + "sse/", publisher)
@@ -99,6 +107,7 @@ fn start_bare_loop(public: &Path, processes: &mut Processes) -> anyhow::Result<B
     Ok(Box::new(bare_loop::Commands { stdin, node: "benchbar".parse()?, position }))
 }
 
+/// Starts the daemon with `public` as `listen.public`.
 fn start_ssecast(dir: &Path, public: &Path, processes: &mut Processes) -> anyhow::Result<Box<dyn Publisher>> {
     let admin = dir.join("admin.sock");
     let config = dir.join("ssecast.toml");
@@ -107,9 +116,8 @@ fn start_ssecast(dir: &Path, public: &Path, processes: &mut Processes) -> anyhow
     command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(std::fs::File::create(dir.join("ssecast.log"))?);
     processes.start(command)?;
-    wait_until("ssecast accepts connections", || {
-        [public, &admin].into_iter().all(|path| UnixStream::connect(path).is_ok())
-    })?;
+    // It binds the public socket first.
+    wait_until("ssecast accepts connections", || UnixStream::connect(&admin).is_ok())?;
     publisher::open(&format!("unix://{}", admin.display()))
 }
 

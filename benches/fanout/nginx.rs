@@ -78,10 +78,14 @@ pub(crate) fn with_nchan(dir: &Path, module: &Path) -> anyhow::Result<Prepared> 
     prepare(dir, &load, http, server)
 }
 
+/// A port that is free now; nobody else on this machine is likely to take it within the next milliseconds.
+pub(crate) fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 /// Writes a configuration of one server on a free port, with what belongs into its three blocks.
 fn prepare(dir: &Path, main: &str, http: &str, server: &str) -> anyhow::Result<Prepared> {
-    // Free now; nobody else on this machine is likely to take it within the next milliseconds.
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port()?;
     let root = if nix::unistd::geteuid().is_root() { "user root;" } else { "" };
     let configuration = format!(
         "{main}

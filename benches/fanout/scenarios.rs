@@ -7,8 +7,8 @@ use ssecast::cli::bench::{Bench, channels::ChannelPlan, procfs, progress::Progre
 
 use crate::contenders::Contender;
 
-/// Clients of the scenarios through nginx: as in cyclone-sse's own load test.
-const CLIENTS_THROUGH_NGINX: usize = 3600;
+/// Clients of cyclone-sse's own load test, and so of the scenarios on TCP.
+const CYCLONE_CLIENTS: usize = 3600;
 
 /// Compare ssecast's fan-out with a bare loop of write(2), and with others
 #[derive(Debug, clap::Parser)]
@@ -20,8 +20,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 200)]
     events: usize,
     /// How often all take their turn
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     /// Only these scenarios
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Kind>,
@@ -36,6 +36,8 @@ enum Kind {
     Direct,
     /// 500 events at once to 1,000 clients, on the Unix socket
     Burst,
+    /// One event at a time, on TCP without nginx before it
+    Tcp,
     /// One event at a time, through nginx
     Nginx,
     /// 500 events at once to 1,000 clients, through nginx
@@ -81,19 +83,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn scenarios(options: &Options) -> Vec<Scenario> {
-    use Contender::{BareLoop, Nchan, NginxBareLoop, NginxSsecast, Ssecast};
-    let one_at_a_time = |kind, clients, contenders| Scenario {
+    use Contender::{BareLoop, Nchan, NginxBareLoop, NginxSsecast, Ssecast, SsecastTcp};
+    let one_at_a_time = |kind, place, clients, contenders| Scenario {
         kind,
-        title: format!("Unix socket, {clients} clients, one event at a time"),
+        title: format!("{place}, {clients} clients, one event at a time"),
         contenders,
         clients,
         channels: "bench",
         events: options.events,
         burst: 1,
     };
-    let counts = options.clients.iter().copied();
-    let noise = counts.clone().map(|clients| one_at_a_time(Kind::Noise, clients, vec![BareLoop, BareLoop]));
-    let direct = counts.map(|clients| one_at_a_time(Kind::Direct, clients, vec![BareLoop, Ssecast]));
+    let on_socket = |kind, contenders: [Contender; 2]| {
+        options.clients.iter().map(move |&clients| one_at_a_time(kind, "Unix socket", clients, contenders.to_vec()))
+    };
     let burst = |kind, place, contenders| Scenario {
         kind,
         title: format!("{place}, 1000 clients, 500 events at once"),
@@ -103,29 +105,21 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
         events: 2000,
         burst: 500,
     };
-    let through_nginx = Scenario {
-        kind: Kind::Nginx,
-        title: format!("Through nginx, {CLIENTS_THROUGH_NGINX} clients, one event at a time"),
-        contenders: vec![NginxBareLoop, NginxSsecast, Nchan],
-        clients: CLIENTS_THROUGH_NGINX,
-        channels: "bench",
-        events: options.events,
-        burst: 1,
-    };
     let cyclone = Scenario {
         kind: Kind::Cyclone,
         title: "cyclone-sse's load test: 3600 clients of `general` and one of four, through nginx".to_owned(),
         contenders: vec![NginxSsecast, Nchan],
-        clients: CLIENTS_THROUGH_NGINX,
+        clients: CYCLONE_CLIENTS,
         channels: "general,base+extras+cats+dogs",
         events: options.events,
         burst: 1,
     };
-    noise
-        .chain(direct)
+    on_socket(Kind::Noise, [BareLoop, BareLoop])
+        .chain(on_socket(Kind::Direct, [BareLoop, Ssecast]))
         .chain([
             burst(Kind::Burst, "Unix socket", vec![BareLoop, Ssecast]),
-            through_nginx,
+            one_at_a_time(Kind::Tcp, "TCP", CYCLONE_CLIENTS, vec![Nchan, SsecastTcp]),
+            one_at_a_time(Kind::Nginx, "Through nginx", CYCLONE_CLIENTS, vec![NginxBareLoop, NginxSsecast, Nchan]),
             burst(Kind::NginxBurst, "Through nginx", vec![NginxBareLoop, NginxSsecast, Nchan]),
             cyclone,
         ])
@@ -134,7 +128,7 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
 
 impl Scenario {
     /// Each contender once, in fresh processes. Who begins alternates, so that being first is nobody's advantage.
-    fn round(&self, round: usize) -> anyhow::Result<Vec<Report>> {
+    fn round(&self, round: u32) -> anyhow::Result<Vec<Report>> {
         let mut order: Vec<usize> = (0..self.contenders.len()).collect();
         if round % 2 == 1 {
             order.reverse();
