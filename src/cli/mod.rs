@@ -2,6 +2,7 @@
 //!
 //! Nothing is started here: a subcommand that needs a runtime builds its own, since the daemon forks before it has one.
 
+pub mod bench;
 pub mod check;
 pub mod client;
 pub mod event_stream;
@@ -50,6 +51,7 @@ enum Command {
     Check(check::CheckArgs),
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the program with the arguments it was started with. Errors go to standard error; the exit code is 0, 1 or one of
@@ -73,6 +75,7 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| Failure::from(error).report()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
