@@ -23,12 +23,17 @@ pub use self::{
     spawn::{ENVIRONMENT, Successor, program},
 };
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// The version of the words and of what is handed over. A successor that does not know it says so, and nothing happens.
 pub const VERSION: u32 = 1;
 /// Most descriptors that go with one word; the kernel allows 253.
 pub const DESCRIPTORS_A_WORD: usize = 250;
+
+/// How long a process that has closed its end may take to be gone.
+pub const PROGRAM_TIME: Duration = Duration::from_millis(500);
 
 /// What is said over the link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
