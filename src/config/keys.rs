@@ -47,7 +47,11 @@ pub const KEYS: &[Key] = &[
     key("process.pidfile", r#""""#, "holds the daemon's number, locked; empty: none"),
     key("process.log_file", r#""""#, "reopened on SIGUSR1; empty: standard error"),
     key("process.log_format", r#""text""#, "or \"json\": an object a line"),
-    key("process.core_limit", r#""""#, "largest core file: \"0\", a size or \"unlimited\"; empty: as it was started with"),
+    key(
+        "process.core_limit",
+        r#""""#,
+        "largest core file: \"0\", a size or \"unlimited\"; empty: as it was started with",
+    ),
     key("process.workers", "1", "threads that write to clients"),
     key("process.drain", r#""10s""#, "longest time from SIGTERM to the exit"),
     key("stream.ping_interval", r#""20s""#, "silence after which a client gets a comment"),

@@ -172,7 +172,10 @@ pub(super) fn account(value: &Value) -> Result<Option<Account>, Problem> {
     let user = User::from_name(&number).ok().flatten().or_else(by_number);
     let user = user.ok_or_else(|| no_such("user", &number, "useradd"))?;
     if user.uid.is_root() {
-        return Err(Problem::new("can't be root", "name a user that owns nothing, or leave it empty to change nothing"));
+        return Err(Problem::new(
+            "can't be root",
+            "name a user that owns nothing, or leave it empty to change nothing",
+        ));
     }
     Ok(Some(Account { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
 }
