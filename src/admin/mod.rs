@@ -78,7 +78,9 @@ impl Admin {
             (_, "/reload") => not_allowed("POST"),
             (_, "/stats" | "/healthz" | "/readyz") => not_allowed("GET, HEAD"),
             (_, path) => {
-                let what = format!("nothing is at {path:?}; there are POST /publish and /reload, GET /stats, /healthz and /readyz");
+                let what = format!(
+                    "nothing is at {path:?}; there are POST /publish and /reload, GET /stats, /healthz and /readyz"
+                );
                 error(StatusCode::NOT_FOUND, &what)
             }
         }
@@ -146,7 +148,10 @@ impl Admin {
     /// A new process takes over. Only who may end this one may ask for that: root, and the daemon's own user.
     async fn reload(&self, peer: Option<&Peer>) -> Answered {
         if !peer.is_some_and(|peer| peer.user == 0 || peer.user == nix::unistd::geteuid().as_raw()) {
-            return error(StatusCode::FORBIDDEN, "only root and the daemon's own user may ask for a reload, on the Unix socket");
+            return error(
+                StatusCode::FORBIDDEN,
+                "only root and the daemon's own user may ask for a reload, on the Unix socket",
+            );
         }
         match self.reloads.ask().await {
             Ok(pid) => json(StatusCode::OK, &json!({ "status": "ok", "pid": pid })),
@@ -160,7 +165,9 @@ impl Admin {
         if away.is_empty() {
             return match self.reloads.last_failure() {
                 None => json(StatusCode::OK, &json!({ "status": "ready" })),
-                Some(why) => json(StatusCode::OK, &json!({ "status": "ready", "last_reload": format!("failed: {why}") })),
+                Some(why) => {
+                    json(StatusCode::OK, &json!({ "status": "ready", "last_reload": format!("failed: {why}") }))
+                }
             };
         }
         let what = format!("away: {}; clients stay connected and will be told of the gap", away.join(", "));

@@ -5,8 +5,7 @@
 
 use std::{
     ffi::OsString,
-    future::Future,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,12 +20,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Serving, accept::Accepting};
+use super::Serving;
 use crate::{
     event::{ChannelName, Message},
-    process::handover::{
-        DESCRIPTORS_A_WORD, Link, LinkError, PROGRAM_TIME, Successor, VERSION, Word, memfd,
-    },
+    process::handover::{DESCRIPTORS_A_WORD, Link, LinkError, PROGRAM_TIME, Successor, VERSION, Word, memfd, program},
     shard::{Frozen, Image, Op},
     stream::Stream,
 };
@@ -60,6 +57,19 @@ pub struct Relaunch {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// The folder that relative paths among them begin at.
+    pub folder: PathBuf,
+}
+
+impl Relaunch {
+    /// This process again: to be called at its start, before it changes its folder or its program is replaced.
+    ///
+    /// # Errors
+    /// What the operating system says when it does not tell the program or the folder.
+    pub fn this_process() -> std::io::Result<Self> {
+        let arguments = std::env::args_os().skip(1).collect();
+        Ok(Self { program: program()?, arguments, folder: std::env::current_dir()? })
+    }
 }
 
 /// The successor and the link to it. Dropping it ends the successor.
@@ -70,9 +80,9 @@ struct Talk {
 
 impl Talk {
     async fn start(relaunch: &Relaunch) -> anyhow::Result<Self> {
-        let Relaunch { program, arguments } = relaunch.clone();
+        let Relaunch { program, arguments, folder } = relaunch.clone();
         let shown = program.display().to_string();
-        let started = spawn_blocking(move || Successor::start(&program, &arguments)).await?;
+        let started = spawn_blocking(move || Successor::start(&program, &arguments, &folder)).await?;
         let (successor, link) = started.with_context(|| format!("{shown} can't be started"))?;
         Ok(Self { successor, link: Arc::new(link) })
     }
@@ -110,7 +120,9 @@ impl Talk {
                 let how = self.successor.ended().map_or_else(|| "closed the link".to_owned(), |how| how.to_string());
                 anyhow::anyhow!("the new process ended before it {doing} ({how}); see its own messages in the log")
             }
-            LinkError::Silent(within) => anyhow::anyhow!("the new process hung: nothing in {within:?} before it {doing}"),
+            LinkError::Silent(within) => {
+                anyhow::anyhow!("the new process hung: nothing in {within:?} before it {doing}")
+            }
             other => other.into(),
         }
     }
@@ -170,7 +182,9 @@ async fn prepare(serving: &Serving, talk: &mut Talk) -> anyhow::Result<(Option<C
     let marker = (sources && exact).then(marker_name).transpose()?;
     if let Some(marker) = &marker {
         dispatcher.set_marker(marker);
-        until(TO_STAND_STILL, || dispatcher.is_subscribed()).await.context("the marker's channel can't be subscribed to")?;
+        until(TO_STAND_STILL, || dispatcher.is_subscribed())
+            .await
+            .context("the marker's channel can't be subscribed to")?;
     }
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
     let (inherited, mut fds): (Vec<_>, Vec<RawFd>) = serving.inheritance().into_iter().unzip();
@@ -192,7 +206,7 @@ async fn commit(
     let began = Instant::now();
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
     if let Some(accepting) = serving.accepting.take() {
-        *left = pause(accepting).await?;
+        accepting.pause(TO_STAND_STILL, left).await?;
     }
     // Channels that were joined meanwhile.
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
@@ -240,10 +254,6 @@ async fn give(talk: &mut Talk, lot: &[RawFd]) -> anyhow::Result<()> {
     given.map_err(|error| talk.explain(error, "had taken everything"))
 }
 
-async fn pause(accepting: Accepting) -> anyhow::Result<Vec<Stream>> {
-    Ok(accepting.pause(TO_STAND_STILL).await)
-}
-
 async fn freeze(serving: &Serving) -> anyhow::Result<Frozen> {
     let mut shards = Vec::new();
     for queue in serving.daemon.dispatcher.queues() {
@@ -275,4 +285,3 @@ pub(super) async fn until(within: Duration, is: impl Fn() -> bool) -> anyhow::Re
     });
     waited.await.with_context(|| format!("not in {within:?}"))
 }
-

@@ -2,11 +2,7 @@
 //!
 //! Invariant: nothing is written to a client and nothing accepted before the old process has said `Go`.
 
-use std::{
-    os::fd::OwnedFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use tokio::{task::spawn_blocking, time::timeout};
@@ -20,7 +16,7 @@ use crate::{
     cursor::Cursor,
     event::{ChannelName, Position},
     hub::Sequencer,
-    process::handover::{Inherited, Link, VERSION, Word, read_memfd},
+    process::handover::{Link, Part, VERSION, Word, read_memfd},
     shard::Frozen,
     stream::Stream,
 };
@@ -51,7 +47,7 @@ impl Succession {
     ///
     /// # Errors
     /// The old process is gone, or says something that this version does not know.
-    pub fn begin(link: Link) -> anyhow::Result<(Self, Vec<(Inherited, OwnedFd)>)> {
+    pub fn begin(link: Link) -> anyhow::Result<(Self, Vec<(Part, OwnedFd)>)> {
         link.say(&Word::Hello { version: VERSION }, &[])?;
         let (word, mut fds) = link.hear(PATIENCE)?;
         let Word::Subscribe { sockets, marker, sources } = word else { bail!("the old process said {word:?}") };
@@ -67,6 +63,11 @@ impl Succession {
         // A reason must fit into a word; and if nobody hears it any more, nobody needs it.
         let reason = reason.chars().take(4000).collect();
         let _ = link.say(&Word::Failed { reason }, &[]);
+    }
+
+    /// The same, over this process's link.
+    pub fn refuse_now(&self, reason: &str) {
+        Self::refuse(&self.link, reason);
     }
 
     /// Connects the sources, takes everything, and starts the shards with it.
