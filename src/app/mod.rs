@@ -1,75 +1,163 @@
-//! Builds the daemon from its rooms, wires, supervises and drains it: the only file that knows every room.
+//! Builds the daemon from its rooms, wires, supervises, hands over and drains it: the only room that knows every other.
 
-use std::{future::Future, io, sync::Arc, thread, time::Duration};
+mod accept;
+mod daemon;
+mod handover;
+mod succession;
 
-use anyhow::Context;
+use std::{
+    future::Future,
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
 use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::{mpsc, oneshot, watch},
-    time::{interval, sleep, timeout},
+    sync::mpsc,
+    task::JoinSet,
+    time::{interval, timeout},
 };
 
+use self::{accept::Accepting, daemon::Daemon};
+pub use self::{handover::Relaunch, succession::Succession};
 use crate::{
-    admin::Admin,
+    admin::{Admin, ReloadRequest, Reloads},
     config::Config,
-    cursor::NodeId,
-    hub::Sequencer,
-    metrics::Metrics,
     process::{
+        handover::Part,
         limits,
-        listen::{self, Listener},
+        listen::{ListenError, Listener},
+        notify,
+        pidfile::Pidfile,
+        sockets::Sockets,
     },
-    public,
-    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Seats, now_micros},
-    source::{Feed, RedisPubSub, RedisPublisher, Source},
-    stream::{Socket, Stream},
+    shard::Dispatcher,
+    stream::Stream,
 };
 
-/// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
-const SOURCES_AT_START: Duration = Duration::from_secs(3);
-/// How long accepting rests when the process has no descriptors left.
-const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// Longest wait for those who have asked for a reload to hear of it.
+const TO_ANSWER: Duration = Duration::from_secs(2);
 
-/// Runs the daemon on the current runtime until `shutdown` resolves, and then drains it. `on_ready` is called once both
-/// sockets are served.
+/// Binds both sockets as configured.
+///
+/// # Errors
+/// What is in the way of one of them.
+pub fn bind(config: &Config) -> Result<Sockets, ListenError> {
+    Sockets::bind(&config.listen, config.process.user.as_ref())
+}
+
+/// Runs the daemon on the current runtime and on `sockets` until `shutdown` resolves, and then drains it. `on_ready` is called
+/// once both sockets are served. Such a daemon knows no reload; [`supervise`] does.
 ///
 /// # Errors
 /// What keeps it from starting, or made a part of it end.
-pub async fn run(config: Config, on_ready: impl FnOnce(), shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    sockets: Sockets,
+    on_ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let start = Start { config, sockets, pidfile: None, relaunch: None, succession: None };
+    let (_, reloads) = reload_requests();
+    supervise(start, reloads, on_ready, shutdown).await.map(drop)
+}
+
+/// What a daemon starts with.
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// The listening sockets.
+    pub sockets: Sockets,
+    /// The locked pidfile.
+    pub pidfile: Option<Pidfile>,
+    /// How to start a new process; without, reloads are refused.
+    pub relaunch: Option<Relaunch>,
+    /// The way to succeed another process.
+    pub succession: Option<Succession>,
+}
+
+/// How a daemon has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was asked to stop, and all clients were sent away.
+    Stopped,
+    /// The process with this id has everything; nothing may be touched any more.
+    HandedOver(u32),
+}
+
+/// Where reloads are asked for, and where they arrive.
+#[must_use]
+pub fn reload_requests() -> (mpsc::Sender<ReloadRequest>, ReloadChannel) {
+    let (asking, asked) = mpsc::channel(4);
+    (asking.clone(), ReloadChannel { asking, asked })
+}
+
+/// Both ends of the way by which reloads are asked for.
+pub struct ReloadChannel {
+    asking: mpsc::Sender<ReloadRequest>,
+    asked: mpsc::Receiver<ReloadRequest>,
+}
+
+/// Runs the daemon on the current runtime until `shutdown` resolves, or until another process has taken everything over.
+/// `on_ready` is called once both sockets are served.
+///
+/// # Errors
+/// What keeps it from starting, or made a part of it end.
+pub async fn supervise(
+    start: Start,
+    mut reloads: ReloadChannel,
+    on_ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<Outcome> {
     let files = limits::raise_open_files();
-    let listen = &config.listen;
-    let public = listen::bind(&listen.public, listen.public_mode, listen.public_group.as_deref())?;
-    let admin = listen::bind(&listen.admin, listen.admin_mode, listen.admin_group.as_deref())?;
-
+    let Start { config, sockets, mut pidfile, relaunch, succession } = start;
     let config = Arc::new(config);
-    let daemon = Daemon::start(&config)?;
-    let (stop, stopped) = watch::channel(false);
-    let accepting_public = tokio::spawn(accept_public(public, daemon.dispatcher.queues().to_vec(), stopped.clone()));
-    let accepting_admin = tokio::spawn(accept_admin(admin, daemon.admin(&config), stopped.clone()));
-    daemon.sources_ready().await;
-    tracing::info!(files, workers = config.process.workers, node = %daemon.dispatcher.cursor().node, "serving");
-    on_ready();
-
-    let mut daemon = daemon;
+    let (daemon, inherited) = match succession {
+        None => (begin(&config).await?, Vec::new()),
+        Some(succession) => {
+            let taken = succession.succeed(&config).await?;
+            if let Some(pidfile) = &mut pidfile {
+                pidfile.write()?;
+            }
+            (taken.daemon, taken.admin)
+        }
+    };
+    let admin = daemon.admin(&config, Reloads::new(reloads.asking.clone()));
     let dispatcher = Arc::clone(&daemon.dispatcher);
-    tokio::select! {
-        () = shutdown => {}
-        () = advance(&dispatcher) => {}
-        ended = &mut daemon.ended => anyhow::bail!("a shard ended by itself: {}", ended.unwrap_or_default()),
+    let mut serving = Serving { config, daemon, sockets, pidfile, admin, accepting: None };
+    serving.accept(inherited)?;
+    serving.daemon.sources_ready().await;
+    let workers = serving.config.process.workers;
+    tracing::info!(files, workers, node = %dispatcher.cursor().node, "serving");
+    on_ready();
+    let mut reporting = JoinSet::new(); // What is in it ends with it.
+    reporting.spawn(notify::report(serving.daemon.vitals(&serving.admin)));
+
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = shutdown.as_mut() => break,
+            () = advance(&dispatcher) => {}
+            ended = &mut serving.daemon.ended => anyhow::bail!("a shard ended by itself: {}", ended.unwrap_or_default()),
+            Some(asked) = reloads.asked.recv() => {
+                if let Some(pid) = serving.reload(relaunch.as_ref(), asked).await {
+                    serving.leave();
+                    return Ok(Outcome::HandedOver(pid));
+                }
+            }
+        }
     }
-    tracing::info!("stopping: clients are told when to come back");
-    let drained = timeout(config.process.drain, async {
-        // Everybody who accepts or publishes stops first, so that nobody is left out.
-        let _ = stop.send(true);
-        let _ = accepting_public.await;
-        let _ = accepting_admin.await;
-        daemon.drain(config.drain.spread).await;
-    });
-    if drained.await.is_err() {
-        tracing::warn!("process.drain is over; the connections that are left are cut");
-    }
-    daemon.stop();
-    Ok(())
+    serving.drain().await;
+    Ok(Outcome::Stopped)
+}
+
+async fn begin(config: &Arc<Config>) -> anyhow::Result<Daemon> {
+    let mut daemon = Daemon::wire(config)?;
+    let cursor = daemon.dispatcher.cursor();
+    daemon.start_shards(config, cursor, (0..config.process.workers.get()).map(|_| None).collect())?;
+    daemon.start_sources()?;
+    Ok(daemon)
 }
 
 /// Keeps positions close to the time where nothing is published.
@@ -81,212 +169,88 @@ async fn advance(dispatcher: &Dispatcher) {
     }
 }
 
-/// The shards and sources under way.
-struct Daemon {
-    dispatcher: Arc<Dispatcher>,
-    publisher: Arc<dyn Publisher>,
-    sources: Vec<&'static str>,
-    threads: Vec<thread::JoinHandle<()>>,
-    /// Tells the shards' threads to end, by being dropped.
-    running: watch::Sender<()>,
-    /// Why a shard has ended that nobody has told to.
-    ended: oneshot::Receiver<String>,
+/// A daemon that serves.
+struct Serving {
+    config: Arc<Config>,
+    daemon: Daemon,
+    sockets: Sockets,
+    pidfile: Option<Pidfile>,
+    admin: Arc<Admin>,
+    /// `None` while everything is handed over.
+    accepting: Option<Accepting>,
 }
 
-impl Daemon {
-    fn start(config: &Arc<Config>) -> anyhow::Result<Self> {
-        let metrics = Arc::new(Metrics::default());
-        let sequencer = Sequencer::new(NodeId::random(), now_micros());
-        let cursor = sequencer.cursor();
-        let queues: Vec<Arc<Queue>> = (0..config.process.workers.get()).map(|_| Arc::default()).collect();
+impl Serving {
+    /// Accepts on both sockets; `inherited` are connections of the admin socket.
+    fn accept(&mut self, inherited: Vec<Stream>) -> anyhow::Result<()> {
+        let queues = self.daemon.dispatcher.queues().to_vec();
+        let Sockets { public, admin } = &self.sockets;
+        self.accepting = Some(Accepting::start(public, admin, queues, Arc::clone(&self.admin), inherited)?);
+        Ok(())
+    }
 
-        let mut sources: Vec<Box<dyn Source>> = Vec::new();
-        if let Some(redis) = &config.redis {
-            sources.push(Box::new(RedisPubSub::new(redis).context("redis.url")?));
-        }
-        let (demands, wanted): (Vec<_>, Vec<_>) = sources.iter().map(|_| mpsc::unbounded_channel()).unzip();
-        let names = sources.iter().map(|source| source.name()).collect();
-        let on_demand = !sources.is_empty();
-        let dispatcher = Arc::new(Dispatcher::new(sequencer, queues.clone(), demands, Arc::clone(&metrics)));
-        let publisher: Arc<dyn Publisher> = match &config.redis {
-            Some(redis) => Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher)).context("redis.url")?),
-            None => Arc::new(Embedded(Arc::clone(&dispatcher))),
+    /// Hands everything over, and tells whoever has asked. Gives back the new process's id, or nothing if all is as it was.
+    async fn reload(&mut self, relaunch: Option<&Relaunch>, asked: ReloadRequest) -> Option<u32> {
+        tracing::info!("a new process is asked for");
+        let handed = match relaunch {
+            Some(relaunch) => handover::hand_over(self, relaunch).await,
+            None => Err(anyhow::anyhow!("this daemon was not started as `ssecast serve`")),
         };
-        let (running, _) = watch::channel(());
-        for (number, (source, wanted)) in sources.into_iter().zip(wanted).enumerate() {
-            let feed = Feed::new(number, Arc::clone(&dispatcher), Arc::clone(&metrics));
-            run_source(source, feed, wanted, running.subscribe())?;
-        }
-        let seats = Seats::new(config.stream.max_clients);
-        let (ending, ended) = oneshot::channel();
-        let ending = Arc::new(std::sync::Mutex::new(Some(ending)));
-        let mut threads = Vec::new();
-        for (number, queue) in queues.into_iter().enumerate() {
-            let parts = Parts {
-                number,
-                config: Arc::clone(config),
-                metrics: Arc::clone(&metrics),
-                dispatcher: Arc::clone(&dispatcher),
-                queue,
-                cursor,
-                on_demand,
-                seats: Arc::clone(&seats),
-                inherited: None,
-            };
-            let (metrics, seats) = (Arc::clone(&metrics), Arc::clone(&seats));
-            let (ending, mut running) = (Arc::clone(&ending), running.subscribe());
-            let name = format!("shard-{number}");
-            let thread = thread::Builder::new().name(name.clone()).spawn(move || {
-                let serve = public::service(Arc::clone(&parts.config), metrics, seats);
-                let stopped = async {
-                    let _ = running.changed().await;
-                };
-                if let Err(error) = shard::run(parts, &serve, stopped)
-                    && let Ok(mut ending) = ending.lock()
-                    && let Some(ending) = ending.take()
-                {
-                    // The daemon may be stopping for another reason.
-                    let _ = ending.send(format!("{name}: {error}"));
-                }
-            })?;
-            threads.push(thread);
-        }
-        Ok(Self { dispatcher, publisher, sources: names, threads, running, ended })
-    }
-
-    fn admin(&self, config: &Config) -> Arc<Admin> {
-        Arc::new(Admin {
-            config: config.publish.clone(),
-            publisher: Arc::clone(&self.publisher),
-            dispatcher: Arc::clone(&self.dispatcher),
-            sources: self.sources.clone(),
-        })
-    }
-
-    /// Waits until each source is there or known to be away.
-    async fn sources_ready(&self) {
-        let settled = async {
-            while !self.dispatcher.settled() {
-                sleep(Duration::from_millis(5)).await;
+        match handed {
+            Ok(pid) => {
+                // Whoever sent a signal does not listen.
+                let _ = asked.send(Ok(pid));
+                let _ = handover::until(TO_ANSWER, || self.admin.reloads.waiting() == 0).await;
+                Some(pid)
             }
-        };
-        // A source that takes longer is treated as one that is away: clients are told.
-        let _ = timeout(SOURCES_AT_START, settled).await;
-    }
-
-    /// Sends all clients away; resolves when they are gone.
-    async fn drain(&self, spread: Duration) {
-        let mut gone = Vec::new();
-        for queue in self.dispatcher.queues() {
-            let (done, drained) = oneshot::channel();
-            queue.push([Op::Drain(spread, done)]);
-            gone.push(drained);
-        }
-        for drained in gone {
-            let _ = drained.await; // It is dropped, not sent, when all are gone.
-        }
-    }
-
-    fn stop(self) {
-        for queue in self.dispatcher.queues() {
-            queue.push([Op::Stop]);
-        }
-        drop(self.running);
-        for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a shard's thread panicked");
+            Err(error) => {
+                tracing::error!("the reload failed, and nothing has changed: {error:#}");
+                self.admin.reloads.note(Some(format!("{error:#}")));
+                let _ = asked.send(Err(format!("{error:#}")));
+                None
             }
         }
     }
-}
 
-/// Runs a source on a thread of its own, where it may block while the shards are busy.
-fn run_source(
-    source: Box<dyn Source>,
-    feed: Feed,
-    demands: mpsc::UnboundedReceiver<Demand>,
-    mut running: watch::Receiver<()>,
-) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name(format!("source-{}", source.name())).spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = source.run(feed, demands) => {}
-                _ = running.changed() => {}
+    /// What a successor is given at once: the listening sockets and the pidfile.
+    fn inheritance(&self) -> Vec<(Part, RawFd)> {
+        let listen = &self.config.listen;
+        let socket = |listener: &Listener| (listener.is_made(), listener.as_fd().as_raw_fd());
+        let (made, fd) = socket(&self.sockets.public);
+        let mut all = vec![(Part::Public { address: listen.public.to_string(), made }, fd)];
+        let (made, fd) = socket(&self.sockets.admin);
+        all.push((Part::Admin { address: listen.admin.to_string(), made }, fd));
+        if let (Some(pidfile), Some(path)) = (&self.pidfile, &self.config.process.pidfile) {
+            all.push((Part::Pidfile(path.display().to_string()), pidfile.as_fd().as_raw_fd()));
+        }
+        all
+    }
+
+    /// Ends without touching what is another process's now.
+    fn leave(self) {
+        let Self { daemon, sockets, pidfile, .. } = self;
+        sockets.public.leave();
+        sockets.admin.leave();
+        if let Some(pidfile) = pidfile {
+            pidfile.leave();
+        }
+        // Its threads hold the clients' descriptors, and end with the process.
+        std::mem::forget(daemon);
+    }
+
+    async fn drain(mut self) {
+        tracing::info!("stopping: clients are told when to come back");
+        let accepting = self.accepting.take();
+        let drained = timeout(self.config.process.drain, async {
+            // Everybody who accepts or publishes stops first, so that nobody is left out.
+            if let Some(accepting) = accepting {
+                accepting.stop().await;
             }
+            self.daemon.drain(self.config.drain.spread).await;
         });
-    })?;
-    Ok(())
-}
-
-/// Accepts on the public socket and gives the connections to the shards by turns.
-async fn accept_public(listener: Listener, queues: Vec<Arc<Queue>>, stopped: watch::Receiver<bool>) {
-    let mut turn = 0;
-    accept(listener, stopped, |stream| {
-        turn = (turn + 1) % queues.len();
-        queues[turn].push([Op::Accept(stream)]);
-    })
-    .await;
-}
-
-/// Accepts on the admin socket, and serves there until all requests under way are answered.
-async fn accept_admin(listener: Listener, admin: Arc<Admin>, stopped: watch::Receiver<bool>) {
-    let mut serving = tokio::task::JoinSet::new();
-    let stop = stopped.clone();
-    accept(listener, stopped, |stream| {
-        while serving.try_join_next().is_some() {}
-        let mut stop = stop.clone();
-        let stopped = async move {
-            let _ = stop.wait_for(|stopped| *stopped).await;
-        };
-        match stream.attach() {
-            Ok(stream) => {
-                serving.spawn(Arc::clone(&admin).serve(stream, stopped));
-            }
-            Err(error) => tracing::warn!(%error, "a connection on the admin socket was dropped"),
+        if drained.await.is_err() {
+            tracing::warn!("process.drain is over; the connections that are left are cut");
         }
-    })
-    .await;
-    while serving.join_next().await.is_some() {}
-}
-
-async fn accept(listener: Listener, mut stopped: watch::Receiver<bool>, mut each: impl FnMut(Stream)) {
-    let accepting = async {
-        if let Err(error) = accept_from(listener, &mut each).await {
-            tracing::error!(%error, "a listening socket is lost");
-        }
-    };
-    tokio::select! {
-        () = accepting => {}
-        _ = stopped.wait_for(|stopped| *stopped) => {}
+        self.daemon.stop().await;
     }
-}
-
-async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::Result<()> {
-    match listener {
-        Listener::Unix(listener, _made) => {
-            let listener = UnixListener::from_std(listener)?;
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::new(Socket::Unix(stream.into_std()?))),
-                    Err(error) => rest(&error).await,
-                }
-            }
-        }
-        Listener::Tcp(listener) => {
-            let listener = TcpListener::from_std(listener)?;
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::new(Socket::Tcp(stream.into_std()?))),
-                    Err(error) => rest(&error).await,
-                }
-            }
-        }
-    }
-}
-
-/// A failed accept is one connection's, or there are no descriptors: then some may end meanwhile.
-async fn rest(error: &io::Error) {
-    tracing::warn!(%error, "a connection could not be accepted; if files are short, raise LimitNOFILE");
-    sleep(OUT_OF_DESCRIPTORS).await;
 }

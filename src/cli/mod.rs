@@ -7,6 +7,7 @@ pub mod check;
 pub mod client;
 pub mod event_stream;
 pub mod publish;
+pub mod reload;
 pub mod serve;
 #[cfg(test)]
 mod stub;
@@ -49,6 +50,7 @@ struct Cli {
 enum Command {
     Serve(serve::ServeArgs),
     Check(check::CheckArgs),
+    Reload(reload::ReloadArgs),
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
     Bench(bench::BenchArgs),
@@ -73,6 +75,7 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| Failure::from(error).report()),

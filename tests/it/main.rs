@@ -6,6 +6,7 @@
 
 mod support;
 
+mod classic;
 mod cli;
 mod clients;
 mod demo;

@@ -21,7 +21,7 @@ use nix::{
     },
 };
 
-use super::{DESCRIPTORS_A_WORD, Word};
+use super::{DESCRIPTORS_A_WORD, ENVIRONMENT, Word};
 
 /// Most bytes of a word; names and state go by memfd.
 const MAX_WORD: usize = 16 << 10;
@@ -73,12 +73,21 @@ impl Link {
     ///
     /// # Errors
     /// A number that is no descriptor.
-    pub fn inherited(fd: RawFd) -> io::Result<Self> {
+    fn inherited(fd: RawFd) -> io::Result<Self> {
         #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
         // SAFETY: the parent put the descriptor there for this process, which takes it once, before anything else is opened.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         Ok(Self(fd))
+    }
+
+    /// The end that this process was started with, if it was started to take over.
+    ///
+    /// # Errors
+    /// A number that is no descriptor.
+    pub fn from_environment() -> io::Result<Option<Self>> {
+        let number = std::env::var(ENVIRONMENT).ok().and_then(|number| number.parse().ok());
+        number.map(Self::inherited).transpose()
     }
 
     /// Says `word`, with descriptors, which stay open here.

@@ -23,12 +23,17 @@ pub use self::{
     spawn::{ENVIRONMENT, Successor, program},
 };
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// The version of the words and of what is handed over. A successor that does not know it says so, and nothing happens.
 pub const VERSION: u32 = 1;
 /// Most descriptors that go with one word; the kernel allows 253.
 pub const DESCRIPTORS_A_WORD: usize = 250;
+
+/// How long a process that has closed its end may take to be gone.
+pub const PROGRAM_TIME: Duration = Duration::from_millis(500);
 
 /// What is said over the link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +46,7 @@ pub enum Word {
     /// See the module.
     Subscribe {
         /// What the listening sockets are for, in the order of their descriptors.
-        sockets: Vec<Inherited>,
+        sockets: Vec<Part>,
         /// The marker channel, where there are sources.
         marker: Option<String>,
         /// Whether the old process's sources are there; then the new one's must be.
@@ -71,11 +76,21 @@ pub enum Word {
 
 /// What an inherited descriptor is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Inherited {
-    /// The public listening socket, bound to this address (as in the configuration).
-    Public(String),
-    /// The admin listening socket, bound to this address.
-    Admin(String),
-    /// The locked pidfile.
+pub enum Part {
+    /// The public listening socket.
+    Public {
+        /// Its address, as in the configuration.
+        address: String,
+        /// Whether its file was made by ssecast, which then removes it.
+        made: bool,
+    },
+    /// The admin listening socket.
+    Admin {
+        /// Its address, as in the configuration.
+        address: String,
+        /// Whether its file was made by ssecast, which then removes it.
+        made: bool,
+    },
+    /// The locked pidfile, by its path.
     Pidfile(String),
 }

@@ -22,16 +22,16 @@ pub struct Successor {
 }
 
 impl Successor {
-    /// Starts `program` with `arguments`, and gives back this process's end of the link.
+    /// Starts `program` with `arguments` in `folder`, and gives back this process's end of the link.
     ///
     /// # Errors
     /// What the operating system says, such as that the program is not there.
-    pub fn start(program: &Path, arguments: &[OsString]) -> io::Result<(Self, Link)> {
+    pub fn start(program: &Path, arguments: &[OsString], folder: &Path) -> io::Result<(Self, Link)> {
         let (link, theirs) = Link::pair()?;
         // Only this one descriptor outlives the exec. Another child that is started just now could see it, and there is none.
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
         let mut command = Command::new(program);
-        command.args(arguments).env(ENVIRONMENT, theirs.as_raw_fd().to_string());
+        command.args(arguments).current_dir(folder).env(ENVIRONMENT, theirs.as_raw_fd().to_string());
         // These name a process by number, and are the old one's.
         command
             .env_remove("LISTEN_PID")

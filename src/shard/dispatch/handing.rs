@@ -38,6 +38,11 @@ impl Dispatcher {
         state.heard == self.all_sources() && state.wanted.values().all(|wanted| wanted.awaiting == 0)
     }
 
+    /// All that is wanted was confirmed: only what is lost from now on has to be told.
+    pub fn note_subscribed(&self) {
+        self.lock().broken = false;
+    }
+
     /// Keeps messages from now on: where there is no marker to wait for.
     pub fn hold(&self) {
         let mut state = self.lock();
