@@ -18,7 +18,7 @@ use crate::{
     metrics::Metrics,
     process::{
         limits,
-        listen::{ListenError, Listener},
+        listen::{ListenError, Listener, ListenerKind},
         notify::{self, Vitals},
         sockets::Sockets,
     },
@@ -250,8 +250,9 @@ async fn accept(listener: Listener, mut stopped: watch::Receiver<bool>, mut each
 }
 
 async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::Result<()> {
-    match listener {
-        Listener::Unix(listener, _made) => {
+    // What is left of the listener lasts as long as this: its file.
+    match listener.kind {
+        ListenerKind::Unix(listener) => {
             let listener = UnixListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
@@ -260,7 +261,7 @@ async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::R
                 }
             }
         }
-        Listener::Tcp(listener) => {
+        ListenerKind::Tcp(listener) => {
             let listener = TcpListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
