@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{interval, sleep, timeout},
 };
 
 use crate::{
@@ -23,8 +23,9 @@ use crate::{
         sockets::Sockets,
     },
     public,
-    shard::{self, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Stream, now_micros},
+    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, now_micros},
     source::{Feed, RedisPubSub, RedisPublisher, Source},
+    stream::{Socket, Stream},
 };
 
 /// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
@@ -66,8 +67,10 @@ pub async fn run(
     reporting.spawn(notify::report(move || Daemon::vitals(Arc::clone(&dispatcher), Arc::clone(&metrics))));
 
     let mut daemon = daemon;
+    let dispatcher = Arc::clone(&daemon.dispatcher);
     tokio::select! {
         () = shutdown => {}
+        () = advance(&dispatcher) => {}
         ended = &mut daemon.ended => anyhow::bail!("a shard ended by itself: {}", ended.unwrap_or_default()),
     }
     tracing::info!("stopping: clients are told when to come back");
@@ -83,6 +86,15 @@ pub async fn run(
     }
     daemon.stop();
     Ok(())
+}
+
+/// Keeps positions close to the time where nothing is published.
+async fn advance(dispatcher: &Dispatcher) {
+    let mut seconds = interval(Duration::from_secs(1));
+    loop {
+        seconds.tick().await;
+        dispatcher.advance();
+    }
 }
 
 /// The shards and sources under way.
@@ -117,12 +129,11 @@ impl Daemon {
             Some(redis) => Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher)).context("redis.url")?),
             None => Arc::new(Embedded(Arc::clone(&dispatcher))),
         };
+        let (running, _) = watch::channel(());
         for (number, (source, wanted)) in sources.into_iter().zip(wanted).enumerate() {
             let feed = Feed::new(number, Arc::clone(&dispatcher), Arc::clone(&metrics));
-            tokio::spawn(source.run(feed, wanted));
+            run_source(source, feed, wanted, running.subscribe())?;
         }
-
-        let (running, _) = watch::channel(());
         let (ending, ended) = oneshot::channel();
         let ending = Arc::new(std::sync::Mutex::new(Some(ending)));
         let mut threads = Vec::new();
@@ -135,6 +146,7 @@ impl Daemon {
                 queue,
                 cursor,
                 on_demand,
+                inherited: None,
             };
             let (metrics, ending, mut running) = (Arc::clone(&metrics), Arc::clone(&ending), running.subscribe());
             let name = format!("shard-{number}");
@@ -208,6 +220,25 @@ impl Daemon {
     }
 }
 
+/// Runs a source on a thread of its own, where it may block while the shards are busy.
+fn run_source(
+    source: Box<dyn Source>,
+    feed: Feed,
+    demands: mpsc::UnboundedReceiver<Demand>,
+    mut running: watch::Receiver<()>,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name(format!("source-{}", source.name())).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = source.run(feed, demands) => {}
+                _ = running.changed() => {}
+            }
+        });
+    })?;
+    Ok(())
+}
+
 /// Accepts on the public socket and gives the connections to the shards by turns.
 async fn accept_public(listener: Listener, queues: Vec<Arc<Queue>>, stopped: watch::Receiver<bool>) {
     let mut turn = 0;
@@ -229,7 +260,9 @@ async fn accept_admin(listener: Listener, admin: Arc<Admin>, stopped: watch::Rec
             let _ = stop.wait_for(|stopped| *stopped).await;
         };
         match stream.attach() {
-            Ok(stream) => drop(serving.spawn(Arc::clone(&admin).serve(stream, stopped))),
+            Ok(stream) => {
+                serving.spawn(Arc::clone(&admin).serve(stream, stopped));
+            }
             Err(error) => tracing::warn!(%error, "a connection on the admin socket was dropped"),
         }
     })
@@ -256,7 +289,7 @@ async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::R
             let listener = UnixListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::Unix(stream.into_std()?)),
+                    Ok((stream, _)) => each(Stream::new(Socket::Unix(stream.into_std()?))),
                     Err(error) => rest(&error).await,
                 }
             }
@@ -265,7 +298,7 @@ async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::R
             let listener = TcpListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::Tcp(stream.into_std()?)),
+                    Ok((stream, _)) => each(Stream::new(Socket::Tcp(stream.into_std()?))),
                     Err(error) => rest(&error).await,
                 }
             }
