@@ -1,6 +1,7 @@
 //! The admin socket: publishes, and what may be known of the daemon. It never writes to a client.
 
 mod publish;
+mod reload;
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use hyper_util::rt::TokioTimer;
 use serde_json::{Value, json};
 
 use self::publish::{BodyError, Shape};
+pub use self::reload::{ReloadRequest, Reloads};
 use crate::{
     access::{self, Peer},
     config,
@@ -34,6 +36,8 @@ pub struct Admin {
     pub dispatcher: Arc<Dispatcher>,
     /// The sources' names, by their number.
     pub sources: Vec<&'static str>,
+    /// Where a new process is asked for.
+    pub reloads: Reloads,
 }
 
 type Answered = Response<Full<Bytes>>;
@@ -70,9 +74,13 @@ impl Admin {
             (Method::GET | Method::HEAD, "/stats") => self.stats().await,
             (Method::GET | Method::HEAD, "/healthz") => json(StatusCode::OK, &json!({ "status": "ok" })),
             (Method::GET | Method::HEAD, "/readyz") => self.ready(),
+            (Method::POST, "/reload") => self.reload(peer).await,
+            (_, "/reload") => not_allowed("POST"),
             (_, "/stats" | "/healthz" | "/readyz") => not_allowed("GET, HEAD"),
             (_, path) => {
-                let what = format!("nothing is at {path:?}; there are POST /publish, GET /stats, /healthz and /readyz");
+                let what = format!(
+                    "nothing is at {path:?}; there are POST /publish and /reload, GET /stats, /healthz and /readyz"
+                );
                 error(StatusCode::NOT_FOUND, &what)
             }
         }
@@ -137,11 +145,30 @@ impl Admin {
         json(StatusCode::OK, &Value::Array(all))
     }
 
+    /// A new process takes over. Only who may end this one may ask for that: root, and the daemon's own user.
+    async fn reload(&self, peer: Option<&Peer>) -> Answered {
+        if !peer.is_some_and(|peer| peer.user == 0 || peer.user == nix::unistd::geteuid().as_raw()) {
+            return error(
+                StatusCode::FORBIDDEN,
+                "only root and the daemon's own user may ask for a reload, on the Unix socket",
+            );
+        }
+        match self.reloads.ask().await {
+            Ok(pid) => json(StatusCode::OK, &json!({ "status": "ok", "pid": pid })),
+            Err(why) => error(StatusCode::INTERNAL_SERVER_ERROR, &format!("nothing has changed: {why}")),
+        }
+    }
+
     fn ready(&self) -> Answered {
         let away: Vec<&str> =
             self.dispatcher.away().into_iter().filter_map(|source| self.sources.get(source).copied()).collect();
         if away.is_empty() {
-            return json(StatusCode::OK, &json!({ "status": "ready" }));
+            return match self.reloads.last_failure() {
+                None => json(StatusCode::OK, &json!({ "status": "ready" })),
+                Some(why) => {
+                    json(StatusCode::OK, &json!({ "status": "ready", "last_reload": format!("failed: {why}") }))
+                }
+            };
         }
         let what = format!("away: {}; clients stay connected and will be told of the gap", away.join(", "));
         json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "error": what, "away": away }))

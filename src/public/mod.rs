@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     http::Answer,
     metrics::Metrics,
-    shard::{Hold, Joining, ServeConnection, ShardHandle},
+    shard::{Hold, Joining, Seats, ServeConnection, ShardHandle},
     stream::Stream,
 };
 
@@ -23,6 +23,7 @@ use crate::{
 struct Routes {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    seats: Arc<Seats>,
 }
 
 /// A stream or a poll that may begin.
@@ -30,8 +31,8 @@ type Accepted = Answer<(Joining, Hold)>;
 
 /// What a shard calls for each connection that is accepted on the public socket.
 #[must_use]
-pub fn service(config: Arc<Config>, metrics: Arc<Metrics>) -> ServeConnection {
-    let routes = Rc::new(Routes { config, metrics });
+pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, seats: Arc<Seats>) -> ServeConnection {
+    let routes = Rc::new(Routes { config, metrics, seats });
     Rc::new(move |stream: Stream, shard: ShardHandle| -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(takeover::serve(stream, shard, Rc::clone(&routes)))
     })
@@ -77,10 +78,10 @@ async fn join(request: &Request<Incoming>, shard: &ShardHandle, routes: &Routes)
         Ok(joining) => joining,
         Err(what) => return Answer::Response(error(StatusCode::BAD_REQUEST, &what.to_string())),
     };
-    if routes.metrics.clients() >= routes.config.stream.max_clients as u64 {
+    let Some(seat) = routes.seats.take() else {
         routes.metrics.refused.add(1);
         return Answer::Response(full(routes));
-    }
+    };
     if request.method() == Method::HEAD {
         let mut response = Response::new(Full::default());
         let stream = header::HeaderValue::from_static("text/event-stream");
@@ -88,6 +89,7 @@ async fn join(request: &Request<Incoming>, shard: &ShardHandle, routes: &Routes)
         response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
         return Answer::Response(response);
     }
+    let joining = joining.into_joining(seat);
     let hold = shard.hold(&joining.channels).await;
     Answer::Take((joining, hold))
 }

@@ -12,6 +12,7 @@ mod poll;
 mod publisher;
 mod queue;
 mod runner;
+mod seats;
 mod state;
 mod wheel;
 mod writer;
@@ -43,6 +44,7 @@ pub use self::{
     publisher::{Embedded, PublishError, Published, Publisher, Publishing},
     queue::{Op, Queue, Receipt},
     runner::{Parts, ServeConnection, run},
+    seats::{Seat, Seats},
     state::{Frozen, Image},
 };
 use self::{
@@ -69,6 +71,7 @@ pub struct Shard {
     number: usize,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    seats: Arc<Seats>,
     dispatcher: Arc<Dispatcher>,
     hub: Hub,
     clients: Slab<Client>,
@@ -204,6 +207,7 @@ impl Shard {
             expires,
             behind: Some(Box::new(behind)),
             poll,
+            _seat: joining.seat,
         });
         self.hub.set_behind(group, true);
         self.metrics.joined.add(1);

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Dispatcher, Op, Queue, Shard, ShardHandle, handle::Connections, state::Frozen, wheel::Wheel, writer::Joined,
+    Dispatcher, Op, Queue, Seats, Shard, ShardHandle, handle::Connections, state::Frozen, wheel::Wheel, writer::Joined,
 };
 use crate::{config::Config, cursor::Cursor, hub::Hub, metrics::Metrics, stream::Stream};
 
@@ -29,6 +29,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Places for clients.
+    pub seats: Arc<Seats>,
     /// Where channels are asked for.
     pub dispatcher: Arc<Dispatcher>,
     /// What it does.
@@ -69,13 +71,14 @@ pub fn run(mut parts: Parts, serve: &ServeConnection, stopped: impl Future<Outpu
 impl Shard {
     fn new(parts: Parts) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let Parts { number, config, metrics, dispatcher, cursor, on_demand, .. } = parts;
+        let Parts { number, config, metrics, seats, dispatcher, cursor, on_demand, .. } = parts;
         Ok(Self {
             number,
             hub: Hub::new(cursor, config.history.clone(), on_demand),
             wheel: Wheel::new(config.stream.ping_interval),
             config,
             metrics,
+            seats,
             dispatcher,
             clients: Slab::new(),
             generation: 0,

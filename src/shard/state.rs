@@ -277,7 +277,17 @@ impl Shard {
         });
         let poll = state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) }));
         let ping_in = interval.saturating_sub(ticks(state.silent)).max(1);
-        entry.insert(Client { fd, generation: self.generation, group, place, written: now, expires, behind, poll });
+        entry.insert(Client {
+            fd,
+            generation: self.generation,
+            group,
+            place,
+            written: now,
+            expires,
+            behind,
+            poll,
+            _seat: self.seats.make(),
+        });
         self.metrics.joined.add(1);
         self.wheel.put(key, expires.min(now.saturating_add(ping_in)));
         if is_behind {

@@ -49,7 +49,7 @@ impl Feed {
     /// read waits where it comes from.
     pub fn publish(&self, message: Message) {
         self.dispatcher.wait_for_room();
-        self.dispatcher.publish(&[message]);
+        self.dispatcher.publish(self.source, message);
     }
 
     /// The demand is met: all the channel's messages arrive from now on.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Bits, Demand, Dispatcher, Op, State, Ticket, Wanted, now_micros};
-use crate::event::ChannelName;
+use crate::event::{ChannelName, Message};
 
 impl Dispatcher {
     /// Shard `shard` wants the channel. True if its events arrive already; else [`Op::Open`] follows.
@@ -15,7 +15,11 @@ impl Dispatcher {
         }
         let awaiting = self.all_sources();
         let open = awaiting & !state.away == 0;
-        self.demand(&mut state, name, Wanted { shards: 1 << shard, awaiting, open, ticket: Ticket(0) });
+        self.demand(
+            &mut state,
+            name,
+            Wanted { shards: 1 << shard, awaiting, open, ticket: Ticket(0), early: Vec::new() },
+        );
         if open {
             self.to_all(|| Op::Open(name.clone(), None));
         }
@@ -39,7 +43,9 @@ impl Dispatcher {
         let Some(wanted) = state.wanted.get_mut(name) else { return };
         wanted.shards &= !(1 << shard);
         if wanted.shards == 0 {
-            state.wanted.remove(name);
+            if let Some(wanted) = state.wanted.remove(name) {
+                state.early_bytes -= wanted.early.iter().map(|message| message.data.len()).sum::<usize>();
+            }
             self.to_all(|| Op::Unasked(name.clone()));
             for source in &self.sources {
                 let _ = source.send(Demand::Unsubscribe(name.clone()));
@@ -50,22 +56,7 @@ impl Dispatcher {
     /// Source `source` delivers the channel from now on, as the demand with `ticket` has asked.
     pub fn confirm(&self, source: usize, name: &ChannelName, ticket: Ticket) {
         let mut state = self.lock();
-        let State { sequencer, wanted, begun, marker, .. } = &mut *state;
-        let Some(wanted) = wanted.get_mut(name).filter(|wanted| wanted.ticket == ticket) else { return };
-        let was_awaited = wanted.awaiting & (1 << source) != 0;
-        wanted.awaiting &= !(1 << source);
-        if !was_awaited || wanted.awaiting != 0 || !*begun || marker.as_ref() == Some(name) {
-            return;
-        }
-        let since = sequencer.next(now_micros());
-        if wanted.open {
-            // It was opened while the source was away: its clients have to be told.
-            let names: Arc<[ChannelName]> = [name.clone()].into();
-            self.to_all(|| Op::Restored(Arc::clone(&names), since));
-        } else {
-            wanted.open = true;
-            self.to_all(|| Op::Open(name.clone(), Some(since)));
-        }
+        self.confirm_all(&mut state, source, [(name, ticket)].into_iter());
     }
 
     /// Source `source` is away: joins don't wait for it.
@@ -87,34 +78,56 @@ impl Dispatcher {
     /// Source `source` is back, and delivers the channels of these demands from now on.
     pub fn restored<'a>(&self, source: usize, demands: impl Iterator<Item = (&'a ChannelName, Ticket)>) {
         let mut state = self.lock();
-        let State { sequencer, wanted: all, away, heard, begun, marker, .. } = &mut *state;
-        *away &= !(1 << source);
-        *heard |= 1 << source;
+        state.away &= !(1 << source);
+        state.heard |= 1 << source;
+        self.confirm_all(&mut state, source, demands);
+    }
+
+    /// Opens the channels that no other source has yet to confirm, or tells those who listen already that they may have
+    /// missed something; and then passes on what came early.
+    fn confirm_all<'a>(
+        &self,
+        state: &mut State,
+        source: usize,
+        demands: impl Iterator<Item = (&'a ChannelName, Ticket)>,
+    ) {
+        let State { sequencer, wanted: all, begun, marker, early_bytes, .. } = state;
         let since = sequencer.next(now_micros());
-        let mut complete = Vec::new();
+        let mut restored = Vec::new();
+        let mut early = Vec::new();
         for (name, ticket) in demands {
             let Some(wanted) = all.get_mut(name).filter(|wanted| wanted.ticket == ticket) else { continue };
-            wanted.awaiting &= !(1 << source);
-            if wanted.awaiting != 0 || !*begun || marker.as_ref() == Some(name) {
+            if wanted.awaiting & (1 << source) == 0 {
                 continue;
             }
-            if wanted.open {
-                complete.push(name.clone());
-            } else {
-                wanted.open = true;
-                self.to_all(|| Op::Open(name.clone(), Some(since)));
+            wanted.awaiting &= !(1 << source);
+            if wanted.awaiting == 0 && *begun && marker.as_ref() != Some(name) {
+                if wanted.open {
+                    restored.push(name.clone());
+                } else {
+                    wanted.open = true;
+                    self.to_all(|| Op::Open(name.clone(), Some(since)));
+                }
             }
+            early.append(&mut wanted.early);
         }
-        if !complete.is_empty() {
-            let complete: Arc<[ChannelName]> = complete.into();
-            self.to_all(|| Op::Restored(Arc::clone(&complete), since));
+        *early_bytes -= early.iter().map(|message: &Message| message.data.len()).sum::<usize>();
+        if !restored.is_empty() {
+            let restored: Arc<[ChannelName]> = restored.into();
+            self.to_all(|| Op::Restored(Arc::clone(&restored), since));
+        }
+        for message in early {
+            self.pass_on_or_keep(state, message);
         }
     }
 
-    /// Sources that are away, by their number.
+    /// Sources that are away, or have not been there yet, by their number.
     #[must_use]
     pub fn away(&self) -> Vec<usize> {
-        let away = self.lock().away;
+        let away = {
+            let state = self.lock();
+            state.away | !state.heard
+        };
         (0..self.sources.len()).filter(|source| away & (1 << source) != 0).collect()
     }
 

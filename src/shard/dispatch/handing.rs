@@ -38,6 +38,11 @@ impl Dispatcher {
         state.heard == self.all_sources() && state.wanted.values().all(|wanted| wanted.awaiting == 0)
     }
 
+    /// All that is wanted was confirmed: only what is lost from now on has to be told.
+    pub fn note_subscribed(&self) {
+        self.lock().broken = false;
+    }
+
     /// Keeps messages from now on: where there is no marker to wait for.
     pub fn hold(&self) {
         let mut state = self.lock();
@@ -116,25 +121,24 @@ impl Dispatcher {
         told
     }
 
-    pub(super) fn publish_while_handing(&self, state: &mut State, messages: &[Message]) {
-        for message in messages {
-            if state.marker.as_ref() == Some(&message.channel) {
-                if !matches!(state.mode, Mode::Holding(_)) {
-                    self.set_mode(state, Mode::Holding(Vec::new()));
-                }
-                continue;
+    pub(super) fn publish_while_handing(&self, state: &mut State, message: Message) {
+        if state.marker.as_ref() == Some(&message.channel) {
+            if !matches!(state.mode, Mode::Holding(_)) {
+                self.set_mode(state, Mode::Holding(Vec::new()));
             }
-            match &mut state.mode {
-                Mode::Live => drop(self.pass_on(state, std::slice::from_ref(message), None)),
-                Mode::Holding(kept) => kept.push(message.clone()),
-                Mode::Deaf => {}
-            }
+            return;
+        }
+        match &mut state.mode {
+            Mode::Live => drop(self.pass_on(state, &[message], None)),
+            Mode::Holding(kept) => kept.push(message),
+            Mode::Deaf => {}
         }
     }
 
     /// Asks for a channel that the shards take to be open.
     fn demand_open(&self, state: &mut State, name: &ChannelName, shards: u64) {
-        let wanted = Wanted { shards, awaiting: self.all_sources(), open: true, ticket: Ticket(0) };
+        let awaiting = self.all_sources();
+        let wanted = Wanted { shards, awaiting, open: true, ticket: Ticket(0), early: Vec::new() };
         self.demand(state, name, wanted);
     }
 

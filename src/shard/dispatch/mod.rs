@@ -38,6 +38,10 @@ pub struct Ticket(u64);
 /// A shard that takes nothing for so long is stuck; braking for it would help nobody.
 const LONGEST_BRAKE: Duration = Duration::from_secs(10);
 
+/// Most bytes of messages that are kept while their channels are not confirmed. What comes beyond is not, and is before the
+/// position from which the channel is complete, so whoever needs it is told.
+const EARLY_BYTES: usize = 16 << 20;
+
 /// Sources and shards are few: a bit for each.
 type Bits = u64;
 
@@ -49,6 +53,8 @@ struct Wanted {
     /// Whether the shards were told that it is open.
     open: bool,
     ticket: Ticket,
+    /// Messages that came from a source before it has confirmed the channel: they come after the gap, if there is one.
+    early: Vec<Message>,
 }
 
 struct State {
@@ -59,6 +65,8 @@ struct State {
     /// Sources that have said once whether they are there.
     heard: Bits,
     tickets: u64,
+    /// Bytes of the messages that came early.
+    early_bytes: usize,
     mode: Mode,
     /// Whether the shards have begun: a successor's don't before they have what they inherit.
     begun: bool,
@@ -104,6 +112,7 @@ impl Dispatcher {
             away: 0,
             heard: 0,
             tickets: 0,
+            early_bytes: 0,
             mode: Mode::Live,
             begun: true,
             broken: false,
@@ -112,13 +121,24 @@ impl Dispatcher {
         Self { state, queues, sources, metrics, turned: Notify::new() }
     }
 
-    /// Passes a source's messages on as events, in order.
-    pub fn publish(&self, messages: &[Message]) {
-        let mut state = self.lock();
+    /// Passes a message of source `source` on as an event. It is dropped if no shard wants its channel (any more), and waits
+    /// while the source has not confirmed the channel.
+    pub fn publish(&self, source: usize, message: Message) {
+        let state = &mut *self.lock();
+        let Some(wanted) = state.wanted.get_mut(&message.channel) else { return };
+        if wanted.awaiting & (1 << source) == 0 {
+            self.pass_on_or_keep(state, message);
+        } else if state.early_bytes < EARLY_BYTES {
+            state.early_bytes += message.data.len();
+            wanted.early.push(message);
+        }
+    }
+
+    fn pass_on_or_keep(&self, state: &mut State, message: Message) {
         if matches!(state.mode, Mode::Live) && state.marker.is_none() {
-            self.pass_on(&mut state, messages, None);
+            self.pass_on(state, &[message], None);
         } else {
-            self.publish_while_handing(&mut state, messages);
+            self.publish_while_handing(state, message);
         }
     }
 
