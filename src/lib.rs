@@ -7,6 +7,22 @@
 //! keeps it so).
 
 pub mod config;
-pub mod cursor;
 pub mod event;
+pub mod cursor;
 pub mod sse;
+pub mod metrics;
+
+pub mod hub;
+
+pub mod shard;
+pub mod access;
+
+pub mod source;
+pub mod public;
+pub mod admin;
+
+pub mod process;
+
+pub mod app;
+
+pub mod cli;

@@ -1,3 +1,7 @@
 //! The program: reads its arguments, runs a subcommand, gives its exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ssecast::cli::run()
+}

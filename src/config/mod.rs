@@ -1,6 +1,22 @@
 //! The configuration as the program uses it: every value checked, typed and with a default.
 //!
-//! What the file says word for word is in [`raw`](self); nothing here opens a socket.
+//! It is made in steps, a file each: `raw` has what is written, `values` and `resolve` make of it what is used, `load` finds the
+//! file. Every error is collected on the way. Nothing here opens a socket.
+
+mod address;
+mod errors;
+mod keys;
+mod load;
+mod raw;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use address::AddressError;
+pub use errors::ConfigErrors;
+pub use keys::{KEYS, Key, default_document};
+pub use load::{DEFAULT_PATH, Override};
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 

@@ -1,0 +1,206 @@
+//! The admin socket: publishes, and what may be known of the daemon. It never writes to a client.
+
+mod publish;
+
+use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+
+use self::publish::{Answer, BodyError};
+use crate::{
+    access::{self, Peer},
+    config,
+    shard::{AttachedStream, Dispatcher, Published, Publisher},
+};
+
+/// Longest time for a request's head to arrive; a connection that is kept open and silent longer is closed.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request with many messages may be this many times as long as one message.
+const MESSAGES_A_REQUEST: usize = 16;
+
+/// What the admin socket answers with.
+pub struct Admin {
+    /// Who may publish, and how much.
+    pub config: config::Publish,
+    /// Where publishes go.
+    pub publisher: Arc<dyn Publisher>,
+    /// What the shards know.
+    pub dispatcher: Arc<Dispatcher>,
+    /// The sources' names, by their number.
+    pub sources: Vec<&'static str>,
+}
+
+type Answered = Response<Full<Bytes>>;
+
+impl Admin {
+    /// Serves one connection until it ends, or until `stopped` resolves and the request under way is answered.
+    pub async fn serve(self: Arc<Self>, stream: AttachedStream, stopped: impl Future<Output = ()>) {
+        let peer = match &stream {
+            AttachedStream::Unix(stream) => Peer::of(stream).ok().map(Arc::new),
+            AttachedStream::Tcp(_) => None,
+        };
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (admin, peer) = (Arc::clone(&self), peer.clone());
+            async move { Ok::<_, Infallible>(admin.answer(request, peer.as_deref()).await) }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .pipeline_flush(true)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection on the admin socket ended badly");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: Option<&Peer>) -> Answered {
+        let path = request.uri().path().to_owned();
+        let method = request.method().clone();
+        match (method, path.as_str()) {
+            (Method::POST, "/publish") => self.publish(request, None, peer).await,
+            (Method::POST, path) if path.starts_with("/publish/") => {
+                let channel: Vec<u8> = percent_encoding::percent_decode_str(&path["/publish/".len()..]).collect();
+                self.publish(request, Some(channel), peer).await
+            }
+            (_, path) if path == "/publish" || path.starts_with("/publish/") => not_allowed("POST"),
+            (Method::GET | Method::HEAD, "/stats") => self.stats().await,
+            (Method::GET | Method::HEAD, "/healthz") => json(StatusCode::OK, &json!({ "status": "ok" })),
+            (Method::GET | Method::HEAD, "/readyz") => self.ready(),
+            (_, "/stats" | "/healthz" | "/readyz") => not_allowed("GET, HEAD"),
+            (_, path) => {
+                let what = format!("nothing is at {path:?}; there are POST /publish, GET /stats, /healthz and /readyz");
+                error(StatusCode::NOT_FOUND, &what)
+            }
+        }
+    }
+
+    async fn publish(&self, request: Request<Incoming>, channel: Option<Vec<u8>>, peer: Option<&Peer>) -> Answered {
+        let (head, body) = request.into_parts();
+        let limit = match channel {
+            Some(_) => self.config.max_message,
+            None => self.config.max_message.saturating_mul(MESSAGES_A_REQUEST),
+        };
+        let body = match Limited::new(body, limit).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(cause) if cause.is::<LengthLimitError>() => return too_long(limit),
+            Err(cause) => return error(StatusCode::BAD_REQUEST, &format!("the request's body broke off: {cause}")),
+        };
+        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let request = match (channel, content_type.split(';').next().unwrap_or("").trim()) {
+            (Some(channel), _) => publish::from_raw(&channel, head.uri.query().unwrap_or_default(), body),
+            (None, "application/json") => publish::from_json(&body),
+            (None, "application/x-ndjson" | "application/ndjson" | "application/jsonl") => publish::from_lines(&body),
+            (None, "application/x-www-form-urlencoded" | "") => publish::from_form(&body),
+            (None, other) => {
+                let what = format!(
+                    "{other:?} can't be published: send a form, application/json, application/x-ndjson, or the \
+                     message itself to /publish/CHANNEL"
+                );
+                return error(StatusCode::UNSUPPORTED_MEDIA_TYPE, &what);
+            }
+        };
+        let request = match request.and_then(|request| self.check_length(request)) {
+            Ok(request) => request,
+            Err(what @ BodyError::TooLong { .. }) => return error(StatusCode::PAYLOAD_TOO_LARGE, &what.to_string()),
+            Err(what) => return error(StatusCode::BAD_REQUEST, &what.to_string()),
+        };
+        let bearer =
+            head.headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+        if let Err(refused) = access::may_publish(&self.config, peer, request.key.as_deref().or(bearer)) {
+            return error(StatusCode::FORBIDDEN, &refused.to_string());
+        }
+        match self.publisher.publish(request.messages).await {
+            Ok(published) => render(&published, request.answer),
+            Err(what) => {
+                let mut response = error(StatusCode::SERVICE_UNAVAILABLE, &what.to_string());
+                response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+                response
+            }
+        }
+    }
+
+    fn check_length(&self, request: publish::Request) -> Result<publish::Request, BodyError> {
+        let allowed = self.config.max_message;
+        match request.messages.iter().map(|message| message.data.len()).find(|&given| given > allowed) {
+            Some(given) => Err(BodyError::TooLong { given, allowed }),
+            None => Ok(request),
+        }
+    }
+
+    async fn stats(&self) -> Answered {
+        let all = self.dispatcher.all_subscribers().await;
+        let all: Vec<Value> = all.into_iter().map(|(name, count)| json!([name.as_str(), count])).collect();
+        json(StatusCode::OK, &Value::Array(all))
+    }
+
+    fn ready(&self) -> Answered {
+        let away: Vec<&str> =
+            self.dispatcher.away().into_iter().filter_map(|source| self.sources.get(source).copied()).collect();
+        if away.is_empty() {
+            return json(StatusCode::OK, &json!({ "status": "ready" }));
+        }
+        let what = format!("away: {}; clients stay connected and will be told of the gap", away.join(", "));
+        json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "error": what, "away": away }))
+    }
+}
+
+fn render(published: &[Published], answer: Answer) -> Answered {
+    let result = |id: Option<String>, subscribers: u32| match id {
+        Some(id) => json!({ "status": "ok", "id": id, "subscribers": subscribers }),
+        None => json!({ "status": "ok", "subscribers": subscribers }),
+    };
+    let each = || published.iter().map(|one| result(one.id.map(|id| id.to_string()), one.subscribers));
+    match answer {
+        Answer::One => {
+            // One message on several channels: the id is the last one's, the clients are all.
+            let id = published.last().and_then(|one| one.id).map(|id| id.to_string());
+            json(StatusCode::OK, &result(id, published.iter().map(|one| one.subscribers).sum()))
+        }
+        Answer::Array => json(StatusCode::OK, &Value::Array(each().collect())),
+        Answer::Lines => {
+            let lines: String = each().map(|line| format!("{line}\n")).collect();
+            with_type(StatusCode::OK, "application/x-ndjson", lines)
+        }
+    }
+}
+
+fn too_long(limit: usize) -> Answered {
+    let what = format!(
+        "the request has more than {limit} bytes (publish.max_message, {MESSAGES_A_REQUEST} times it for a list)"
+    );
+    error(StatusCode::PAYLOAD_TOO_LARGE, &what)
+}
+
+fn not_allowed(allow: &'static str) -> Answered {
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, &format!("allowed here: {allow}"));
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allow));
+    response
+}
+
+fn error(status: StatusCode, what: &str) -> Answered {
+    json(status, &json!({ "status": "error", "error": what }))
+}
+
+fn json(status: StatusCode, body: &Value) -> Answered {
+    with_type(status, "application/json", format!("{body}\n"))
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, body: String) -> Answered {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    response
+}

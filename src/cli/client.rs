@@ -1,0 +1,281 @@
+//! A client of the daemon's sockets: one HTTP request at a time over a Unix or a TCP socket, and errors that say what to do.
+
+use std::{error::Error as StdError, io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{HOST, HeaderName, HeaderValue},
+    http::uri::{InvalidUri, PathAndQuery},
+};
+use hyper_util::{
+    client::legacy::{self, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use hyperlocal::UnixConnector;
+
+use super::{Failure, exit, printable};
+use crate::config::Address;
+
+/// How long the daemon may take to answer a request. It answers a publish when Redis has it, so this is far above any delay
+/// of a daemon that is well.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Longest answer that is read whole, in bytes; those to a publish are a line.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// A client of one socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    address: Address,
+    /// The flag that names another socket: errors tell it.
+    flag: &'static str,
+    http: Http,
+}
+
+#[derive(Debug, Clone)]
+enum Http {
+    Unix(legacy::Client<UnixConnector, Full<Bytes>>, PathBuf),
+    Tcp(legacy::Client<HttpConnector, Full<Bytes>>, SocketAddr),
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error(
+        "no ssecast answers on {address} ({reason}): is it running? `systemctl status ssecast` tells; or give {flag}"
+    )]
+    Unreachable {
+        /// Where.
+        address: Address,
+        /// What the system said.
+        reason: String,
+        /// The flag that names another socket.
+        flag: &'static str,
+    },
+    /// The socket is there, but not for this user.
+    #[error("you may not connect to {address} ({reason}): join the group of that socket, or be root")]
+    NotAllowed {
+        /// Where.
+        address: Address,
+        /// What the system said.
+        reason: String,
+    },
+    /// The connection broke before the answer was complete, or what came was no HTTP.
+    #[error("{address} broke off before its answer was complete ({reason})")]
+    Broken {
+        /// Where.
+        address: Address,
+        /// What went wrong.
+        reason: String,
+    },
+    /// There was no answer in time.
+    #[error("{address} took the request, but did not answer within {} s", ANSWER_WITHIN.as_secs())]
+    Silent {
+        /// Where.
+        address: Address,
+    },
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let code = match error {
+            ClientError::Unreachable { .. } => exit::UNAVAILABLE,
+            ClientError::NotAllowed { .. } => exit::NO_PERMISSION,
+            ClientError::Broken { .. } | ClientError::Silent { .. } => exit::IO,
+        };
+        Self::new(code, error)
+    }
+}
+
+impl Client {
+    /// A client of the socket at `address`; `flag` is what an error tells the user to name another one with. Connects when it
+    /// sends. To be made and used inside of a tokio runtime.
+    #[must_use]
+    pub fn new(address: Address, flag: &'static str) -> Self {
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder.pool_max_idle_per_host(0);
+        let http = match &address {
+            Address::Unix(path) => Http::Unix(builder.build(UnixConnector), path.clone()),
+            Address::Tcp(address) => Http::Tcp(builder.build_http(), *address),
+        };
+        Self { address, flag, http }
+    }
+
+    /// Where it connects to.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Sends a request and waits for the head of the answer, 30 s at most.
+    ///
+    /// # Errors
+    /// [`ClientError`], where there was none. An answer of any status is not an error here.
+    pub async fn send(
+        &self,
+        method: Method,
+        target: &PathAndQuery,
+        headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        request.headers_mut().extend(headers);
+        // A socket's path is no host's name.
+        request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+        let answer = async {
+            let answer = match &self.http {
+                Http::Unix(client, path) => {
+                    *request.uri_mut() = hyperlocal::Uri::new(path, target.as_str()).into();
+                    client.request(request).await
+                }
+                Http::Tcp(client, address) => {
+                    let uri = format!("http://{address}{target}").parse();
+                    *request.uri_mut() = uri.map_err(|error: InvalidUri| self.broken(&error))?;
+                    client.request(request).await
+                }
+            };
+            answer.map_err(|error| self.explain(&error))
+        };
+        tokio::time::timeout(ANSWER_WITHIN, answer)
+            .await
+            .unwrap_or_else(|_| Err(ClientError::Silent { address: self.address.clone() }))
+    }
+
+    /// Reads the whole body of an answer, 1 MiB at most, within 30 s.
+    ///
+    /// # Errors
+    /// [`ClientError::Broken`] if it ends too soon or is larger, [`ClientError::Silent`] if it doesn't come.
+    pub async fn read_body(&self, answer: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect();
+        match tokio::time::timeout(ANSWER_WITHIN, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) => Err(self.broken(&*error)),
+            Err(_) => Err(ClientError::Silent { address: self.address.clone() }),
+        }
+    }
+
+    /// What the daemon said with a status other than 200, for its user: the line of JSON in the body, or the status's own
+    /// words.
+    pub async fn refusal(&self, answer: Response<Incoming>) -> Failure {
+        let status = answer.status();
+        let body = self.read_body(answer).await.unwrap_or_default();
+        refusal(&self.address, status, &body)
+    }
+
+    fn explain(&self, error: &legacy::Error) -> ClientError {
+        let address = self.address.clone();
+        if !error.is_connect() {
+            return self.broken(error);
+        }
+        match find_io(error) {
+            Some(io) if io.kind() == io::ErrorKind::PermissionDenied => {
+                ClientError::NotAllowed { address, reason: reason(io) }
+            }
+            io => {
+                let reason = io.map_or_else(|| innermost(error), reason);
+                ClientError::Unreachable { address, reason, flag: self.flag }
+            }
+        }
+    }
+
+    fn broken(&self, error: &(dyn StdError + 'static)) -> ClientError {
+        let reason = find_io(error).map_or_else(|| innermost(error), reason);
+        ClientError::Broken { address: self.address.clone(), reason }
+    }
+}
+
+fn refusal(address: &Address, status: StatusCode, body: &[u8]) -> Failure {
+    let body = String::from_utf8_lossy(body);
+    // Another program may listen there, and pages of HTML help nobody.
+    match body.lines().next().map(str::trim).filter(|line| line.starts_with('{')) {
+        Some(line) => Failure::new(1, printable(line, " ")),
+        None => Failure::new(1, format_args!("{address} answered {status}")),
+    }
+}
+
+/// The system's error below `error`, if there is one.
+fn find_io<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e io::Error> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
+}
+
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    std::iter::successors(Some(error), |&error| error.source()).last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// What the system says of an error, without its number.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::stub::Stub, *};
+
+    fn get(address: Address) -> Result<Bytes, Failure> {
+        super::super::runtime().unwrap().block_on(async {
+            let client = Client::new(address, "--socket");
+            let target = PathAndQuery::from_static("/stats");
+            let answer = client.send(Method::GET, &target, [], Bytes::new()).await?;
+            if answer.status() != StatusCode::OK {
+                return Err(client.refusal(answer).await);
+            }
+            Ok(client.read_body(answer).await?)
+        })
+    }
+
+    #[test]
+    fn where_nobody_answers_it_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.sock");
+        let failure = get(Address::Unix(path.clone())).unwrap_err();
+        let expected = format!(
+            "no ssecast answers on {} (No such file or directory): is it running? `systemctl status ssecast` \
+             tells; or give --socket",
+            path.display()
+        );
+        assert_eq!((failure.code(), failure.to_string()), (exit::UNAVAILABLE, expected));
+
+        // A socket whose daemon has died.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let failure = get(Address::Unix(path)).unwrap_err();
+        assert_eq!(failure.code(), exit::UNAVAILABLE);
+        assert!(failure.to_string().contains("(Connection refused)"), "{failure}");
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        drop(listener);
+        let failure = get(address).unwrap_err();
+        assert_eq!(failure.code(), exit::UNAVAILABLE);
+        assert!(failure.to_string().contains("(Connection refused)"), "{failure}");
+    }
+
+    #[test]
+    fn an_answer_is_read_whole_or_not_at_all() {
+        let stub = Stub::start(&[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"]);
+        assert_eq!(get(stub.address()).unwrap(), "hello");
+        let request = String::from_utf8(stub.requests().remove(0)).unwrap();
+        assert!(request.starts_with("GET /stats HTTP/1.1\r\n") && request.contains("host: localhost\r\n"), "{request}");
+
+        for broken in [&b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello"[..], b"", b"220 mail.example.com\r\n"] {
+            let failure = get(Stub::start(&[broken]).address()).unwrap_err();
+            assert_eq!(failure.code(), exit::IO, "{failure}");
+            assert!(failure.to_string().contains("broke off"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_the_daemons_own_line() {
+        let stub =
+            Stub::start(&[b"HTTP/1.1 403 Forbidden\r\nContent-Length: 27\r\n\r\n{\"error\":\"no such key\x1b[1m\"}"]);
+        let failure = get(stub.address()).unwrap_err();
+        assert_eq!((failure.code(), failure.to_string().as_str()), (1, "{\"error\":\"no such key\\u{1b}[1m\"}"));
+        let stub = Stub::start(&[b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>"]);
+        let address = stub.address();
+        assert_eq!(get(stub.address()).unwrap_err().to_string(), format!("{address} answered 404 Not Found"));
+    }
+}

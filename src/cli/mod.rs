@@ -1,0 +1,196 @@
+//! The command line: its grammar, which subcommand runs, and the exit code. Each subcommand is a file below.
+//!
+//! Nothing is started here: a subcommand that needs a runtime builds its own, since the daemon forks before it has one.
+
+pub mod check;
+pub mod client;
+pub mod event_stream;
+pub mod publish;
+pub mod serve;
+#[cfg(test)]
+mod stub;
+pub mod tail;
+mod tail_format;
+
+use std::{
+    ffi::OsString,
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigErrors;
+
+/// Exit codes beside 0 and 1, as `sysexits.h` has them.
+pub mod exit {
+    /// The command line or the configuration is wrong.
+    pub const USAGE: u8 = 64;
+    /// The daemon doesn't answer.
+    pub const UNAVAILABLE: u8 = 69;
+    /// A connection, a file or a pipe broke.
+    pub const IO: u8 = 74;
+    /// This user may not connect.
+    pub const NO_PERMISSION: u8 = 77;
+}
+
+/// Turns publishes into Server-Sent Events: browsers read them through nginx, applications publish with redis-cli, HTTP or
+/// this program.
+#[derive(Debug, Parser)]
+#[command(name = "ssecast", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Check(check::CheckArgs),
+    Publish(publish::PublishArgs),
+    Tail(tail::TailArgs),
+}
+
+/// Runs the program with the arguments it was started with. Errors go to standard error; the exit code is 0, 1 or one of
+/// [`exit`].
+#[must_use]
+pub fn run() -> ExitCode {
+    run_from(std::env::args_os())
+}
+
+fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. Where they can't be printed, nobody reads them.
+            let _ = error.print();
+            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Publish(args) => publish::run(&args),
+        Command::Tail(args) => tail::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Why a subcommand ended without success: what is printed on standard error, and the exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    code: u8,
+    message: String,
+    /// Whether the message begins with a place of its own, and not with the program's name.
+    placed: bool,
+}
+
+impl Failure {
+    /// A failure with the exit code `code`, told as `ssecast: {message}`.
+    #[must_use]
+    pub fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string(), placed: false }
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Tells it on standard error.
+    fn report(&self) -> ExitCode {
+        let name = if self.placed { "" } else { "ssecast: " };
+        // Where standard error is closed, the exit code tells.
+        let _ = writeln!(io::stderr(), "{name}{}", self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<ConfigErrors> for Failure {
+    /// The errors as they are: each begins with its file, as compilers do it, so that editors find the line.
+    fn from(errors: ConfigErrors) -> Self {
+        Self { code: exit::USAGE, message: errors.to_string(), placed: true }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::new(exit::IO, error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    /// The error with its causes, exit code 1.
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(1, format_args!("{error:#}"))
+    }
+}
+
+/// A runtime for a subcommand that talks to the daemon: one thread, and made only once it is needed.
+///
+/// # Errors
+/// What the system said when it refused the runtime's file descriptors.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Prints an answer. A reader that has left wanted no more of it, which is no failure.
+///
+/// # Errors
+/// What else the system says of standard output.
+fn print(answer: &[u8]) -> io::Result<()> {
+    match io::stdout().write_all(answer).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
+/// `text` with `line_feed` for each line feed and with its control characters escaped: these are strangers' words, and a
+/// terminal obeys control characters.
+fn printable(text: &str, line_feed: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\n' => shown.push_str(line_feed),
+            '\t' => shown.push('\t'),
+            char if char.is_control() => shown.extend(char.escape_default()),
+            char => shown.push(char),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_64_and_help_with_0() {
+        let run = |args: &[&str]| run_from(args.iter().map(OsString::from));
+        let code = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(format!("{:?}", run(&["ssecast", "--help"])), code(0));
+        assert_eq!(format!("{:?}", run(&["ssecast", "no-such-thing"])), code(64));
+        assert_eq!(format!("{:?}", run(&["ssecast", "publish", "a,b", "x"])), code(64));
+        assert_eq!(format!("{:?}", run(&["ssecast", "check", "--config", "/nowhere/c.toml"])), code(64));
+    }
+}

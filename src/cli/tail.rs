@@ -1,0 +1,287 @@
+//! `ssecast tail`: prints a stream's events as they come, and reconnects as a browser's EventSource does.
+//!
+//! SIGINT keeps its default action, which ends the program at once and quietly, even while its reader is stuck.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::{
+    Method, Response, StatusCode,
+    body::Incoming,
+    header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue},
+    http::uri::PathAndQuery,
+};
+
+use super::{
+    Failure,
+    client::{Client, ClientError},
+    event_stream::EventStream,
+    exit, runtime,
+    tail_format::{Format, Printer},
+};
+use crate::config::{Address, Listen};
+
+/// What is waited before reconnecting where the daemon has said nothing.
+const DEFAULT_RETRY: Duration = Duration::from_secs(3);
+/// Longest wait while the daemon is away, unless it asked for a longer one.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// Print the events of channels as they come
+///
+/// Reconnects when the connection is lost, and goes on where it was; events that may have been missed are told on standard
+/// error. Ends with Ctrl-C.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  ssecast tail cats dogs\n  ssecast tail prices --json | jq .data")]
+pub struct TailArgs {
+    /// The channels
+    #[arg(value_name = "CHANNEL", required = true)]
+    channels: Vec<String>,
+
+    /// The daemon's public socket: a path, or tcp://IP:PORT [default: the configuration's]
+    #[arg(long, value_name = "ADDRESS")]
+    socket: Option<Address>,
+
+    /// The daemon's configuration file [default: /etc/ssecast/ssecast.toml, if it is there]
+    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
+    config: Option<PathBuf>,
+
+    /// Begin after the event with this id, with what the daemon still has
+    #[arg(long, value_name = "ID", value_parser = parse_id)]
+    last_event_id: Option<HeaderValue>,
+
+    /// Print each event as a line of JSON: id, channel, event, data
+    #[arg(long)]
+    json: bool,
+
+    /// Print messages alone, byte for byte, each with a line feed behind it
+    #[arg(long, conflicts_with = "json")]
+    raw: bool,
+}
+
+/// Prints events until the reader of standard output leaves or the daemon says that there is nothing to come.
+///
+/// # Errors
+/// No daemon at the start (69), not allowed to connect (77), refused by the daemon (1), wrong configuration (64). A daemon that
+/// goes away later is waited for.
+pub fn run(args: &TailArgs) -> Result<(), Failure> {
+    let address = match &args.socket {
+        Some(address) => address.clone(),
+        None => Listen::load(args.config.as_deref())?.public,
+    };
+    let format = match (args.json, args.raw) {
+        (true, _) => Format::Json,
+        (_, true) => Format::Raw,
+        _ => Format::Text,
+    };
+    let target = target(&args.channels, format).map_err(|error| Failure::new(exit::USAGE, error))?;
+    runtime()?.block_on(async {
+        let last_event_id = args.last_event_id.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+        let mut tail = Tail {
+            client: Client::new(address, "--socket"),
+            target,
+            stream: EventStream::resume(last_event_id),
+            printer: Printer::new(format, io::stdout().lock(), io::stderr()),
+        };
+        match tail.follow().await {
+            Err(End::Reader(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(End::Reader(error)) => Err(error.into()),
+            Err(End::Failed(failure)) => Err(failure),
+            Ok(()) => Ok(()),
+        }
+    })
+}
+
+fn parse_id(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|_| "an id has no control characters".to_owned())
+}
+
+fn target(channels: &[String], format: Format) -> Result<PathAndQuery, String> {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for channel in channels {
+        query.append_pair("channels", channel);
+    }
+    if format.needs_envelope() {
+        query.append_pair("envelope", "1");
+    }
+    let target: Result<PathAndQuery, _> = format!("/?{}", query.finish()).parse();
+    target.map_err(|error| format!("too many channels for one request: {error}"))
+}
+
+/// Why a tail ends other than by the daemon's word.
+#[derive(Debug)]
+enum End {
+    /// Standard output takes no more.
+    Reader(io::Error),
+    /// There is nothing to wait for.
+    Failed(Failure),
+}
+
+struct Tail<O, E> {
+    client: Client,
+    target: PathAndQuery,
+    stream: EventStream,
+    printer: Printer<O, E>,
+}
+
+impl<O: Write, E: Write> Tail<O, E> {
+    /// Connects again and again, until the daemon answers 204, by which EventSource ends too.
+    async fn follow(&mut self) -> Result<(), End> {
+        let mut connected_once = false;
+        let mut failures = 0;
+        loop {
+            match self.connect().await {
+                Ok(answer) if answer.status() == StatusCode::NO_CONTENT => return Ok(()),
+                Ok(answer) if is_event_stream(&answer) => {
+                    if failures > 0 {
+                        self.printer.note(format_args!("{} answers again", self.client.address()));
+                    }
+                    connected_once = true;
+                    failures = 0;
+                    self.read(answer).await?;
+                }
+                // A daemon that restarts, or a proxy before it, may have no better answer for a while.
+                Ok(answer) if connected_once && answer.status().is_server_error() => {
+                    if failures == 0 {
+                        self.printer.note(format_args!("{}; trying on", self.client.refusal(answer).await));
+                    }
+                    failures += 1;
+                }
+                Ok(answer) if answer.status() == StatusCode::OK => {
+                    let what = format!("{} answers, but with no event stream: is it ssecast's?", self.client.address());
+                    return Err(End::Failed(Failure::new(1, what)));
+                }
+                Ok(answer) => return Err(End::Failed(self.client.refusal(answer).await)),
+                Err(error) if connected_once => {
+                    if failures == 0 {
+                        self.printer.note(format_args!("the connection is lost: {error}; trying on"));
+                    }
+                    failures += 1;
+                }
+                Err(error) => return Err(End::Failed(error.into())),
+            }
+            tokio::time::sleep(wait(self.stream.retry(), failures)).await;
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Response<Incoming>, ClientError> {
+        let mut headers = vec![(ACCEPT, HeaderValue::from_static("text/event-stream"))];
+        let id = self.stream.last_event_id();
+        // An id that no header can carry is no id of ssecast's.
+        if let Some(id) = Some(id).filter(|id| !id.is_empty()).and_then(|id| HeaderValue::from_bytes(id).ok()) {
+            headers.push((HeaderName::from_static("last-event-id"), id));
+        }
+        self.client.send(Method::GET, &self.target, headers, Bytes::new()).await
+    }
+
+    /// Prints a connection's events until it ends. How it ends doesn't matter: the next one goes on after the last whole event.
+    async fn read(&mut self, answer: Response<Incoming>) -> Result<(), End> {
+        self.stream.reconnect();
+        let mut body = answer.into_body();
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(chunk) = frame.into_data() else { continue };
+            for event in self.stream.feed(&chunk) {
+                self.printer.print(&event).map_err(End::Reader)?;
+            }
+            self.printer.flush().map_err(End::Reader)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_event_stream(answer: &Response<Incoming>) -> bool {
+    let content_type = answer.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let essence = content_type.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    answer.status() == StatusCode::OK && essence.eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// How long to wait before the next attempt: as the daemon asked, and twice as long with each attempt that failed.
+fn wait(retry: Option<Duration>, failures: u32) -> Duration {
+    let retry = retry.unwrap_or(DEFAULT_RETRY);
+    // A daemon that asks for none is not asked more often than this while it is away.
+    let floor = if failures == 0 { retry } else { retry.max(Duration::from_millis(100)) };
+    floor.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_RETRY.max(retry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::stub::Stub, *};
+
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+
+    /// What is printed, what is told beside it, and how it ended.
+    fn follow(address: Address, id: &[u8]) -> (String, String, Result<(), End>) {
+        runtime().unwrap().block_on(async {
+            let (mut out, mut notes) = (Vec::new(), Vec::new());
+            let mut tail = Tail {
+                client: Client::new(address, "--socket"),
+                target: target(&["a b".into(), "c".into()], Format::Raw).unwrap(),
+                stream: EventStream::resume(id),
+                printer: Printer::new(Format::Raw, &mut out, &mut notes),
+            };
+            let end = tail.follow().await;
+            (String::from_utf8(out).unwrap(), String::from_utf8(notes).unwrap(), end)
+        })
+    }
+
+    #[test]
+    fn goes_on_where_it_was_cut_off() {
+        let first = format!("{HEAD}retry: 1\nid: n-1\n\nid: n-2\ndata: one\n\nid: n-3\ndata: half");
+        let second = format!("{HEAD}\u{feff}id: n-3\ndata: two\n\n");
+        let away = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+        let end = "HTTP/1.1 204 No Content\r\n\r\n";
+        let stub = Stub::start(&[first.as_bytes(), away.as_bytes(), second.as_bytes(), end.as_bytes()]);
+        let address = stub.address();
+        let (out, notes, end) = follow(stub.address(), b"");
+        assert!(end.is_ok(), "{end:?}");
+        assert_eq!(out, "one\ntwo\n");
+        let expected = format!(
+            "ssecast tail: {address} answered 503 Service Unavailable; trying on\nssecast tail: {address} answers again\n"
+        );
+        assert_eq!(notes, expected);
+        let requests: Vec<_> = stub.requests().into_iter().map(|head| String::from_utf8(head).unwrap()).collect();
+        assert!(requests.iter().all(|head| head.starts_with("GET /?channels=a+b&channels=c HTTP/1.1\r\n")));
+        let id = |head: &String| head.lines().find_map(|line| line.strip_prefix("last-event-id: ").map(str::to_owned));
+        let ids: Vec<_> = requests.iter().map(id).collect();
+        assert_eq!(ids, [None, Some("n-2".into()), Some("n-2".into()), Some("n-3".into())]);
+    }
+
+    #[test]
+    fn begins_after_the_id_it_was_given() {
+        let stub = Stub::start(&[b"HTTP/1.1 204 No Content\r\n\r\n"]);
+        assert!(follow(stub.address(), b"n-7").2.is_ok());
+        assert!(String::from_utf8_lossy(&stub.requests()[0]).contains("last-event-id: n-7\r\n"));
+    }
+
+    #[test]
+    fn what_cannot_come_right_ends_it() {
+        for (answer, said) in [
+            ("HTTP/1.1 400 Bad Request\r\nContent-Length: 12\r\n\r\n{\"error\":\"\"}", "{\"error\":\"\"}"),
+            ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "503"),
+            ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n", "no event stream"),
+        ] {
+            let stub = Stub::start(&[answer.as_bytes()]);
+            let (_, _, end) = follow(stub.address(), b"");
+            let Err(End::Failed(failure)) = end else { panic!("{end:?}") };
+            assert!(failure.code() == 1 && failure.to_string().contains(said), "{failure}");
+        }
+        let (_, _, end) = follow(Address::Unix("/nowhere/s.sock".into()), b"");
+        assert!(matches!(end, Err(End::Failed(failure)) if failure.code() == exit::UNAVAILABLE));
+    }
+
+    #[test]
+    fn waits_as_the_daemon_asked_and_longer_while_it_is_away() {
+        let seconds = Duration::from_secs;
+        assert_eq!(wait(None, 0), DEFAULT_RETRY);
+        assert_eq!(wait(Some(seconds(0)), 0), seconds(0));
+        assert_eq!(wait(Some(seconds(2)), 1), seconds(2));
+        assert_eq!(wait(Some(seconds(2)), 3), seconds(8));
+        assert_eq!(wait(Some(seconds(2)), 40), LONGEST_RETRY);
+        assert_eq!(wait(Some(seconds(60)), 5), seconds(60));
+        assert!(wait(Some(seconds(0)), 1) > seconds(0));
+    }
+}

@@ -1,0 +1,183 @@
+//! How `ssecast tail` shows events: as text for people, as JSON, or as the messages alone. Gaps and notes go beside them.
+
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+    io::{self, Write},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{event_stream::StreamEvent, printable};
+use crate::sse::GAP_EVENT;
+
+/// How events are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// `channel (type): message`, for people: control characters can't reach their terminal.
+    Text,
+    /// A line of JSON for each.
+    Json,
+    /// The message, byte for byte, and a line feed.
+    Raw,
+}
+
+impl Format {
+    /// Whether the stream must say each event's channel.
+    pub(super) fn needs_envelope(self) -> bool {
+        !matches!(self, Self::Raw)
+    }
+}
+
+/// Writes events to `out`, and what else there is to tell to `notes`.
+pub(super) struct Printer<O, E> {
+    format: Format,
+    out: O,
+    notes: E,
+}
+
+/// What `envelope=1` makes of a message.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    channel: Cow<'a, str>,
+    #[serde(borrow)]
+    data: Cow<'a, str>,
+}
+
+#[derive(Serialize)]
+struct JsonEvent<'a> {
+    id: &'a str,
+    channel: Option<&'a str>,
+    event: Option<&'a str>,
+    data: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Gap<'a> {
+    channels: Vec<String>,
+    #[serde(borrow)]
+    reason: Cow<'a, str>,
+}
+
+impl<O: Write, E: Write> Printer<O, E> {
+    pub(super) fn new(format: Format, out: O, notes: E) -> Self {
+        Self { format, out, notes }
+    }
+
+    /// Shows an event; a gap is a note.
+    ///
+    /// # Errors
+    /// What the reader of `out` makes of it: a broken pipe, if it has left.
+    pub(super) fn print(&mut self, event: &StreamEvent) -> io::Result<()> {
+        if event.event == GAP_EVENT.as_bytes() {
+            self.tell_gap(&event.data);
+            return Ok(());
+        }
+        if self.format == Format::Raw {
+            self.out.write_all(&event.data)?;
+            return self.out.write_all(b"\n");
+        }
+        let data = String::from_utf8_lossy(&event.data);
+        let event_type = String::from_utf8_lossy(&event.event);
+        // What isn't an envelope comes from something else than ssecast, and is shown as it is.
+        let envelope: Option<Envelope<'_>> = serde_json::from_str(&data).ok();
+        let (channel, data) = match &envelope {
+            Some(envelope) => (Some(&*envelope.channel), &*envelope.data),
+            None => (None, &*data),
+        };
+        let event_type = Some(&*event_type).filter(|event_type| !event_type.is_empty());
+        if self.format == Format::Json {
+            let id = String::from_utf8_lossy(&event.id);
+            serde_json::to_writer(&mut self.out, &JsonEvent { id: &id, channel, event: event_type, data })?;
+            return self.out.write_all(b"\n");
+        }
+        self.out.write_all(as_text(channel, event_type, data).as_bytes())
+    }
+
+    /// Hands on what was printed.
+    ///
+    /// # Errors
+    /// As [`Printer::print`].
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// Tells something beside the events. Where nobody listens, it is lost.
+    pub(super) fn note(&mut self, note: fmt::Arguments<'_>) {
+        let _ = writeln!(self.notes, "ssecast tail: {}", printable(&note.to_string(), " "));
+    }
+
+    fn tell_gap(&mut self, data: &[u8]) {
+        let Ok(gap) = serde_json::from_slice::<Gap<'_>>(data) else {
+            self.note(format_args!("events may have been missed: {}", String::from_utf8_lossy(data)));
+            return;
+        };
+        let why = match &*gap.reason {
+            "history" => "what followed is no longer kept",
+            "restart" => "the daemon was started anew, and can't know",
+            "source" => "the daemon had lost its source for a while",
+            "slow" => "they were not read in time",
+            other => other,
+        };
+        let channels = gap.channels.join(", ");
+        self.note(format_args!("events of {channels} may have been missed: {why}"));
+    }
+}
+
+fn as_text(channel: Option<&str>, event_type: Option<&str>, data: &str) -> String {
+    let mut text = printable(channel.unwrap_or("?"), " ");
+    if let Some(event_type) = event_type {
+        // Writing into a String cannot fail.
+        let _ = write!(text, " ({})", printable(event_type, " "));
+    }
+    text.push_str(": ");
+    text.push_str(&printable(data, "\n  "));
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is printed, and what is told beside it.
+    fn show(format: Format, event: &str, data: &[u8]) -> (String, String) {
+        let mut printer = Printer::new(format, Vec::new(), Vec::new());
+        let event = StreamEvent { id: b"abcdefgh-7".to_vec(), event: event.into(), data: data.to_vec() };
+        printer.print(&event).unwrap();
+        (String::from_utf8_lossy(&printer.out).into_owned(), String::from_utf8_lossy(&printer.notes).into_owned())
+    }
+
+    #[test]
+    fn text_is_for_people_and_harmless_to_terminals() {
+        let message = br#"{"channel":"cats","data":"meow\nand \u001b[31mpurr"}"#;
+        assert_eq!(show(Format::Text, "", message).0, "cats: meow\n  and \\u{1b}[31mpurr\n");
+        assert_eq!(show(Format::Text, "mood", message).0, "cats (mood): meow\n  and \\u{1b}[31mpurr\n");
+        assert_eq!(show(Format::Text, "", b"of someone else").0, "?: of someone else\n");
+    }
+
+    #[test]
+    fn json_has_what_there_is_to_know() {
+        let message = r#"{"channel":"größe","data":"a\nb"}"#.as_bytes();
+        assert_eq!(
+            show(Format::Json, "mood", message).0,
+            "{\"id\":\"abcdefgh-7\",\"channel\":\"größe\",\"event\":\"mood\",\"data\":\"a\\nb\"}\n"
+        );
+        assert!(show(Format::Json, "", message).0.contains("\"event\":null"));
+    }
+
+    #[test]
+    fn raw_is_the_message_alone() {
+        assert_eq!(show(Format::Raw, "mood", b"[1,2,3]").0, "[1,2,3]\n");
+    }
+
+    #[test]
+    fn gaps_are_told_beside_the_events() {
+        let (out, notes) = show(Format::Raw, GAP_EVENT, br#"{"channels":["cats","dogs"],"reason":"history"}"#);
+        assert_eq!(out, "");
+        assert_eq!(notes, "ssecast tail: events of cats, dogs may have been missed: what followed is no longer kept\n");
+        let (_, notes) = show(Format::Json, GAP_EVENT, b"{}\x1b");
+        assert_eq!(notes, "ssecast tail: events may have been missed: {}\\u{1b}\n");
+    }
+}

@@ -1,0 +1,92 @@
+//! Addresses as text: a path, or `tcp://IP:PORT`.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+
+use super::Address;
+
+/// Longest path of a Unix socket, in bytes: `sun_path` less its closing NUL, unix(7).
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Why a text is no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// There was no text.
+    #[error("is empty; write a path or \"tcp://127.0.0.1:8888\"")]
+    Empty,
+    /// What follows `tcp://` is no IP address with a port.
+    #[error("{0:?} has no IP address with a port; write \"tcp://127.0.0.1:8888\" or \"tcp://[::1]:8888\"")]
+    NotTcp(String),
+    /// It has a scheme other than `tcp://`.
+    #[error("{0:?} is neither a path nor a TCP address; write a path alone, or \"tcp://127.0.0.1:8888\"")]
+    Scheme(String),
+    /// The path is longer than the kernel takes.
+    #[error("the path has {0} bytes; a Unix socket's path has at most {MAX_SOCKET_PATH_BYTES}")]
+    TooLong(usize),
+    /// The path can't be a file's: it ends in a slash or has a NUL.
+    #[error("{0:?} can't be a socket's path; write one that ends in a file name")]
+    NotAFile(String),
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    /// Reads `tcp://IP:PORT`, or a path. A relative path is relative to the working directory.
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if text.is_empty() {
+            return Err(AddressError::Empty);
+        }
+        if let Some(address) = text.strip_prefix("tcp://") {
+            let address: SocketAddr = address.parse().map_err(|_| AddressError::NotTcp(text.to_owned()))?;
+            return Ok(Self::Tcp(address));
+        }
+        // "unix:" is how nginx writes a socket, "127.0.0.1:8888" how everyone forgets the scheme.
+        if text.contains("://") || text.starts_with("unix:") || text.parse::<SocketAddr>().is_ok() {
+            return Err(AddressError::Scheme(text.to_owned()));
+        }
+        if text.ends_with('/') || text.contains('\0') {
+            return Err(AddressError::NotAFile(text.to_owned()));
+        }
+        if text.len() > MAX_SOCKET_PATH_BYTES {
+            return Err(AddressError::TooLong(text.len()));
+        }
+        Ok(Self::Unix(PathBuf::from(text)))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_reads_back_as_it_was_written() {
+        for text in ["/run/a.sock", "a.sock", "tcp://127.0.0.1:8888", "tcp://[::1]:0"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_says_what_to_write() {
+        let long = "/x".repeat(54);
+        for (text, error) in [
+            ("", AddressError::Empty),
+            ("tcp://localhost:1", AddressError::NotTcp("tcp://localhost:1".into())),
+            ("tcp://127.0.0.1", AddressError::NotTcp("tcp://127.0.0.1".into())),
+            ("unix:/run/a.sock", AddressError::Scheme("unix:/run/a.sock".into())),
+            ("http://a", AddressError::Scheme("http://a".into())),
+            ("127.0.0.1:8888", AddressError::Scheme("127.0.0.1:8888".into())),
+            ("/run/", AddressError::NotAFile("/run/".into())),
+            (&long, AddressError::TooLong(108)),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(error), "{text}");
+        }
+    }
+}

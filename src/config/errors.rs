@@ -1,0 +1,95 @@
+//! What is wrong with a configuration: every error at once, each with its place and how to mend it.
+
+use std::fmt;
+
+/// Everything that is wrong with a configuration, in the order of the file. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors {
+    file: String,
+    errors: Vec<ConfigError>,
+}
+
+impl ConfigErrors {
+    /// What was found in `file`, sorted by place.
+    pub(super) fn new(file: &str, mut errors: Vec<ConfigError>) -> Self {
+        errors.sort_by_key(|error| error.place);
+        Self { file: file.to_owned(), errors }
+    }
+
+    /// One line for each error: `file:line: key: what is wrong; how to mend it`. A flag's errors begin with the flag.
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.errors.iter().map(|error| error.line(&self.file))
+    }
+
+    /// How many there are; at least one.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.errors.len()
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, line) in self.lines().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            f.write_str(&line)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Where a value stands. Places sort as a reader meets them: the file, its lines, then the flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// The file as a whole.
+    File,
+    /// A line and, where TOML itself is broken, a column; both counted from 1.
+    Line(usize, Option<usize>),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+/// One error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ConfigError {
+    pub(super) place: Place,
+    /// The key in full, as `stream.retry`; empty where it isn't about one.
+    pub(super) key: String,
+    pub(super) problem: Problem,
+}
+
+impl ConfigError {
+    fn line(&self, file: &str) -> String {
+        let place = match self.place {
+            Place::File => file.to_owned(),
+            Place::Line(line, None) => format!("{file}:{line}"),
+            Place::Line(line, Some(column)) => format!("{file}:{line}:{column}"),
+            Place::Flag(flag) => flag.to_owned(),
+        };
+        let key = match (self.key.as_str(), self.place) {
+            // A flag stands for its key.
+            ("", _) | (_, Place::Flag(_)) => String::new(),
+            (key, _) => format!("{key}: "),
+        };
+        let Problem { what, mend } = &self.problem;
+        let separator = if mend.is_empty() { "" } else { "; " };
+        format!("{place}: {key}{what}{separator}{mend}")
+    }
+}
+
+/// What is wrong with a value, and what to do about it (empty where that goes without saying).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) what: String,
+    pub(super) mend: String,
+}
+
+impl Problem {
+    pub(super) fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { what: what.into(), mend: mend.into() }
+    }
+}

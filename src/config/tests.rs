@@ -1,0 +1,290 @@
+//! The configuration from outside: files in, configurations or lists of errors out.
+
+use std::{fs, path::Path};
+
+use super::*;
+
+fn errors(text: &str) -> Vec<String> {
+    Config::parse(text, "t.toml").unwrap_err().lines().collect()
+}
+
+#[test]
+fn nothing_is_the_default() {
+    assert_eq!(Config::parse("", "t.toml").unwrap(), Config::default());
+    assert_eq!(Config::parse("\u{feff}# all of it\r\n\r\n[stream]\r\n", "t.toml").unwrap(), Config::default());
+}
+
+#[test]
+fn the_default_document_is_the_default_whether_commented_out_or_not() {
+    let document = default_document();
+    assert_eq!(Config::parse(&document, "t.toml").unwrap(), Config::default());
+    let settings = |line: &&str| !line.starts_with("# ") || line.contains(" = ") || line.starts_with("# [");
+    let all: Vec<_> = document.lines().filter(settings).map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+    let redis = Redis { url: "redis://127.0.0.1:6379".into(), prefix: String::new() };
+    let expected = Config { redis: Some(redis), ..Config::default() };
+    assert_eq!(Config::parse(&all.join("\n"), "t.toml").unwrap(), expected);
+}
+
+#[test]
+fn no_known_key_is_left_unread() {
+    for key in KEYS {
+        let found = errors(&format!("{} = 1.5", key.path));
+        assert!(found.len() == 1 && found[0].starts_with(&format!("t.toml:1: {}: ", key.path)), "{found:?}");
+    }
+}
+
+#[test]
+fn everything_can_be_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    fs::write(&keys, "# publishers\none\n\n  two  \n").unwrap();
+    let text = format!(
+        r#"
+        [listen]
+        public = "tcp://127.0.0.1:8888"
+        public_mode = 0o600
+        public_group = "root"
+        admin = "admin.sock"
+        admin_mode = "600"
+        [process]
+        workers = 2
+        drain = "1m 30s"
+        [stream]
+        ping_interval = "500ms"
+        retry = "2s .. 3s"
+        max_lifetime = "1h"
+        max_clients = 1_000
+        max_channels_per_client = 1
+        allow_origins = ["*", "https://www.example.com:8443", "capacitor://localhost"]
+        [history]
+        messages = 0
+        age = "0s"
+        bytes = "1.5kB"
+        linger = "0s"
+        skew = "1ms"
+        stretch = "7s"
+        [redis]
+        url = "redis+unix:///run/redis.sock?db=2"
+        prefix = "site:"
+        [publish]
+        key_files = ["{}"]
+        users = ["root", 33, "1000"]
+        groups = ["root", 7]
+        max_message = 4096
+        [drain]
+        spread = "3s"
+        "#,
+        keys.display()
+    );
+    let seconds = Duration::from_secs;
+    let expected = Config {
+        listen: Listen {
+            public: Address::Tcp(([127, 0, 0, 1], 8888).into()),
+            admin: Address::Unix("admin.sock".into()),
+            public_mode: 0o600,
+            public_group: Some("root".into()),
+            admin_mode: 0o600,
+            admin_group: None,
+        },
+        process: Process { workers: 2.try_into().unwrap(), drain: seconds(90) },
+        stream: Stream {
+            ping_interval: Duration::from_millis(500),
+            retry: DurationRange { min: seconds(2), max: seconds(3) },
+            max_lifetime: Some(seconds(3600)),
+            max_clients: 1000,
+            max_channels_per_client: 1,
+            allow_origins: vec!["*".into(), "https://www.example.com:8443".into(), "capacitor://localhost".into()],
+        },
+        history: History {
+            messages: 0,
+            age: seconds(0),
+            bytes: 1500,
+            linger: seconds(0),
+            skew: Duration::from_millis(1),
+            stretch: seconds(7),
+        },
+        redis: Some(Redis { url: "redis+unix:///run/redis.sock?db=2".into(), prefix: "site:".into() }),
+        publish: Publish {
+            keys: vec!["one".into(), "two".into()],
+            users: vec![0, 33, 1000],
+            groups: vec![0, 7],
+            max_message: 4096,
+        },
+        drain: Drain { spread: seconds(3) },
+    };
+    assert_eq!(Config::parse(&text, "t.toml").unwrap(), expected);
+}
+
+/// One value a line, and what must be said of it.
+#[test]
+fn wrong_values_say_what_to_write() {
+    for (line, said) in [
+        (r#"stream.retry = "4s..1s""#, r#""4s..1s" ends before it begins; write the shorter one first: "1s..4s""#),
+        (r#"stream.retry = "1s..""#, r#""" is not a duration"#),
+        (r#"stream.ping_interval = "0s""#, "too short"),
+        (r#"stream.ping_interval = "20""#, r#""20" is not a duration; write a number with its unit"#),
+        ("stream.ping_interval = 20", "can't be the number 20; write it in quotes, with its unit"),
+        (r#"history.age = "100y""#, "is too long"),
+        ("history.messages = -1", "can't be the number -1"),
+        (r#"history.messages = "100""#, r#"can't be "100"; write a whole number without quotes"#),
+        (r#"history.bytes = "64 bananas""#, r#""64 bananas" is not a size"#),
+        ("history.bytes = -5", "can't be the number -5"),
+        (r#"history.bytes = "2EiB""#, "too large"),
+        ("history.bytes = 99999999999999999999999999999999999999999999", "can't be the number 9999"),
+        ("stream.max_clients = 0", "write 1 or more"),
+        ("process.workers = 0", "write 1"),
+        (r#"listen.public_mode = "rw""#, r#""rw" is not a file mode"#),
+        (r#"listen.public_mode = "0999""#, "not a file mode"),
+        ("listen.public_mode = 660", "the number 660 is not a file mode; write it in quotes, as chmod takes it"),
+        (r#"listen.public_group = "no-such-group""#, r#"there is no group "no-such-group" on this machine"#),
+        (r#"publish.users = ["no-such-user"]"#, "useradd --system no-such-user"),
+        (r#"publish.users = "root""#, "write a list in square brackets"),
+        (r#"publish.groups = [1.5]"#, "can't be the number 1.5; write a group's name or number"),
+        (r#"publish.key_files = ["/nowhere/keys"]"#, r#""/nowhere/keys" can't be read (No such file or directory)"#),
+        (r#"publish.key_files = ["/dev/null"]"#, r#""/dev/null" has no key"#),
+        (r#"publish.max_message = "0B""#, "can't be zero bytes"),
+        (r#"stream.allow_origins = ["www.example.com"]"#, r#""www.example.com" is not an origin"#),
+        (r#"stream.allow_origins = ["https://a/"]"#, "without a path"),
+        (r#"redis.url = "rediss://h""#, "Redis over TLS (rediss://) is not compiled in"),
+        (r#"redis.url = "h:6379""#, "this is not the URL of a Redis; write \"redis://"),
+        (r#"redis.url = "redis://h:x""#, "this is not the URL of a Redis"),
+        (r#"redis.url = "redis://u:secret@h/x""#, "not the URL of a Redis (Invalid database number); write"),
+        (r#"redis.url = """#, "this is not the URL of a Redis"),
+        (r#"redis.prefix = "a\n""#, "control character"),
+        (r#"listen.admin = "tcp://0.0.0.0:1""#, "anyone who reaches 0.0.0.0:1 could publish; set publish.key_files"),
+        (r#"listen.admin = "/run/ssecast/ssecast.sock""#, "both sockets would be /run/ssecast/ssecast.sock"),
+        ("stream = 3", "stream: is a table, not a value; write [stream]"),
+        ("[[stream]]", "stream: is a table, not a value"),
+        ("messages = 3", "messages: there is no such key; `messages` belongs under [history]"),
+        ("stream.linger = 1", "there is no such key; `linger` belongs under [history]"),
+        ("stream.ping-intervall = 1", "did you mean `ping_interval`?"),
+        ("publish.keys = 1", "did you mean `key_files`?"),
+        ("colour = 1", "keys stand under [listen], [process]"),
+        ("drain.colour = 1", "known here: `spread`"),
+        ("[histroy]", "there is no such table; did you mean [history]?"),
+        ("[amqp]", "amqp: there is no such table; known here: [listen]"),
+    ] {
+        let found = errors(line);
+        assert!(
+            found.len() == 1 && found[0].starts_with("t.toml:1: ") && found[0].contains(said),
+            "{line}: {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn every_error_of_a_file_is_told_at_once_in_its_order() {
+    let text = r#"# the configuration of nobody
+[listen]
+public = "tcp://localhost:80"
+admin_mode = "0888"
+
+[stream]
+ping_intervall = "20s"
+ping_interval = "0s"
+retry = 1s..4s
+allow_origins = [
+  "https://good.example",
+  "bad.example",
+]
+max_clients = "many"
+
+[channels]
+match = "*"
+
+[redis]
+url = "rediss://:secret@example.com"
+url = "redis://example.com"
+
+[history]
+bytes = "lots"
+spread = "10s"
+"#;
+    let expected = "\
+t.toml:3: listen.public: \"tcp://localhost:80\" has no IP address with a port; write \"tcp://127.0.0.1:8888\" or \"tcp://[::1]:8888\"
+t.toml:4: listen.admin_mode: \"0888\" is not a file mode; write it in quotes, as chmod takes it: \"0660\"
+t.toml:7: stream.ping_intervall: there is no such key; did you mean `ping_interval`?
+t.toml:8: stream.ping_interval: \"0s\" is too short; write \"1ms\" or more
+t.toml:9:10: not TOML: invalid float; texts, durations, sizes and modes stand in quotes
+t.toml:12: stream.allow_origins: \"bad.example\" is not an origin; write it as browsers send it, in lower case and without a path: \"https://www.example.com\", or \"*\"
+t.toml:14: stream.max_clients: can't be \"many\"; write a whole number without quotes
+t.toml:16: channels: there is no such table; known here: [listen], [process], [stream], [history], [redis], [publish], [drain]
+t.toml:20: redis.url: Redis over TLS (rediss://) is not compiled in; use \"redis://\" inside a private network, or a TLS tunnel such as stunnel
+t.toml:21:1: not TOML: duplicate key
+t.toml:24: history.bytes: \"lots\" is not a size; write a number with its unit, such as \"64MiB\" or \"500kB\"
+t.toml:25: history.spread: there is no such key; `spread` belongs under [drain]";
+    assert_eq!(Config::parse(text, "t.toml").unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn a_broken_heading_accuses_no_innocent_key() {
+    assert_eq!(errors("[stream\nretry = \"1s\"\n"), ["t.toml:1:8: not TOML: unclosed table, expected `]`"]);
+    assert_eq!(errors("x = \"abc\n[stream]\n"), ["t.toml:1:9: not TOML: invalid basic string, expected `\"`"]);
+}
+
+#[test]
+fn who_reaches_an_admin_socket_on_tcp_needs_a_key_unless_it_is_loopback() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    fs::write(&keys, "k").unwrap();
+    let with_key = format!("listen.admin = \"tcp://0.0.0.0:1\"\npublish.key_files = [\"{}\"]", keys.display());
+    Config::parse(&with_key, "t.toml").unwrap();
+    Config::parse("listen.admin = \"tcp://[::1]:1\"", "t.toml").unwrap();
+    assert!(errors("listen.admin = \"tcp://127.0.0.1:1\"\npublish.users = [0]")[0].contains("can't be checked on TCP"));
+}
+
+#[test]
+fn two_tcp_sockets_clash_as_the_kernel_sees_it() {
+    for (public, admin, clash) in [
+        ("127.0.0.1:1", "127.0.0.1:1", true),
+        ("0.0.0.0:1", "127.0.0.1:1", true),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
+        ("127.0.0.1:1", "127.0.0.1:2", false),
+        ("127.0.0.2:1", "127.0.0.1:1", false),
+    ] {
+        let text = format!("listen = {{ public = \"tcp://{public}\", admin = \"tcp://{admin}\" }}");
+        assert_eq!(Config::parse(&text, "t.toml").is_err(), clash, "{text}");
+    }
+}
+
+#[test]
+fn flags_stand_over_the_file_and_their_errors_name_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    fs::write(&file, "[listen]\npublic = \"a.sock\"\nadmin = \"b.sock\"\n[redis]\nprefix = \"p\"").unwrap();
+    let flag = |flag, key, value: &str| Override { flag, key, value: value.to_owned() };
+    let overrides =
+        [flag("--socket", "listen.public", "c.sock"), flag("--redis-url", "redis.url", "unix:///run/redis.sock")];
+    let config = Config::assemble(Some(&file), &overrides).unwrap();
+    assert_eq!(config.listen.public, Address::Unix("c.sock".into()));
+    assert_eq!(config.listen.admin, Address::Unix("b.sock".into()));
+    assert_eq!(config.redis, Some(Redis { url: "unix:///run/redis.sock".into(), prefix: "p".into() }));
+
+    let wrong = [flag("--socket", "listen.public", "b.sock"), flag("--redis-url", "redis.url", "x")];
+    let found: Vec<_> = Config::assemble(Some(&file), &wrong).unwrap_err().lines().collect();
+    assert_eq!(found.len(), 2);
+    assert!(found[0].starts_with("--redis-url: this is not the URL"), "{found:?}");
+    assert!(found[1].starts_with("--socket: both sockets would be b.sock; "), "{found:?}");
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let found = Config::load(Path::new("/nowhere/c.toml")).unwrap_err().to_string();
+    assert_eq!(found, "/nowhere/c.toml: there is no such file; mend the path, or leave it out for the defaults");
+    let found = Config::load(Path::new("/")).unwrap_err().to_string();
+    assert_eq!(found, "/: can't be read (Is a directory); see its mode and owner");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    fs::write(&file, b"# \xff").unwrap();
+    assert!(Config::load(&file).unwrap_err().to_string().ends_with(": is not UTF-8; write it as TOML, in UTF-8"));
+}
+
+#[test]
+fn who_connects_is_not_kept_from_it_by_what_only_the_daemon_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    fs::write(&file, "[listen]\nadmin = \"b.sock\"\nadmin_group = \"no-such-group\"\n[future]\nkey = 1\n").unwrap();
+    assert_eq!(Listen::load(Some(&file)).unwrap().admin, Address::Unix("b.sock".into()));
+    fs::write(&file, "[listen]\nadmin = \"\"").unwrap();
+    assert!(Listen::load(Some(&file)).is_err());
+}

@@ -1,0 +1,110 @@
+//! The events of one channel that are still kept, and since when they are all of them.
+//!
+//! Invariant: every event of the channel with a position greater than [`History::complete_since`] is here, in order.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use crate::event::{Event, Position};
+
+/// What last raised a channel's `complete_since`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The node, or its subscription to the channel, began.
+    Began,
+    /// A bound of the history dropped an event.
+    Evicted,
+    /// A source was away.
+    Source,
+}
+
+/// One channel's ring.
+#[derive(Debug)]
+pub(super) struct History {
+    events: VecDeque<Arc<Event>>,
+    complete_since: Position,
+    cause: Cause,
+}
+
+impl History {
+    /// An empty history that is complete since `since`.
+    #[must_use]
+    pub(super) fn new(since: Position, cause: Cause) -> Self {
+        Self { events: VecDeque::new(), complete_since: since, cause }
+    }
+
+    /// Keeps `event`, which must be later than all that is kept.
+    pub(super) fn push(&mut self, event: Arc<Event>) {
+        debug_assert!(self.newest().is_none_or(|newest| newest < event.position()));
+        self.events.push_back(event);
+    }
+
+    /// Drops the oldest event; gives back the bytes that are free now, 0 if there was none.
+    pub(super) fn drop_oldest(&mut self) -> usize {
+        let Some(event) = self.events.pop_front() else { return 0 };
+        self.raise(event.position(), Cause::Evicted);
+        if self.events.is_empty() {
+            self.events.shrink_to_fit();
+        }
+        event.weight()
+    }
+
+    /// From now on nothing before `since` is vouched for.
+    pub(super) fn raise(&mut self, since: Position, cause: Cause) {
+        if since > self.complete_since {
+            self.complete_since = since;
+            self.cause = cause;
+        }
+    }
+
+    /// The index of the first event after `position`.
+    #[must_use]
+    pub(super) fn index_after(&self, position: Position) -> usize {
+        // Most readers want the newest few: look there before the search.
+        match self.newest() {
+            Some(newest) if newest > position => self.events.partition_point(|event| event.position() <= position),
+            _ => self.events.len(),
+        }
+    }
+
+    /// The event at `index`, counted from the oldest kept.
+    #[must_use]
+    pub(super) fn get(&self, index: usize) -> Option<&Arc<Event>> {
+        self.events.get(index)
+    }
+
+    /// Events kept.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Whether nothing is kept.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// The position of the oldest event kept.
+    #[must_use]
+    pub(super) fn oldest(&self) -> Option<Position> {
+        self.events.front().map(|event| event.position())
+    }
+
+    /// The position of the newest event kept.
+    #[must_use]
+    pub(super) fn newest(&self) -> Option<Position> {
+        self.events.back().map(|event| event.position())
+    }
+
+    /// See the module's invariant.
+    #[must_use]
+    pub(super) fn complete_since(&self) -> Position {
+        self.complete_since
+    }
+
+    /// What last raised [`History::complete_since`].
+    #[must_use]
+    pub(super) fn cause(&self) -> Cause {
+        self.cause
+    }
+}

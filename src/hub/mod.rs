@@ -1,0 +1,346 @@
+//! Channels, their histories, and who listens to what. No I/O, no clock of its own, no locks: a shard owns one.
+//!
+//! Clients that ask for the same channels in the same form are one [`group`](self): what is due to them is the same bytes,
+//! so it is worked out once for all of them. A publish appends to the channel's history and to the batch of each group that
+//! has the channel; the shard then sends the batches.
+//!
+//! Invariant: a client that is not behind has everything up to [`Hub::last`] that is in no batch. Hence batches are
+//! taken before any client is served from the histories.
+
+mod groups;
+mod history;
+mod replay;
+mod retention;
+mod sequencer;
+
+use std::{collections::HashMap, sync::Arc};
+
+use slab::Slab;
+
+use self::{groups::Groups, history::History};
+pub use self::{
+    groups::{GroupId, Kind, Member},
+    history::Cause,
+    replay::{Due, Reader, Replay, Standing},
+    sequencer::Sequencer,
+};
+use crate::{
+    config,
+    cursor::{Cursor, NodeId, Start},
+    event::{ChannelName, Event, Position},
+};
+
+/// What a channel without events or clients is taken to hold of memory, in bytes.
+const CHANNEL_WEIGHT: usize = 256;
+
+/// An index of [`Hub`]'s channels.
+pub type ChannelId = u32;
+
+/// Whether a channel's events reach the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// No source was asked, or none has answered yet.
+    Unasked,
+    /// Every source has answered: events arrive, or the source is away and will say when it is back.
+    Open,
+}
+
+/// A channel that somebody listens to, or whose history is kept.
+#[derive(Debug)]
+pub struct Channel {
+    name: ChannelName,
+    history: History,
+    feed: Feed,
+    /// Streams and polls on the channel.
+    members: u32,
+    /// Requests that wait for the channel's feed.
+    holds: u32,
+    /// Members that are behind: while there are any, the history may stretch.
+    behind: u32,
+    /// Since when nobody has listened, in microseconds since 1970.
+    idle_since: Option<u64>,
+    /// Whether the shard has asked for the channel (see [`Hub::set_wanted`]).
+    wanted: bool,
+    /// The channel's place in the queue of those that give way when memory is short: its newest event when it was queued.
+    queued_at: Option<Position>,
+    /// Groups that have the channel.
+    groups: Vec<GroupId>,
+}
+
+impl Channel {
+    fn new(name: ChannelName, history: History, feed: Feed) -> Self {
+        Self {
+            name,
+            history,
+            feed,
+            members: 0,
+            holds: 0,
+            behind: 0,
+            idle_since: None,
+            wanted: false,
+            queued_at: None,
+            groups: Vec::new(),
+        }
+    }
+
+    fn is_listened_to(&self) -> bool {
+        self.members > 0 || self.holds > 0
+    }
+}
+
+/// One shard's channels and groups.
+pub struct Hub {
+    node: NodeId,
+    limits: config::History,
+    /// Whether sources must be asked for a channel before its events arrive.
+    on_demand: bool,
+    last: Position,
+    /// Channels that are not in `channels` are complete since here (where no source must be asked).
+    floor: (Position, Cause),
+    channels: Slab<Channel>,
+    names: HashMap<ChannelName, ChannelId>,
+    groups: Groups,
+    /// Bytes of all histories.
+    bytes: usize,
+    /// Channels with events, those that give way first in front.
+    eviction: std::collections::VecDeque<ChannelId>,
+    /// Channels published to since the last [`Hub::trim`].
+    touched: Vec<ChannelId>,
+    /// Where the next [`Hub::sweep`] goes on.
+    sweep_at: usize,
+}
+
+impl Hub {
+    /// An empty hub that has passed everything up to `cursor`.
+    #[must_use]
+    pub fn new(cursor: Cursor, limits: config::History, on_demand: bool) -> Self {
+        Self {
+            node: cursor.node,
+            limits,
+            on_demand,
+            last: cursor.position,
+            floor: (cursor.position, Cause::Began),
+            channels: Slab::new(),
+            names: HashMap::new(),
+            groups: Groups::default(),
+            bytes: 0,
+            eviction: std::collections::VecDeque::new(),
+            touched: Vec::new(),
+            sweep_at: 0,
+        }
+    }
+
+    /// The last position passed.
+    #[must_use]
+    pub fn last(&self) -> Position {
+        self.last
+    }
+
+    /// The cursor at `position` of this node.
+    #[must_use]
+    pub fn cursor_at(&self, position: Position) -> Cursor {
+        Cursor { node: self.node, position }
+    }
+
+    /// Appends `event` to its channel's history and to the batches of the groups that have the channel. Gives back how many
+    /// members the channel has. Where sources are asked on demand, an event of a channel nobody asked for is dropped: it
+    /// was on its way when the channel was let go.
+    pub fn publish(&mut self, event: &Arc<Event>) -> u32 {
+        self.last = event.position();
+        let id = match self.names.get(event.channel()) {
+            Some(&id) => id,
+            None if self.on_demand => return 0,
+            None => self.open(event.channel().clone()),
+        };
+        let channel = &mut self.channels[id as usize];
+        channel.history.push(Arc::clone(event));
+        self.bytes += event.weight();
+        self.touched.push(id);
+        if channel.queued_at.is_none() {
+            channel.queued_at = Some(event.position());
+            self.eviction.push_back(id);
+        }
+        self.groups.batch(&channel.groups, event);
+        channel.members
+    }
+
+    /// Takes the batches that [`Hub::publish`] has filled: each call gives one group, its kind, members and events.
+    pub fn next_batch(&mut self) -> Option<groups::Batch> {
+        self.groups.next_batch()
+    }
+
+    /// Gives a batch's buffers back for the next one.
+    pub fn recycle(&mut self, batch: groups::Batch) {
+        self.groups.recycle(batch);
+    }
+
+    /// What follows `reader`'s cursor on the group's channels.
+    #[must_use]
+    pub fn replay(&self, group: GroupId, reader: Reader) -> Replay<'_> {
+        Replay::new(self.groups.channels(group).map(|id| &self.channels[id as usize]), reader)
+    }
+
+    /// Where a client that starts like this begins to read.
+    #[must_use]
+    pub fn reader(&self, start: Start) -> Reader {
+        match start {
+            Start::Now => Reader { cursor: self.last, standing: Standing::Live },
+            Start::After(cursor) if cursor.node == self.node => {
+                Reader { cursor: cursor.position.min(self.last), standing: Standing::Resumed }
+            }
+            Start::After(cursor) => {
+                let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
+                let cursor = Position(cursor.position.0.saturating_sub(skew)).min(self.last);
+                Reader { cursor, standing: Standing::Foreign }
+            }
+            Start::Unknown => Reader { cursor: Position(0), standing: Standing::Foreign },
+        }
+    }
+
+    /// Finds or makes the channel, and holds it for a request: until [`Hub::release`] it is not forgotten.
+    pub fn hold(&mut self, name: &ChannelName) -> ChannelId {
+        let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
+        let channel = &mut self.channels[id as usize];
+        channel.holds += 1;
+        channel.idle_since = None;
+        id
+    }
+
+    /// Ends a hold. `now`: microseconds since 1970.
+    pub fn release(&mut self, id: ChannelId, now: u64) {
+        let channel = &mut self.channels[id as usize];
+        channel.holds -= 1;
+        if !channel.is_listened_to() {
+            channel.idle_since = Some(now);
+        }
+    }
+
+    /// Adds a member to the group of `channels` (in any order, without repeats) and `kind`.
+    pub fn join(&mut self, mut channels: Vec<ChannelId>, kind: Kind, member: Member) -> (GroupId, u32) {
+        channels.sort_unstable();
+        for &id in &channels {
+            let channel = &mut self.channels[id as usize];
+            channel.members += 1;
+            channel.idle_since = None;
+        }
+        self.groups.join(&channels, kind, member, &mut self.channels)
+    }
+
+    /// Takes the member at `slot` out of its group. Gives back the member that stands at `slot` now, if there is one.
+    /// `now`: microseconds since 1970.
+    pub fn leave(&mut self, group: GroupId, slot: u32, now: u64) -> Option<Member> {
+        for id in self.groups.channels(group) {
+            let channel = &mut self.channels[id as usize];
+            channel.members -= 1;
+            if !channel.is_listened_to() {
+                channel.idle_since = Some(now);
+            }
+        }
+        self.groups.leave(group, slot, &mut self.channels)
+    }
+
+    /// Notes that a member of `group` has fallen behind (`true`) or caught up.
+    pub fn set_behind(&mut self, group: GroupId, behind: bool) {
+        for id in self.groups.channels(group) {
+            let count = &mut self.channels[id as usize].behind;
+            *count = if behind { *count + 1 } else { *count - 1 };
+        }
+    }
+
+    /// Whether sources must be asked for a channel before its events arrive.
+    #[must_use]
+    pub fn is_on_demand(&self) -> bool {
+        self.on_demand
+    }
+
+    /// The channel of that name, if anybody listens to it or its history is kept.
+    #[must_use]
+    pub fn id(&self, name: &ChannelName) -> Option<ChannelId> {
+        self.names.get(name).copied()
+    }
+
+    /// The channel's feed, and whether the shard has asked for them.
+    #[must_use]
+    pub fn feed(&self, id: ChannelId) -> (Feed, bool) {
+        let channel = &self.channels[id as usize];
+        (channel.feed, channel.wanted)
+    }
+
+    /// Notes whether the shard has asked for the channel.
+    pub fn set_wanted(&mut self, id: ChannelId, wanted: bool) {
+        self.channels[id as usize].wanted = wanted;
+    }
+
+    /// A demand for the channel was answered: with `since`, it is complete from there; without, a source is away.
+    pub fn set_open(&mut self, name: &ChannelName, since: Option<Position>) {
+        let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
+        let channel = &mut self.channels[id as usize];
+        channel.feed = Feed::Open;
+        if let Some(since) = since {
+            channel.history.raise(since, Cause::Began);
+            self.last = self.last.max(since);
+        }
+    }
+
+    /// A source that was away is back: the channel is complete again from `since`. Gives back the groups to tell.
+    pub fn restore(&mut self, name: &ChannelName, since: Position) -> &[GroupId] {
+        self.last = self.last.max(since);
+        let Some(&id) = self.names.get(name) else { return &[] };
+        let channel = &mut self.channels[id as usize];
+        channel.history.raise(since, Cause::Source);
+        &channel.groups
+    }
+
+    /// The process has let the channel go: what arrives from now on is not all.
+    pub fn set_unasked(&mut self, name: &ChannelName) {
+        let Some(&id) = self.names.get(name) else { return };
+        let channel = &mut self.channels[id as usize];
+        channel.feed = Feed::Unasked;
+        while !channel.history.is_empty() {
+            self.bytes -= channel.history.drop_oldest();
+        }
+        self.forget_if_unused(id);
+    }
+
+    /// What a group's members are.
+    #[must_use]
+    pub fn kind(&self, group: GroupId) -> Kind {
+        self.groups.kind(group)
+    }
+
+    /// The members of a group.
+    #[must_use]
+    pub fn members(&self, group: GroupId) -> &[Member] {
+        self.groups.members(group)
+    }
+
+    /// How many members each channel has that has any.
+    pub fn subscribers(&self) -> impl Iterator<Item = (&ChannelName, u32)> {
+        self.channels
+            .iter()
+            .filter(|(_, channel)| channel.members > 0)
+            .map(|(_, channel)| (&channel.name, channel.members))
+    }
+
+    /// Members of one channel.
+    #[must_use]
+    pub fn subscribers_of(&self, name: &ChannelName) -> u32 {
+        self.names.get(name).map_or(0, |&id| self.channels[id as usize].members)
+    }
+
+    fn open(&mut self, name: ChannelName) -> ChannelId {
+        let (history, feed) = if self.on_demand {
+            // Whether anything is missing is known once the sources have answered.
+            (History::new(Position(0), Cause::Began), Feed::Unasked)
+        } else {
+            (History::new(self.floor.0, self.floor.1), Feed::Open)
+        };
+        let id = u32::try_from(self.channels.insert(Channel::new(name.clone(), history, feed))).unwrap_or(u32::MAX);
+        self.names.insert(name, id);
+        self.bytes += CHANNEL_WEIGHT;
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests;

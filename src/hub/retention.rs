@@ -1,0 +1,113 @@
+//! What the hub drops, and when: the bounds of the histories, and channels that nobody listens to.
+//!
+//! Invariant: after [`Hub::trim`] the histories of all channels hold at most `history.bytes`, whatever clients do.
+
+use std::time::Duration;
+
+use super::{CHANNEL_WEIGHT, ChannelId, Feed, Hub};
+use crate::event::{ChannelName, Position};
+
+/// Fewest channels that one sweep looks at.
+const SWEEP_AT_LEAST: usize = 1024;
+/// A whole round of sweeps takes this many calls, with many channels.
+const SWEEPS_A_ROUND: usize = 30;
+
+impl Hub {
+    /// Drops what the bounds don't allow of the channels published to since the last call. Called once the batches are
+    /// sent, so that it is known who is behind. `now`: microseconds since 1970.
+    pub fn trim(&mut self, now: u64) {
+        let stretched_from = before(now, self.limits.stretch);
+        let kept_from = before(now, self.limits.age);
+        while let Some(id) = self.touched.pop() {
+            let Some(channel) = self.channels.get_mut(id as usize) else { continue };
+            while let Some(oldest) = channel.history.oldest() {
+                let too_many =
+                    channel.history.len() > self.limits.messages && (channel.behind == 0 || oldest < stretched_from);
+                if !too_many && oldest >= kept_from {
+                    break;
+                }
+                self.bytes -= channel.history.drop_oldest();
+            }
+        }
+        while self.bytes > self.limits.bytes && self.evict_one() {}
+    }
+
+    /// Looks at some channels: drops events past their age and channels of no more use. Called every second.
+    /// Gives back the channels that the shard no longer wants: nobody has listened for `history.linger`.
+    /// `now`: microseconds since 1970.
+    pub fn sweep(&mut self, now: u64) -> Vec<ChannelName> {
+        let kept_from = before(now, self.limits.age);
+        let stretched_from = before(now, self.limits.stretch);
+        let idle_from = before(now, self.limits.linger).0;
+        let slots = self.channels.capacity();
+        let mut unwanted = Vec::new();
+        for _ in 0..slots.min(SWEEP_AT_LEAST.max(slots / SWEEPS_A_ROUND)) {
+            let at = self.sweep_at;
+            self.sweep_at = if at + 1 >= slots { 0 } else { at + 1 };
+            let Some(channel) = self.channels.get_mut(at) else { continue };
+            while let Some(oldest) = channel.history.oldest() {
+                let past_stretch =
+                    channel.history.len() > self.limits.messages && (channel.behind == 0 || oldest < stretched_from);
+                if oldest >= kept_from && !past_stretch {
+                    break;
+                }
+                self.bytes -= channel.history.drop_oldest();
+            }
+            let idle = channel.idle_since.is_some_and(|since| since <= idle_from);
+            if idle && channel.wanted {
+                channel.wanted = false;
+                unwanted.push(channel.name.clone());
+            }
+            self.forget_if_unused(u32::try_from(at).unwrap_or(u32::MAX));
+        }
+        unwanted
+    }
+
+    /// Drops the oldest event of the channel that was published to least recently; false if nothing is kept.
+    fn evict_one(&mut self) -> bool {
+        while let Some(id) = self.eviction.pop_front() {
+            let Some(channel) = self.channels.get_mut(id as usize) else { continue };
+            let Some(newest) = channel.history.newest() else {
+                channel.queued_at = None;
+                self.forget_if_unused(id);
+                continue;
+            };
+            if channel.queued_at != Some(newest) {
+                // Published to since it was queued: others give way first.
+                channel.queued_at = Some(newest);
+                self.eviction.push_back(id);
+                continue;
+            }
+            self.bytes -= channel.history.drop_oldest();
+            self.eviction.push_front(id);
+            return true;
+        }
+        false
+    }
+
+    /// Removes the channel if it holds nothing and nobody listens or has asked.
+    pub(super) fn forget_if_unused(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get(id as usize) else { return };
+        let fed = self.on_demand && channel.feed == Feed::Open;
+        if channel.is_listened_to()
+            || channel.wanted
+            || fed
+            || !channel.history.is_empty()
+            || channel.queued_at.is_some()
+        {
+            return;
+        }
+        let channel = self.channels.remove(id as usize);
+        self.names.remove(&channel.name);
+        self.bytes -= CHANNEL_WEIGHT;
+        // What the channel could not vouch for, nobody can for a channel that is not here.
+        if channel.history.complete_since() > self.floor.0 {
+            self.floor = (channel.history.complete_since(), channel.history.cause());
+        }
+    }
+}
+
+/// The position that was given `duration` before `now`.
+fn before(now: u64, duration: Duration) -> Position {
+    Position(now.saturating_sub(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
+}

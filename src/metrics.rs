@@ -1,0 +1,52 @@
+//! What is counted. Counters are written from any thread and say nothing of how they are shown.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The number so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All counters of the process.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Events that got a position.
+    pub events: Counter,
+    /// Frames written, or begun, to clients that were not behind.
+    pub deliveries: Counter,
+    /// Frames written to clients that were behind or had come back.
+    pub replayed: Counter,
+    /// Streams and polls begun.
+    pub joined: Counter,
+    /// Streams and polls ended.
+    pub left: Counter,
+    /// Clients that fell behind.
+    pub fell_behind: Counter,
+    /// Gap events told to clients.
+    pub gaps: Counter,
+    /// Clients refused because of `stream.max_clients`.
+    pub refused: Counter,
+    /// Messages of a source that were dropped since they could not be events.
+    pub invalid: Counter,
+}
+
+impl Metrics {
+    /// Streams and polls open now.
+    #[must_use]
+    pub fn clients(&self) -> u64 {
+        let left = self.left.get();
+        self.joined.get().saturating_sub(left)
+    }
+}

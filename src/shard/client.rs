@@ -1,0 +1,80 @@
+//! What a shard remembers of a client: as little as it can, since there are many.
+
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+
+use super::{poll::PollReply, wheel::Tick};
+use crate::{
+    cursor::Start,
+    event::ChannelName,
+    hub::{GroupId, Kind, Reader},
+};
+
+/// A client's slot, and which of the slot's successive clients it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ClientKey {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+}
+
+impl ClientKey {
+    pub(super) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of the 64 bits are taken apart")]
+    pub(super) fn from_bits(bits: u64) -> Self {
+        Self { slot: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
+/// A request that has been accepted, on its way to a shard.
+#[derive(Debug)]
+pub struct Joining {
+    /// What it reads; no name twice.
+    pub channels: Vec<ChannelName>,
+    /// Stream or poll.
+    pub kind: Kind,
+    /// From where.
+    pub start: Start,
+    /// The response head up to and with the blank line; of a poll, without `Content-Length` and blank line.
+    pub head: Bytes,
+    /// How a poll is answered; `None` for a stream.
+    pub reply: Option<PollReply>,
+}
+
+/// An open stream or poll.
+pub(super) struct Client {
+    pub(super) fd: OwnedFd,
+    pub(super) generation: u32,
+    pub(super) group: GroupId,
+    /// Its place among the group's members.
+    pub(super) place: u32,
+    /// When something was last written to it.
+    pub(super) written: Tick,
+    /// When it ends by itself.
+    pub(super) expires: Tick,
+    /// Where it stands if it does not have everything. A box, since it is the exception.
+    pub(super) behind: Option<Box<Behind>>,
+    /// A poll's answer, until it is given.
+    pub(super) poll: Option<Box<Poll>>,
+}
+
+/// Where a client stands that does not have everything.
+pub(super) struct Behind {
+    /// What it has, or has in `partial`.
+    pub(super) reader: Reader,
+    /// Bytes that have to go out first: the rest of a frame, or a head.
+    pub(super) partial: Bytes,
+    /// Whether epoll was asked to tell when the socket can take more.
+    pub(super) armed: bool,
+    /// Whether the client ends once `partial` is out.
+    pub(super) ends: bool,
+}
+
+/// A poll that waits for something to be due.
+pub(super) struct Poll {
+    pub(super) head: Bytes,
+    pub(super) reply: PollReply,
+}

@@ -1,0 +1,355 @@
+//! One thread with a hub of its own and the clients that it serves. Nothing in it is locked or shared but events.
+//!
+//! Invariants:
+//! - Only a shard writes to its clients' sockets, and only in [`writer`](self).
+//! - Each turn ends with no batch unsent: joins, replays and leaves happen between turns.
+//! - A stream's socket is registered for READABLE only, unless the client is behind.
+
+mod client;
+mod dispatch;
+mod poll;
+mod publisher;
+mod queue;
+mod runner;
+mod stream;
+mod wheel;
+mod writer;
+
+use std::{
+    collections::HashMap,
+    mem,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollEvent, EpollFlags},
+        socket::{MsgFlags, recv, send},
+    },
+};
+use slab::Slab;
+use tokio::sync::oneshot;
+
+pub use self::{
+    client::Joining,
+    dispatch::{Demand, Dispatcher, Ticket, now_micros},
+    poll::PollReply,
+    publisher::{Embedded, PublishError, Published, Publisher, Publishing},
+    queue::{Op, Queue, Receipt},
+    runner::{Hold, Parts, ServeConnection, ShardHandle, run},
+    stream::{AttachedStream, Stream},
+};
+use self::{
+    client::{Behind, Client, ClientKey, Poll},
+    wheel::{Tick, Wheel},
+    writer::{Joined, WATCHED},
+};
+use crate::{
+    config::{Config, DurationRange},
+    event::{ChannelName, Position},
+    hub::{ChannelId, Hub, Reader, Standing},
+    metrics::Metrics,
+    sse,
+};
+
+/// Most bytes of events that are gathered before they are sent: about what a socket takes.
+const BYTES_A_FLUSH: usize = 128 << 10;
+/// Most reads of what a client sends after its request, before it is closed: it has nothing to say.
+const READS_A_CLIENT: usize = 4;
+
+/// See the module.
+pub struct Shard {
+    number: usize,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    dispatcher: Arc<Dispatcher>,
+    hub: Hub,
+    clients: Slab<Client>,
+    generation: u32,
+    /// Clients to be removed at the end of the turn, some perhaps twice.
+    dead: Vec<u32>,
+    epoll: Epoll,
+    wheel: Wheel,
+    joined: Joined,
+    /// Requests that wait for a channel's feed.
+    waiting: HashMap<ChannelId, Vec<oneshot::Sender<()>>>,
+    /// Set once clients are sent away; later ones are as well.
+    draining: Option<(Duration, oneshot::Sender<()>)>,
+    /// Gaps told since they were last logged.
+    untold_gaps: u64,
+}
+
+impl Shard {
+    /// Does what the queue holds, in order, and sends what is due. `ops` is left empty.
+    fn turn(&mut self, ops: &mut Vec<Op>, accepted: &mut Vec<Stream>) {
+        let mut gathered = 0;
+        for op in ops.drain(..) {
+            if let Op::Publish(event, receipt) = op {
+                gathered += event.weight();
+                let clients = self.hub.publish(&event);
+                if let Some((receipt, index)) = receipt {
+                    receipt.count(index, clients);
+                }
+                if gathered >= BYTES_A_FLUSH {
+                    self.flush();
+                    self.hub.trim(now_micros());
+                    gathered = 0;
+                }
+                continue;
+            }
+            if gathered > 0 {
+                self.flush();
+                gathered = 0;
+            }
+            match op {
+                Op::Publish(..) => {}
+                Op::Open(name, since) => self.open(&name, since),
+                Op::Restored(names, since) => self.restore(&names, since),
+                Op::Unasked(name) => self.hub.set_unasked(&name),
+                Op::Accept(stream) => accepted.push(stream),
+                Op::Drain(spread, gone) => self.drain(spread, gone),
+                Op::Stop => self.stop(),
+                Op::Ask(question) => question(self),
+            }
+        }
+        self.flush();
+        self.hub.trim(now_micros());
+    }
+
+    fn open(&mut self, name: &ChannelName, since: Option<Position>) {
+        self.hub.set_open(name, since);
+        if let Some(id) = self.hub.id(name) {
+            for waiting in self.waiting.remove(&id).unwrap_or_default() {
+                let _ = waiting.send(()); // It may have given up.
+            }
+        }
+    }
+
+    /// Tells those who are connected that they may have missed something while a source was away.
+    fn restore(&mut self, names: &[ChannelName], since: Position) {
+        let before = Position(since.0 - 1);
+        let mut told = Vec::new();
+        for name in names {
+            for &group in self.hub.restore(name, since) {
+                told.push(group);
+            }
+        }
+        told.sort_unstable();
+        told.dedup();
+        for group in told {
+            for slot in self.hub.members(group).to_vec() {
+                if self.clients[slot as usize].behind.is_none() {
+                    self.set_behind(slot, Reader { cursor: before, standing: Standing::Live }, Bytes::new());
+                    self.serve(slot);
+                }
+            }
+        }
+        self.bury();
+    }
+
+    /// Takes over a connection whose request was accepted; `channels` are held.
+    fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
+        let reader = self.hub.reader(joining.start);
+        let stream = &self.config.stream;
+        let lifetime = match (&joining.reply, stream.max_lifetime) {
+            (Some(_), _) => Some(stream.ping_interval),
+            // 80 to 100 % of it, so that clients that came together don't end together.
+            (None, Some(lifetime)) => Some(lifetime.mul_f64(0.8 + 0.2 * fastrand::f64())),
+            (None, None) => None,
+        };
+        let (partial, poll) = match joining.reply {
+            Some(reply) => (Bytes::new(), Some(Box::new(Poll { head: joining.head, reply }))),
+            None => {
+                let preamble = sse::encode_preamble(stream.retry.pick(), &self.hub.cursor_at(reader.cursor));
+                ([&joining.head[..], &preamble].concat().into(), None)
+            }
+        };
+        self.generation = self.generation.wrapping_add(1);
+        let now = self.wheel.now();
+        let entry = self.clients.vacant_entry();
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let key = ClientKey { slot, generation: self.generation };
+        if let Err(error) = self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits())) {
+            tracing::error!(%error, "a client was closed: its socket can't be watched");
+            return;
+        }
+        let (group, place) = self.hub.join(channels.to_vec(), joining.kind, slot);
+        let expires = lifetime.map_or(Tick::MAX, |lifetime| now.saturating_add(self.wheel.ticks(lifetime)));
+        let behind = Behind { reader, partial, armed: false, ends: false };
+        entry.insert(Client {
+            fd,
+            generation: self.generation,
+            group,
+            place,
+            written: now,
+            expires,
+            behind: Some(Box::new(behind)),
+            poll,
+        });
+        self.hub.set_behind(group, true);
+        self.metrics.joined.add(1);
+        self.wheel.put(key, expires.min(now.saturating_add(self.wheel.ticks(stream.ping_interval))));
+        self.serve(slot);
+        if let Some((spread, _)) = self.draining {
+            self.send_away(slot, spread);
+        }
+        self.bury();
+    }
+
+    /// Removes the clients that have ended.
+    fn bury(&mut self) {
+        while let Some(slot) = self.dead.pop() {
+            let Some(client) = self.clients.try_remove(slot as usize) else { continue };
+            if client.behind.is_some() {
+                self.hub.set_behind(client.group, false);
+            }
+            if let Some(moved) = self.hub.leave(client.group, client.place, now_micros()) {
+                self.clients[moved as usize].place = client.place;
+            }
+            self.metrics.left.add(1);
+        }
+        if self.clients.is_empty()
+            && let Some((spread, _)) = self.draining.take()
+        {
+            // Dropping the sender tells that all are gone; whoever comes after has nobody to wait for it.
+            self.draining = Some((spread, oneshot::channel().0));
+        }
+    }
+
+    /// What epoll says of a client.
+    fn on_event(&mut self, event: EpollEvent) {
+        let key = ClientKey::from_bits(event.data());
+        if self.clients.get(key.slot as usize).is_none_or(|client| client.generation != key.generation) {
+            return; // It ended earlier in this turn.
+        }
+        let flags = event.events();
+        if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP) {
+            self.dead.push(key.slot);
+            return;
+        }
+        if flags.contains(EpollFlags::EPOLLIN) && self.has_left(key.slot) {
+            self.dead.push(key.slot);
+            return;
+        }
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            self.serve(key.slot);
+        }
+    }
+
+    /// Reads and drops what a client sends; true if it has closed its side, or sends without end.
+    fn has_left(&mut self, slot: u32) -> bool {
+        let fd = self.clients[slot as usize].fd.as_raw_fd();
+        let mut dropped = [0; 4096];
+        for _ in 0..READS_A_CLIENT {
+            match recv(fd, &mut dropped, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => return false,
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+
+    /// One tick of the wheel: pings, ends of streams, answers of polls.
+    fn tick(&mut self) {
+        let interval = self.wheel.ticks(self.config.stream.ping_interval);
+        for key in self.wheel.advance() {
+            let now = self.wheel.now();
+            let Some(client) = self.clients.get(key.slot as usize) else { continue };
+            if client.generation != key.generation {
+                continue;
+            }
+            if client.expires <= now {
+                if client.poll.is_some() {
+                    self.answer_empty(key.slot);
+                } else {
+                    self.dead.push(key.slot);
+                }
+                continue;
+            }
+            if client.poll.is_none() && client.behind.is_none() && client.written.saturating_add(interval) <= now {
+                self.ping(key.slot);
+            }
+            let client = &self.clients[key.slot as usize];
+            let due = if client.behind.is_some() { now } else { client.written }.saturating_add(interval);
+            self.wheel.put(key, due.min(client.expires).max(now + 1));
+        }
+        self.bury();
+    }
+
+    /// Answers a poll to which nothing came.
+    fn answer_empty(&mut self, slot: u32) {
+        if self.clients[slot as usize].behind.is_none() {
+            let reader = Reader { cursor: self.hub.last(), standing: Standing::Live };
+            self.set_behind(slot, reader, Bytes::new());
+        }
+        self.prepare_answer(slot, true);
+        self.serve(slot);
+    }
+
+    /// Every second: lets go what nobody listens to, and logs what was told.
+    fn every_second(&mut self) {
+        for name in self.hub.sweep(now_micros()) {
+            self.dispatcher.unwant(self.number, &name);
+        }
+        let gaps = mem::take(&mut self.untold_gaps);
+        if gaps > 0 {
+            tracing::warn!(gaps, "clients were told that they may have missed events; each gap event says why");
+        }
+    }
+
+    fn drain(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
+        self.draining = Some((spread, gone));
+        let slots: Vec<u32> = self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
+        for slot in slots {
+            self.send_away(slot, spread);
+        }
+        self.bury();
+    }
+
+    /// Ends a client once it has what it is due, telling it when to come back.
+    fn send_away(&mut self, slot: u32, spread: Duration) {
+        let Some(client) = self.clients.get_mut(slot as usize) else { return };
+        if client.poll.is_some() {
+            return self.answer_empty(slot);
+        }
+        let retry = sse::encode_retry(
+            DurationRange { min: Duration::from_millis(1), max: spread.max(Duration::from_millis(1)) }.pick(),
+        );
+        match &mut client.behind {
+            Some(behind) => {
+                // The rest of a frame goes out first; the histories serve the client when it is back.
+                behind.partial = [&behind.partial[..], &retry].concat().into();
+                behind.ends = true;
+                self.serve(slot);
+            }
+            None => {
+                // What the socket doesn't take of so little, the client can do without.
+                let _ = send(client.fd.as_raw_fd(), &retry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                self.dead.push(slot);
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.dead.extend(self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()));
+        self.bury();
+    }
+
+    /// The hub, to look at.
+    #[must_use]
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Clients that are behind, and all clients.
+    #[must_use]
+    pub fn count_clients(&self) -> (usize, usize) {
+        (self.clients.iter().filter(|(_, client)| client.behind.is_some()).count(), self.clients.len())
+    }
+}

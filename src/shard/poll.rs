@@ -1,0 +1,77 @@
+//! Long polls: what a poll is answered with. Bytes only.
+
+use std::fmt::Write as _;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::{Map, Value, json};
+
+use super::writer::encode_due;
+use crate::{
+    cursor::Cursor,
+    event::{Event, Form},
+    hub::Due,
+    sse,
+};
+
+/// How a poll wants to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PollReply {
+    /// As one JSON object: `cursor`, `events`, `gap`.
+    Json,
+    /// As an event stream that ends.
+    EventStream(Form),
+}
+
+/// The whole response: `head`, which lacks its `Content-Length`, and what is due. `cursor` is where the client stands after it.
+pub(super) fn encode_response(head: &Bytes, reply: PollReply, cursor: &Cursor, due: &[Due]) -> Bytes {
+    let body = match reply {
+        PollReply::Json => encode_json(cursor, due),
+        PollReply::EventStream(form) => encode_event_stream(form, cursor, due),
+    };
+    let mut response = BytesMut::with_capacity(head.len() + body.len() + 40);
+    response.put_slice(head);
+    // Writing into a BytesMut, which grows, cannot fail.
+    let _ = write!(response, "Content-Length: {}\r\n\r\n", body.len());
+    response.put_slice(&body);
+    response.freeze()
+}
+
+fn encode_json(cursor: &Cursor, due: &[Due]) -> Vec<u8> {
+    let mut events = Vec::new();
+    let mut gaps = Vec::new();
+    for due in due {
+        match due {
+            Due::Event(event) => events.push(event_as_json(event)),
+            Due::Gap { channels, reason, .. } => {
+                let channels: Vec<&str> = channels.iter().map(|name| name.as_str()).collect();
+                gaps.push(json!({ "channels": channels, "reason": reason.as_str() }));
+            }
+        }
+    }
+    let mut body = json!({ "cursor": cursor.to_string(), "events": events, "gap": gaps }).to_string().into_bytes();
+    body.push(b'\n');
+    body
+}
+
+fn event_as_json(event: &Event) -> Value {
+    let parts = sse::decode_frame(event.frame(Form::Plain));
+    let mut object = Map::new();
+    object.insert("id".to_owned(), String::from_utf8_lossy(parts.id).into());
+    object.insert("channel".to_owned(), event.channel().as_str().into());
+    if let Some(event) = parts.event {
+        object.insert("event".to_owned(), event.into());
+    }
+    object.insert("data".to_owned(), String::from_utf8_lossy(&parts.data).into());
+    Value::Object(object)
+}
+
+fn encode_event_stream(form: Form, cursor: &Cursor, due: &[Due]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for due in due {
+        let told = Cursor { node: cursor.node, position: due.position() };
+        body.extend_from_slice(&encode_due(due, form, &told));
+    }
+    // A client that got nothing still learns where it stands.
+    let _ = std::io::Write::write_fmt(&mut body, format_args!("id: {cursor}\n\n"));
+    body
+}

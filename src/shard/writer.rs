@@ -1,0 +1,336 @@
+//! The hot way: the only code that writes to clients.
+//!
+//! Invariants:
+//! - A client without [`Behind`] has everything up to the hub's last position that is in no batch; one with it has
+//!   everything up to its cursor, and `partial` goes out before anything else.
+//! - Nothing is queued for a client. What its socket doesn't take stays in the histories, and the client has a cursor.
+//! - Batches are sent before anybody is served from the histories (see [`crate::hub`]).
+
+use std::{
+    io::IoSlice,
+    os::fd::{AsFd, AsRawFd},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{EpollEvent, EpollFlags},
+        socket::{MsgFlags, send},
+        uio::writev,
+    },
+};
+
+use super::{
+    Shard,
+    client::{Behind, Client, ClientKey},
+    poll,
+};
+use crate::{
+    cursor::Cursor,
+    event::{Event, Form, Position},
+    hub::{Due, GroupId, Kind, Reader, Standing},
+    sse,
+};
+
+/// Most frames in one gathered write.
+const FRAMES_A_WRITE: usize = 64;
+/// Most bytes that one client is served from the histories before others have their turn.
+const BYTES_A_TURN: usize = 1 << 20;
+/// Most bytes in a poll's answer, unless one event alone has more.
+const BYTES_A_POLL: usize = 1 << 20;
+
+/// The events of a batch one after the other, for the groups that get the same ones.
+#[derive(Default)]
+pub(super) struct Joined {
+    bytes: Vec<u8>,
+    positions: Vec<Position>,
+    form: Form,
+}
+
+impl Joined {
+    /// The bytes of `events`, which are at least two; made anew only where they differ from the last ones.
+    fn of(&mut self, events: &[Arc<Event>], form: Form) -> &[u8] {
+        let same = self.form == form && self.positions.iter().copied().eq(events.iter().map(|event| event.position()));
+        if !same {
+            self.bytes.clear();
+            self.positions.clear();
+            self.form = form;
+            for event in events {
+                self.positions.push(event.position());
+                self.bytes.extend_from_slice(event.frame(form));
+            }
+        }
+        &self.bytes
+    }
+}
+
+impl Shard {
+    /// Sends the batches that the hub has gathered.
+    pub(super) fn flush(&mut self) {
+        while let Some(batch) = self.hub.next_batch() {
+            match batch.kind {
+                Kind::Stream(form) => self.send_batch(batch.group, &batch.events, form),
+                Kind::Poll => self.answer_polls(batch.group, batch.events[0].position()),
+            }
+            self.hub.recycle(batch);
+        }
+        self.bury();
+    }
+
+    fn send_batch(&mut self, group: GroupId, events: &[Arc<Event>], form: Form) {
+        let bytes: &[u8] = match events {
+            [event] => event.frame(form),
+            _ => self.joined.of(events, form),
+        };
+        let now = self.wheel.now();
+        let members = self.hub.members(group);
+        let mut fallen = Vec::new();
+        let mut delivered = 0;
+        for &slot in members {
+            let client = &mut self.clients[slot as usize];
+            if client.behind.is_some() {
+                continue; // It gets them from the histories.
+            }
+            match send(client.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(n) if n == bytes.len() => {
+                    client.written = now;
+                    delivered += events.len() as u64;
+                }
+                Ok(n) => fallen.push((slot, n)),
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => fallen.push((slot, 0)),
+                Err(_) => self.dead.push(slot),
+            }
+        }
+        self.metrics.deliveries.add(delivered);
+        for (slot, sent) in fallen {
+            let (cursor, partial) = standing_after(events, form, sent);
+            self.set_behind(slot, Reader { cursor, standing: Standing::Live }, partial);
+            self.arm(slot);
+        }
+    }
+
+    /// Marks a client that had everything as one that has not.
+    pub(super) fn set_behind(&mut self, slot: u32, reader: Reader, partial: Bytes) {
+        let client = &mut self.clients[slot as usize];
+        debug_assert!(client.behind.is_none());
+        client.behind = Some(Box::new(Behind { reader, partial, armed: false, ends: false }));
+        self.hub.set_behind(client.group, true);
+        self.metrics.fell_behind.add(1);
+    }
+
+    /// Writes to a client that is behind until it has everything or its socket is full.
+    pub(super) fn serve(&mut self, slot: u32) {
+        let mut budget = BYTES_A_TURN;
+        loop {
+            let client = &mut self.clients[slot as usize];
+            let Some(behind) = &mut client.behind else { return };
+            if !behind.partial.is_empty() {
+                match send(client.fd.as_raw_fd(), &behind.partial, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                    Ok(n) => {
+                        client.written = self.wheel.now();
+                        bytes::Buf::advance(&mut behind.partial, n);
+                        if !behind.partial.is_empty() {
+                            return self.arm(slot);
+                        }
+                        behind.partial = Bytes::new();
+                    }
+                    Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => return self.arm(slot),
+                    Err(_) => return self.dead.push(slot),
+                }
+            }
+            if behind.ends {
+                return self.dead.push(slot);
+            }
+            if client.poll.is_some() {
+                if !self.prepare_answer(slot, false) {
+                    return self.catch_up(slot);
+                }
+                continue;
+            }
+            match self.write_due(slot) {
+                Written::Nothing => return self.catch_up(slot),
+                Written::All(n) => budget = budget.saturating_sub(n),
+                Written::Full => return self.arm(slot),
+                Written::Dead => return self.dead.push(slot),
+            }
+            if budget == 0 {
+                return self.rearm(slot); // The socket can take more: epoll says so again, after the others.
+            }
+        }
+    }
+
+    /// Writes the next few frames that are due to a stream.
+    fn write_due(&mut self, slot: u32) -> Written {
+        let client = &mut self.clients[slot as usize];
+        let (Some(behind), Kind::Stream(form)) = (&mut client.behind, self.hub.kind(client.group)) else {
+            return Written::Nothing;
+        };
+        let mut frames = Vec::with_capacity(FRAMES_A_WRITE);
+        let mut gaps = 0;
+        for due in self.hub.replay(client.group, behind.reader).take(FRAMES_A_WRITE) {
+            gaps += u64::from(matches!(due, Due::Gap { .. }));
+            let cursor = self.hub.cursor_at(due.position());
+            frames.push((due.position(), encode_due(&due, form, &cursor)));
+        }
+        if frames.is_empty() {
+            return Written::Nothing;
+        }
+        let slices: Vec<IoSlice<'_>> = frames.iter().map(|(_, frame)| IoSlice::new(frame)).collect();
+        let mut sent = match writev(client.fd.as_fd(), &slices) {
+            Ok(n) => n,
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => return Written::Full,
+            Err(_) => return Written::Dead,
+        };
+        self.metrics.gaps.add(gaps);
+        self.untold_gaps += gaps;
+        client.written = self.wheel.now();
+        let total = sent;
+        for (position, frame) in &frames {
+            if sent == 0 {
+                return Written::Full;
+            }
+            behind.reader.cursor = *position;
+            self.metrics.replayed.add(1);
+            if sent < frame.len() {
+                behind.partial = frame.slice(sent..);
+                return Written::Full;
+            }
+            sent -= frame.len();
+        }
+        Written::All(total)
+    }
+
+    /// The client has everything.
+    fn catch_up(&mut self, slot: u32) {
+        let client = &mut self.clients[slot as usize];
+        let Some(behind) = client.behind.take() else { return };
+        self.hub.set_behind(client.group, false);
+        if behind.armed {
+            self.watch(slot, EpollFlags::empty());
+        }
+    }
+
+    /// Asks epoll to tell when the client's socket can take more.
+    fn arm(&mut self, slot: u32) {
+        if let Some(behind) = &mut self.clients[slot as usize].behind
+            && !behind.armed
+        {
+            self.rearm(slot);
+        }
+    }
+
+    fn rearm(&mut self, slot: u32) {
+        if let Some(behind) = &mut self.clients[slot as usize].behind {
+            behind.armed = true;
+        }
+        self.watch(slot, EpollFlags::EPOLLOUT);
+    }
+
+    /// READABLE always (end of file: the client has left), WRITABLE only where asked for: a socket registered for it wakes
+    /// the shard each time nginx drains it.
+    fn watch(&mut self, slot: u32, also: EpollFlags) {
+        let client = &self.clients[slot as usize];
+        let key = ClientKey { slot, generation: client.generation };
+        let mut event = EpollEvent::new(WATCHED | also, key.to_bits());
+        if self.epoll.modify(&client.fd, &mut event).is_err() {
+            self.dead.push(slot);
+        }
+    }
+
+    /// Pings a stream that has been silent; it is skipped where its socket is full.
+    pub(super) fn ping(&mut self, slot: u32) {
+        let client = &mut self.clients[slot as usize];
+        match send(client.fd.as_raw_fd(), sse::PING, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            Ok(n) if n == sse::PING.len() => client.written = self.wheel.now(),
+            Ok(n) => {
+                let reader = Reader { cursor: self.hub.last(), standing: Standing::Live };
+                self.set_behind(slot, reader, Bytes::from_static(&sse::PING[n..]));
+                self.arm(slot);
+            }
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => {}
+            Err(_) => self.dead.push(slot),
+        }
+    }
+
+    /// Answers the polls of a group, to which `first` and what follows it is due.
+    fn answer_polls(&mut self, group: GroupId, first: Position) {
+        for slot in self.hub.members(group).to_vec() {
+            if self.clients[slot as usize].behind.is_none() {
+                let cursor = Position(first.0 - 1);
+                self.set_behind(slot, Reader { cursor, standing: Standing::Live }, Bytes::new());
+                self.serve(slot);
+            }
+        }
+    }
+
+    /// Makes the answer of a poll that is behind ready to be written; false if nothing is due and it need not be given.
+    pub(super) fn prepare_answer(&mut self, slot: u32, even_if_empty: bool) -> bool {
+        let client: &mut Client = &mut self.clients[slot as usize];
+        let (Some(behind), Some(poll)) = (&mut client.behind, &client.poll) else { return false };
+        let mut due = Vec::new();
+        let mut bytes = 0;
+        let mut all = true;
+        for next in self.hub.replay(client.group, behind.reader) {
+            if bytes > BYTES_A_POLL {
+                all = false;
+                break;
+            }
+            if let Due::Event(event) = &next {
+                bytes += event.frame(Form::Plain).len();
+            }
+            due.push(next);
+        }
+        if due.is_empty() && !even_if_empty {
+            return false;
+        }
+        let position = if all { self.hub.last() } else { due.last().map_or(behind.reader.cursor, Due::position) };
+        let cursor = self.hub.cursor_at(position);
+        behind.partial = poll::encode_response(&poll.head, poll.reply, &cursor, &due);
+        behind.reader.cursor = position;
+        behind.ends = true;
+        self.metrics.replayed.add(due.len() as u64);
+        client.poll = None;
+        true
+    }
+}
+
+/// What every client's socket is watched for.
+pub(super) const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
+
+enum Written {
+    /// Nothing was due.
+    Nothing,
+    /// All that was tried, this many bytes.
+    All(usize),
+    /// The socket is full.
+    Full,
+    /// The client is gone.
+    Dead,
+}
+
+/// The bytes of what is due; a gap's are made for the client.
+pub(super) fn encode_due(due: &Due, form: Form, cursor: &Cursor) -> Bytes {
+    match due {
+        Due::Event(event) => event.frame(form).clone(),
+        Due::Gap { channels, reason, .. } => sse::encode_gap(cursor, channels, *reason),
+    }
+}
+
+/// Where a client stands of whose batch the first `sent` bytes were written, and the rest of the frame they end in.
+fn standing_after(events: &[Arc<Event>], form: Form, mut sent: usize) -> (Position, Bytes) {
+    let mut cursor = Position(events[0].position().0 - 1);
+    for event in events {
+        if sent == 0 {
+            break;
+        }
+        let frame = event.frame(form);
+        cursor = event.position();
+        if sent < frame.len() {
+            return (cursor, frame.slice(sent..));
+        }
+        sent -= frame.len();
+    }
+    (cursor, Bytes::new())
+}

@@ -1,0 +1,77 @@
+//! Where events come from. A source turns what it receives into messages, and says when it delivers a channel and when it
+//! is away; it never sees a client.
+
+mod backoff;
+mod redis_publish;
+mod redis_pubsub;
+mod redis_wire;
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+pub use self::{redis_publish::RedisPublisher, redis_pubsub::RedisPubSub};
+use crate::{
+    event::{ChannelName, Message},
+    metrics::Metrics,
+    shard::{Demand, Dispatcher, Ticket},
+};
+
+/// A source under way.
+pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Somewhere that events come from, asked for each channel when its first client joins.
+pub trait Source: Send + 'static {
+    /// Its name in logs and in `/readyz`.
+    fn name(&self) -> &'static str;
+
+    /// Runs until the process ends, through whatever losses: `demands` says which channels are wanted, `feed` takes what
+    /// arrives. It must say [`Feed::restored`] or [`Feed::lost`] soon after its start, since clients wait for it.
+    fn run(self: Box<Self>, feed: Feed, demands: UnboundedReceiver<Demand>) -> Running;
+}
+
+/// Where a source puts what it has.
+#[derive(Clone)]
+pub struct Feed {
+    source: usize,
+    dispatcher: Arc<Dispatcher>,
+    metrics: Arc<Metrics>,
+}
+
+impl Feed {
+    /// The feed of source number `source`.
+    #[must_use]
+    pub fn new(source: usize, dispatcher: Arc<Dispatcher>, metrics: Arc<Metrics>) -> Self {
+        Self { source, dispatcher, metrics }
+    }
+
+    /// Passes a message on.
+    pub fn publish(&self, message: Message) {
+        self.dispatcher.publish(&[message], None);
+    }
+
+    /// The demand is met: all the channel's messages arrive from now on.
+    pub fn confirm(&self, name: &ChannelName, ticket: Ticket) {
+        self.dispatcher.confirm(self.source, name, ticket);
+    }
+
+    /// The source is away: messages may be missed from now on.
+    pub fn lost(&self) {
+        self.dispatcher.lost(self.source);
+    }
+
+    /// The source is there, or there again, and all these demands are met.
+    pub fn restored<'a>(&self, demands: impl Iterator<Item = (&'a ChannelName, Ticket)>) {
+        self.dispatcher.restored(self.source, demands);
+    }
+
+    /// Counts a message that can't be an event.
+    pub fn drop_invalid(&self, why: &dyn std::fmt::Display) {
+        self.metrics.invalid.add(1);
+        // Each power of two is logged: the first at once, a flood seldom.
+        let count = self.metrics.invalid.get();
+        if count.is_power_of_two() {
+            tracing::warn!(%why, count, "a message was dropped: it can't be an event");
+        }
+    }
+}

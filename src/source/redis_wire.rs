@@ -1,0 +1,82 @@
+//! What ssecast puts into Redis, and the connections it does that on. Bytes and options; no loop.
+//!
+//! A payload is the message's data, unchanged. Only a message with an event type needs more room: it is written
+//! `\0ssecast:event\0TYPE\0DATA`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, RedisResult};
+
+use crate::event::{ChannelName, EventType, EventTypeError, Message};
+
+const EVENT_MARK: &[u8] = b"\0ssecast:event\0";
+/// Longest wait for a connection to Redis.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for an answer of Redis.
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client for `url` that speaks RESP3, with which subscriptions are confirmed in the order of the messages.
+pub(super) fn client(url: &str) -> RedisResult<Client> {
+    let info = url.into_connection_info()?;
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    Client::open(info.set_redis_settings(settings))
+}
+
+pub(super) fn options() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(ANSWER_TIMEOUT))
+}
+
+/// The payload of a message.
+pub(super) fn encode(message: &Message) -> Bytes {
+    match &message.event {
+        // Data that looks marked is marked as well, with no type, so that it arrives as it is.
+        None if message.data.starts_with(EVENT_MARK) => [EVENT_MARK, b"\0", &message.data].concat().into(),
+        None => message.data.clone(),
+        Some(event) => [EVENT_MARK, event.as_str().as_bytes(), b"\0", &message.data].concat().into(),
+    }
+}
+
+/// The message of a payload.
+pub(super) fn decode(channel: ChannelName, payload: Vec<u8>) -> Result<Message, EventTypeError> {
+    let payload = Bytes::from(payload);
+    let marked = payload.strip_prefix(EVENT_MARK).and_then(|rest| Some((rest, memchr::memchr(0, rest)?)));
+    let Some((rest, end)) = marked else { return Ok(Message { channel, event: None, data: payload }) };
+    let event = match std::str::from_utf8(&rest[..end]).map_err(|_| EventTypeError::NotUtf8)? {
+        "" => None,
+        event => Some(EventType::new(event)?),
+    };
+    Ok(Message { channel, event, data: payload.slice(EVENT_MARK.len() + end + 1..) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_comes_back_as_it_went() {
+        let channel = ChannelName::new("base").unwrap();
+        let price = EventType::new("price").unwrap();
+        let data: [&'static [u8]; 5] = [b"[1,2,3]", b"", b"\0\xff\r\n", b"\0ssecast:event\0", b"\0ssecast:event\0x\0y"];
+        for data in data {
+            for event in [None, Some(price.clone())] {
+                let message = Message { channel: channel.clone(), event, data: Bytes::from_static(data) };
+                assert_eq!(decode(channel.clone(), encode(&message).to_vec()), Ok(message));
+            }
+        }
+    }
+
+    #[test]
+    fn what_redis_cli_publishes_is_not_touched() {
+        let message = Message { channel: ChannelName::new("base").unwrap(), event: None, data: "[1,2,3]".into() };
+        assert_eq!(&encode(&message)[..], b"[1,2,3]");
+    }
+
+    #[test]
+    fn an_event_type_with_a_line_break_is_refused() {
+        let channel = ChannelName::new("base").unwrap();
+        assert!(decode(channel, b"\0ssecast:event\0a\nid: 1\0data".to_vec()).is_err());
+    }
+}
