@@ -2,11 +2,13 @@
 //!
 //! Nothing is started here: a subcommand that needs a runtime builds its own, since the daemon forks before it has one.
 
+pub mod bench;
 pub mod check;
 pub mod client;
 pub mod demo;
 pub mod event_stream;
 pub mod publish;
+pub mod reload;
 pub mod serve;
 #[cfg(test)]
 mod stub;
@@ -50,8 +52,10 @@ enum Command {
     Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
     Check(check::CheckArgs),
+    Reload(reload::ReloadArgs),
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the program with the arguments it was started with. Errors go to standard error; the exit code is 0, 1 or one of
@@ -74,8 +78,10 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| Failure::from(error).report()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

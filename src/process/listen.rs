@@ -3,16 +3,29 @@
 use std::{
     fs, io,
     net::TcpListener,
-    os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
-        net::{UnixListener, UnixStream},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
     },
-    path::{Path, PathBuf},
+    path::{Path, PathBuf, absolute},
 };
 
-use nix::unistd::{Group, chown};
+use nix::{
+    sys::{
+        socket::{
+            self, AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname,
+            getsockopt, sockopt,
+        },
+        stat::{Mode, fchmod},
+    },
+    unistd::{Gid, Group, Uid, chown},
+};
 
-use crate::config::Address;
+use super::folder;
+use crate::config::{Account, Address};
 
 /// Why a socket can't be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +39,16 @@ pub enum ListenError {
     /// The group of `public_group` or `admin_group` does not exist.
     #[error("group {0:?} does not exist: create it, or name another in [listen]")]
     NoGroup(String),
+    /// What was handed over is no socket that connections arrive at.
+    #[error(
+        "what was handed over as {0:?} is not a listening stream socket: see ListenStream= and Accept=no in the socket unit"
+    )]
+    NotListening(String),
+    /// A socket was handed over that there is no use for.
+    #[error(
+        "a socket was handed over as {0:?}: say which one it is by FileDescriptorName=public or =admin in its socket unit, one of each"
+    )]
+    UnknownName(String),
     /// The operating system refused.
     #[error("can't {doing} {place}")]
     Io {
@@ -41,10 +64,73 @@ pub enum ListenError {
 /// A listening socket. A Unix socket that this process has made is removed with it, unless another stands there by then.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a path.
-    Unix(UnixListener, Made),
+    /// On a path; its file is somebody else's where the socket was handed over.
+    Unix(UnixListener, Option<Made>),
     /// On a port.
     Tcp(TcpListener),
+}
+
+impl Listener {
+    /// Takes a socket that listens already. `name` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ListenError::NotListening`] for anything else.
+    pub fn from_fd(name: &str, fd: OwnedFd) -> Result<Self, ListenError> {
+        let refuse = || ListenError::NotListening(name.to_owned());
+        let listens = getsockopt(&fd, sockopt::AcceptConn).map_err(|_| refuse())?;
+        if !listens || getsockopt(&fd, sockopt::SockType) != Ok(SockType::Stream) {
+            return Err(refuse());
+        }
+        let address: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(|_| refuse())?;
+        let listener = match address.family() {
+            Some(AddressFamily::Unix) => Self::Unix(fd.into(), None),
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => Self::Tcp(fd.into()),
+            _ => return Err(refuse()),
+        };
+        listener.set_nonblocking().map_err(failed("set up", name))?;
+        Ok(listener)
+    }
+
+    /// The same, with the file at `path` as this process's to remove.
+    #[must_use]
+    pub fn with_file(self, path: &Path) -> Self {
+        match self {
+            Self::Unix(listener, _) => {
+                let inode = fs::symlink_metadata(path).map(|meta| meta.ino()).ok();
+                Self::Unix(listener, inode.map(|inode| Made { path: path.to_owned(), inode }))
+            }
+            tcp @ Self::Tcp(_) => tcp,
+        }
+    }
+
+    /// Whether this process has made a file for it, or taken that over.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        matches!(self, Self::Unix(_, Some(_)))
+    }
+
+    /// Closes the socket here and leaves its file to the process that has taken it over.
+    pub fn leave(self) {
+        if let Self::Unix(_, Some(made)) = self {
+            std::mem::forget(made);
+        }
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(listener, _) => listener.set_nonblocking(true),
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(listener, _) => listener.as_fd(),
+            Self::Tcp(listener) => listener.as_fd(),
+        }
+    }
 }
 
 /// A socket file that this process has made.
@@ -63,38 +149,62 @@ impl Drop for Made {
     }
 }
 
-/// Listens on `address`; `mode` and `group` are those of a socket file.
+/// Listens on `address`; `mode` and `group` are those of a socket file. The file, and folders that are missing for it, belong to
+/// `owner` if there is one, who can remove it then; its group is `owner`'s if there is no `group`.
 ///
 /// # Errors
 /// [`ListenError`] says what is in the way and how to mend it.
-pub fn bind(address: &Address, mode: u32, group: Option<&str>) -> Result<Listener, ListenError> {
+pub fn bind(
+    address: &Address,
+    mode: u32,
+    group: Option<&str>,
+    owner: Option<&Account>,
+) -> Result<Listener, ListenError> {
     match address {
         Address::Tcp(address) => {
             let place = format!("tcp://{address}");
-            let listener = TcpListener::bind(address).map_err(failed("listen on", &place))?;
-            listener.set_nonblocking(true).map_err(failed("set up", &place))?;
-            Ok(Listener::Tcp(listener))
+            let listener = Listener::Tcp(TcpListener::bind(address).map_err(failed("listen on", &place))?);
+            listener.set_nonblocking().map_err(failed("set up", &place))?;
+            Ok(listener)
         }
-        Address::Unix(path) => bind_unix(path, mode, group),
+        Address::Unix(path) => bind_unix(path, mode, group, owner),
     }
 }
 
-fn bind_unix(path: &Path, mode: u32, group: Option<&str>) -> Result<Listener, ListenError> {
+fn bind_unix(path: &Path, mode: u32, group: Option<&str>, owner: Option<&Account>) -> Result<Listener, ListenError> {
     let place = path.display().to_string();
-    remove_stale(path)?;
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(failed("make the folder of", &place))?;
+    // The daemon leaves its folder.
+    let path = absolute(path).map_err(failed("find", &place))?;
+    let group = match group {
+        Some(name) => {
+            let group = Group::from_name(name).ok().flatten();
+            Some(group.ok_or_else(|| ListenError::NoGroup(name.to_owned()))?.gid)
+        }
+        None => owner.map(|owner| Gid::from_raw(owner.gid)),
+    };
+    remove_stale(&path)?;
+    folder::make_for(&path, owner).map_err(failed("make the folder of", &place))?;
+    let listener = UnixListener::from(closed_socket().map_err(failed("make a socket for", &place))?);
+    let address = UnixAddr::new(&path).map_err(failed("listen on", &place))?;
+    socket::bind(listener.as_raw_fd(), &address).map_err(failed("listen on", &place))?;
+    let inode = fs::symlink_metadata(&path).map_err(failed("look at", &place))?.ino();
+    let listener = Listener::Unix(listener, Some(Made { path: path.clone(), inode }));
+    let owner = owner.map(|owner| Uid::from_raw(owner.uid));
+    if owner.is_some() || group.is_some() {
+        chown(&path, owner, group).map_err(failed("set the owner and group of", &place))?;
     }
-    let listener = UnixListener::bind(path).map_err(failed("listen on", &place))?;
-    let inode = fs::symlink_metadata(path).map_err(failed("look at", &place))?.ino();
-    let made = Made { path: path.to_owned(), inode };
-    if let Some(name) = group {
-        let group = Group::from_name(name).ok().flatten().ok_or_else(|| ListenError::NoGroup(name.to_owned()))?;
-        chown(path, None, Some(group.gid)).map_err(|errno| failed("set the group of", &place)(errno.into()))?;
-    }
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", &place))?;
-    listener.set_nonblocking(true).map_err(failed("set up", &place))?;
-    Ok(Listener::Unix(listener, made))
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", &place))?;
+    socket::listen(&listener, Backlog::MAXALLOWABLE).map_err(failed("listen on", &place))?;
+    listener.set_nonblocking().map_err(failed("set up", &place))?;
+    Ok(listener)
+}
+
+/// A socket whose file will be nobody's to connect to until its group and mode are set: Linux makes the file with the mode of
+/// the socket.
+fn closed_socket() -> nix::Result<OwnedFd> {
+    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    fchmod(&fd, Mode::empty())?;
+    Ok(fd)
 }
 
 /// Removes a socket that nobody answers on: asked, not guessed.
@@ -118,14 +228,32 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-fn failed(doing: &'static str, place: &str) -> impl FnOnce(io::Error) -> ListenError {
+fn failed<E: Into<io::Error>>(doing: &'static str, place: &str) -> impl FnOnce(E) -> ListenError {
     let place = place.to_owned();
-    move |source| ListenError::Io { doing, place, source }
+    move |source| ListenError::Io { doing, place, source: source.into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
+
+    #[test]
+    fn only_what_listens_is_taken_for_a_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        assert!(matches!(Listener::from_fd("public", listener.into()), Ok(Listener::Unix(_, None))));
+        assert!(path.exists(), "its file is somebody else's");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(matches!(Listener::from_fd("public", port.into()), Ok(Listener::Tcp(_))));
+        let refused = |fd: OwnedFd| matches!(Listener::from_fd("public", fd), Err(ListenError::NotListening(_)));
+        assert!(refused(client.into()));
+        assert!(refused(UnixDatagram::unbound().unwrap().into()));
+        assert!(refused(fs::File::open("/dev/null").unwrap().into()));
+    }
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
@@ -133,12 +261,12 @@ mod tests {
         let path = folder.path().join("s");
         let address = Address::Unix(path.clone());
         drop(UnixListener::bind(&path).unwrap());
-        let listener = bind(&address, 0o600, None).unwrap();
+        let listener = bind(&address, 0o600, None, None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&address, 0o600, None), Err(ListenError::Busy(_))));
+        assert!(matches!(bind(&address, 0o600, None, None), Err(ListenError::Busy(_))));
         drop(listener);
         assert!(!path.exists(), "the socket goes with its listener");
         fs::write(&path, "mine").unwrap();
-        assert!(matches!(bind(&address, 0o600, None), Err(ListenError::NotASocket(_))));
+        assert!(matches!(bind(&address, 0o600, None, None), Err(ListenError::NotASocket(_))));
     }
 }

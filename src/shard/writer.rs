@@ -240,13 +240,13 @@ impl Shard {
     }
 
     /// Pings a stream that has been silent; it is skipped where its socket is full.
-    pub(super) fn ping(&mut self, slot: u32) {
+    pub(super) fn ping(&mut self, slot: u32, ping: &Bytes) {
         let client = &mut self.clients[slot as usize];
-        match send(client.fd.as_raw_fd(), sse::PING, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-            Ok(n) if n == sse::PING.len() => client.written = self.wheel.now(),
+        match send(client.fd.as_raw_fd(), ping, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            Ok(n) if n == ping.len() => client.written = self.wheel.now(),
             Ok(n) => {
                 let reader = Reader { cursor: self.hub.last(), standing: Standing::Live };
-                self.set_behind(slot, reader, Bytes::from_static(&sse::PING[n..]));
+                self.set_behind(slot, reader, ping.slice(n..));
                 self.arm(slot);
             }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => {}
