@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod check;
 pub mod client;
+pub mod demo;
 pub mod event_stream;
 pub mod publish;
 pub mod reload;
@@ -48,6 +49,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
     Check(check::CheckArgs),
     Reload(reload::ReloadArgs),
@@ -73,6 +75,7 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Reload(args) => reload::run(&args),
