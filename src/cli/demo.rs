@@ -77,7 +77,9 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
         let on_ready = || {
             let _ = ready.send(()); // Whoever waits is still there.
         };
-        let served = app::run(config(&folder, &source), on_ready, async { drop(stopped.await) }).await;
+        let config = config(&folder, &source);
+        let sockets = app::bind(&config)?;
+        let served = app::run(config, sockets, on_ready, async { drop(stopped.await) }).await;
         drop(over);
         served
     };
