@@ -99,7 +99,7 @@ impl World {
             self.daemon.publish_many(channel, messages.iter().map(String::as_str));
         } else if self.redis_is_up {
             let mut pipe = redis::pipe();
-            for message in messages {
+            for message in &messages {
                 pipe.publish(channel, message).ignore();
             }
             pipe.exec(&mut self.redis.connect()).unwrap();
