@@ -70,9 +70,6 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     let nginx = if args.no_nginx { None } else { nginx::find() };
     let folder = Folder::make().context("can't make a temporary folder")?;
 
-    let config = config(&folder, &source);
-    let sockets = app::bind(&config)?;
-
     let (ready, is_ready) = oneshot::channel();
     let (stop, stopped) = oneshot::channel::<()>();
     let (over, is_over) = oneshot::channel::<()>();
@@ -80,6 +77,8 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
         let on_ready = || {
             let _ = ready.send(()); // Whoever waits is still there.
         };
+        let config = config(&folder, &source);
+        let sockets = app::bind(&config)?;
         let served = app::run(config, sockets, on_ready, async { drop(stopped.await) }).await;
         drop(over);
         served

@@ -117,8 +117,8 @@ fn start(config: Config, detached: bool) -> anyhow::Result<()> {
     let inherited = Inherited::take()?;
     let relaunch = Relaunch::this_process().context("can't tell what to start for a reload")?;
     signals::hold().context("can't hold signals")?;
-    let log = Log::start(&process)?;
     privileges::check(owner)?;
+    let log = Log::start(&process)?;
     limits::set_core(process.core_limit)?;
     // Before the sockets: so a second start is told who has them, and two starts never meet at a stale one.
     let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;

@@ -16,6 +16,8 @@ pub struct ChannelImage {
     pub complete_since: Position,
     /// What last raised that.
     pub cause: Cause,
+    /// Positions up to which a source had been away.
+    pub holes: Vec<Position>,
     /// The history, in order.
     pub events: Vec<Arc<Event>>,
 }
@@ -30,6 +32,7 @@ impl Hub {
                 open: channel.feed == Feed::Open,
                 complete_since: history.complete_since(),
                 cause: history.cause(),
+                holes: history.holes().to_vec(),
                 events: (0..history.len()).filter_map(|index| history.get(index).cloned()).collect(),
             };
             (u32::try_from(id).unwrap_or(u32::MAX), image)
@@ -48,6 +51,9 @@ impl Hub {
             idle_since: Some(now),
             ..Channel::new(channel.name.clone(), History::new(Position(0), Cause::Began), channel.feed)
         };
+        for hole in image.holes {
+            self.bytes -= self.channels[id as usize].history.add_hole(hole);
+        }
         for event in image.events {
             self.keep(id, &event);
         }

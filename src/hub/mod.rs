@@ -300,7 +300,7 @@ impl Hub {
         self.last = self.last.max(since);
         let Some(&id) = self.names.get(name) else { return &[] };
         let channel = &mut self.channels[id as usize];
-        channel.history.raise(since, Cause::Source);
+        self.bytes -= channel.history.add_hole(since);
         &channel.groups
     }
 

@@ -286,10 +286,7 @@ impl Shard {
             }
             let silent = client.behind.is_none() && client.written.saturating_add(interval) <= now;
             match (client.poll.is_some(), client.expires <= now) {
-                (true, true) => {
-                    self.answer_empty(slot);
-                    self.clients[slot as usize].expires = now.saturating_add(interval);
-                }
+                (true, true) => self.answer_empty(slot),
                 (false, true) => {
                     // A stream's lifetime is over, or a poll's answer was not taken.
                     self.dead.push(slot);

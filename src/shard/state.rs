@@ -42,6 +42,7 @@ struct ChannelState {
     open: bool,
     complete_since: u64,
     cause: u8,
+    holes: Vec<u64>,
     events: Vec<(u64, Bytes)>,
 }
 
@@ -180,6 +181,7 @@ impl ChannelState {
             open: self.open,
             complete_since: self.complete_since,
             cause: self.cause,
+            holes: self.holes.clone(),
             events: self.events.clone(),
         }
     }
@@ -198,6 +200,7 @@ impl Shard {
                 open: channel.open,
                 complete_since: channel.complete_since.0,
                 cause: cause_to_u8(channel.cause),
+                holes: channel.holes.iter().map(|hole| hole.0).collect(),
                 events,
             });
         }
@@ -240,6 +243,7 @@ impl Shard {
                     open: channel.open,
                     complete_since: Position(channel.complete_since),
                     cause: cause_from_u8(channel.cause),
+                    holes: channel.holes.into_iter().map(Position).collect(),
                     events,
                 },
                 now,
@@ -355,14 +359,12 @@ fn cause_to_u8(cause: Cause) -> u8 {
     match cause {
         Cause::Began => 0,
         Cause::Evicted => 1,
-        Cause::Source => 2,
     }
 }
 
 fn cause_from_u8(cause: u8) -> Cause {
     match cause {
         1 => Cause::Evicted,
-        2 => Cause::Source,
         _ => Cause::Began,
     }
 }

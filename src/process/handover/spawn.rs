@@ -31,6 +31,8 @@ impl Successor {
         // Only this one descriptor outlives the exec. Another child that is started just now could see it, and there is none.
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
         let mut command = Command::new(program);
+        // A user that may not enter the folder where root has started can only have absolute paths.
+        let folder = if folder.join(".").exists() { folder } else { Path::new("/") };
         command.args(arguments).current_dir(folder).env(ENVIRONMENT, theirs.as_raw_fd().to_string());
         // These name a process by number, and are the old one's.
         command
