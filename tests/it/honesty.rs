@@ -99,7 +99,9 @@ impl World {
             self.daemon.publish_many(channel, messages.iter().map(String::as_str));
         } else if self.redis_is_up {
             let mut pipe = redis::pipe();
-            messages.iter().for_each(|message| drop(pipe.publish(channel, message).ignore()));
+            for message in &messages {
+                pipe.publish(channel, message).ignore();
+            }
             pipe.exec(&mut self.redis.connect()).unwrap();
         } else {
             return;
@@ -108,7 +110,11 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.random.u32(..102) {
+        match self.random.u32(..105) {
+            102.. => {
+                self.daemon.reload();
+                self.note("daemon: handed over");
+            }
             100.. => self.flood(),
             0..50 => {
                 for _ in 0..self.random.usize(1..8) {
