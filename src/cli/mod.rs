@@ -5,6 +5,7 @@
 pub mod check;
 pub mod client;
 pub mod event_stream;
+pub mod generate;
 pub mod publish;
 pub mod serve;
 #[cfg(test)]
@@ -50,6 +51,8 @@ enum Command {
     Check(check::CheckArgs),
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
 }
 
 /// Runs the program with the arguments it was started with. Errors go to standard error; the exit code is 0, 1 or one of
@@ -73,6 +76,8 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
