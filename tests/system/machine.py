@@ -116,6 +116,8 @@ class Machine:
             done = subprocess.run(
                 self.enter("sh", "-c", command), input=stdin, env=_ENVIRONMENT, text=True, errors="replace",
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds,
+                # A signal to the command's own process group stays in the container.
+                start_new_session=True,
             )
         except subprocess.TimeoutExpired as expired:
             raise Failed(f"`{command}` took more than {seconds:g} s: {expired.output!r}") from None
@@ -149,7 +151,8 @@ class Running:
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
-            command, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            command, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         self._printed = bytearray()
         self._reader = threading.Thread(target=self._read, daemon=True)
