@@ -6,6 +6,7 @@ use anyhow::Context;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{mpsc, oneshot, watch},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -17,7 +18,9 @@ use crate::{
     metrics::Metrics,
     process::{
         limits,
-        listen::{self, Listener},
+        listen::{ListenError, Listener, ListenerKind},
+        notify::{self, Vitals},
+        sockets::Sockets,
     },
     public,
     shard::{self, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Stream, now_micros},
@@ -29,17 +32,27 @@ const SOURCES_AT_START: Duration = Duration::from_secs(3);
 /// How long accepting rests when the process has no descriptors left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
-/// Runs the daemon on the current runtime until `shutdown` resolves, and then drains it. `on_ready` is called once both
-/// sockets are served.
+/// Binds both sockets as configured.
+///
+/// # Errors
+/// What is in the way of one of them.
+pub fn bind(config: &Config) -> Result<Sockets, ListenError> {
+    Sockets::bind(&config.listen, config.process.user.as_ref())
+}
+
+/// Runs the daemon on the current runtime and on `sockets` until `shutdown` resolves, and then drains it. `on_ready` is called
+/// once both sockets are served.
 ///
 /// # Errors
 /// What keeps it from starting, or made a part of it end.
-pub async fn run(config: Config, on_ready: impl FnOnce(), shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    sockets: Sockets,
+    on_ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let files = limits::raise_open_files();
-    let listen = &config.listen;
-    let public = listen::bind(&listen.public, listen.public_mode, listen.public_group.as_deref())?;
-    let admin = listen::bind(&listen.admin, listen.admin_mode, listen.admin_group.as_deref())?;
-
+    let Sockets { public, admin } = sockets;
     let config = Arc::new(config);
     let daemon = Daemon::start(&config)?;
     let (stop, stopped) = watch::channel(false);
@@ -48,6 +61,9 @@ pub async fn run(config: Config, on_ready: impl FnOnce(), shutdown: impl Future<
     daemon.sources_ready().await;
     tracing::info!(files, workers = config.process.workers, node = %daemon.dispatcher.cursor().node, "serving");
     on_ready();
+    let mut reporting = JoinSet::new(); // What is in it ends with it.
+    let (dispatcher, metrics) = (Arc::clone(&daemon.dispatcher), Arc::clone(&daemon.metrics));
+    reporting.spawn(notify::report(move || Daemon::vitals(Arc::clone(&dispatcher), Arc::clone(&metrics))));
 
     let mut daemon = daemon;
     tokio::select! {
@@ -71,6 +87,7 @@ pub async fn run(config: Config, on_ready: impl FnOnce(), shutdown: impl Future<
 
 /// The shards and sources under way.
 struct Daemon {
+    metrics: Arc<Metrics>,
     dispatcher: Arc<Dispatcher>,
     publisher: Arc<dyn Publisher>,
     sources: Vec<&'static str>,
@@ -136,7 +153,7 @@ impl Daemon {
             })?;
             threads.push(thread);
         }
-        Ok(Self { dispatcher, publisher, sources: names, threads, running, ended })
+        Ok(Self { metrics, dispatcher, publisher, sources: names, threads, running, ended })
     }
 
     fn admin(&self, config: &Config) -> Arc<Admin> {
@@ -146,6 +163,12 @@ impl Daemon {
             dispatcher: Arc::clone(&self.dispatcher),
             sources: self.sources.clone(),
         })
+    }
+
+    /// How the daemon does. Every shard has to answer.
+    async fn vitals(dispatcher: Arc<Dispatcher>, metrics: Arc<Metrics>) -> Vitals {
+        let channels = dispatcher.all_subscribers().await.len();
+        Vitals { clients: metrics.clients(), channels, events: metrics.events.get(), note: None }
     }
 
     /// Waits until each source is there or known to be away.
@@ -197,7 +220,7 @@ async fn accept_public(listener: Listener, queues: Vec<Arc<Queue>>, stopped: wat
 
 /// Accepts on the admin socket, and serves there until all requests under way are answered.
 async fn accept_admin(listener: Listener, admin: Arc<Admin>, stopped: watch::Receiver<bool>) {
-    let mut serving = tokio::task::JoinSet::new();
+    let mut serving = JoinSet::new();
     let stop = stopped.clone();
     accept(listener, stopped, |stream| {
         while serving.try_join_next().is_some() {}
@@ -227,8 +250,9 @@ async fn accept(listener: Listener, mut stopped: watch::Receiver<bool>, mut each
 }
 
 async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::Result<()> {
-    match listener {
-        Listener::Unix(listener, _made) => {
+    // What is left of the listener lasts as long as this: its file.
+    match listener.kind {
+        ListenerKind::Unix(listener) => {
             let listener = UnixListener::from_std(listener)?;
             loop {
                 match listener.accept().await {
@@ -237,7 +261,7 @@ async fn accept_from(listener: Listener, each: &mut impl FnMut(Stream)) -> io::R
                 }
             }
         }
-        Listener::Tcp(listener) => {
+        ListenerKind::Tcp(listener) => {
             let listener = TcpListener::from_std(listener)?;
             loop {
                 match listener.accept().await {

@@ -1,18 +1,24 @@
 //! `ssecast serve`: the daemon's flags, and the configuration that they and the file make.
 
-use std::{
-    io::{self, IsTerminal as _},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use crate::{
     app,
     config::{Config, ConfigErrors, Override},
+    process::{
+        daemon,
+        inherit::Inherited,
+        limits,
+        log::Log,
+        notify,
+        pidfile::Pidfile,
+        privileges,
+        signals::{self, Asked, Signals},
+        sockets::Sockets,
+    },
 };
 
 /// Serve: take publishes in, give events out
@@ -35,6 +41,26 @@ pub struct ServeArgs {
     /// Take events from this Redis, and publish to it: redis://HOST:PORT/DB or redis+unix:///PATH (redis.url)
     #[arg(long, value_name = "URL")]
     pub redis_url: Option<String>,
+
+    /// Become this user, where root starts it (process.user)
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+
+    /// With this group instead of the user's own (process.group)
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+
+    /// Write the process's number here, and hold the file's lock (process.pidfile)
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<String>,
+
+    /// Log here instead of to standard error; SIGUSR1 reopens it (process.log_file)
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<String>,
+
+    /// Go on in the background; ends with 0 once the daemon serves, else tells why it doesn't
+    #[arg(long)]
+    pub daemon: bool,
 }
 
 impl ServeArgs {
@@ -47,6 +73,10 @@ impl ServeArgs {
             ("--socket", "listen.public", &self.socket),
             ("--admin-socket", "listen.admin", &self.admin_socket),
             ("--redis-url", "redis.url", &self.redis_url),
+            ("--user", "process.user", &self.user),
+            ("--group", "process.group", &self.group),
+            ("--pidfile", "process.pidfile", &self.pidfile),
+            ("--log-file", "process.log_file", &self.log_file),
         ];
         let overrides: Vec<_> = flags
             .into_iter()
@@ -56,33 +86,74 @@ impl ServeArgs {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Runs the daemon until SIGTERM or SIGINT. With `--daemon`, the process that was called ends with 0 once the daemon serves.
 ///
 /// # Errors
 /// Every error of the configuration (exit code 64), or what keeps the daemon from serving (1).
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = args.config()?;
-    start_logging();
-    super::runtime()?.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        let shutdown = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        app::run(config, || {}, shutdown).await
-    })?;
-    Ok(())
+    Ok(start(config, args.daemon)?)
 }
 
-/// Logs to standard error, which systemd keeps; `RUST_LOG` picks what (by default `info`).
-fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    // A second start in one process keeps the first one's log.
-    let _ = log.with_ansi(io::stderr().is_terminal()).try_init();
+/// What needs the rights and the terminal that the process was started with.
+fn start(config: Config, detached: bool) -> anyhow::Result<()> {
+    let process = config.process.clone();
+    let owner = process.user.as_ref();
+    // Before any file is opened: these come by their numbers.
+    let inherited = Inherited::take()?;
+    signals::hold().context("can't hold signals")?;
+    privileges::check(owner)?;
+    let log = Log::start(&process)?;
+    limits::set_core(process.core_limit)?;
+    // Before the sockets: so a second start is told who has them, and two starts never meet at a stale one.
+    let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;
+    let sockets = Sockets::open(inherited, &config.listen, owner)?;
+    if !detached {
+        return serve(config, sockets, pidfile, &log, || {});
+    }
+    if !log.is_file() {
+        tracing::warn!("a daemon has no standard error, so its log goes nowhere: set process.log_file");
+    }
+    let starter = daemon::detach(&log)?;
+    serve(config, sockets, pidfile, &log, || starter.serves()).inspect_err(|error| {
+        tracing::error!("the daemon ends: {error:#}");
+        starter.failed(1, &format!("{error:#}"));
+    })
+}
+
+/// What is done by the process that stays, as the user that it stays.
+fn serve(
+    config: Config,
+    sockets: Sockets,
+    mut pidfile: Option<Pidfile>,
+    log: &Log,
+    on_ready: impl FnOnce(),
+) -> anyhow::Result<()> {
+    if let Some(pidfile) = &mut pidfile {
+        pidfile.write()?;
+    }
+    privileges::give_up(config.process.user.as_ref())?;
+    limits::allow_core(config.process.core_limit);
+    super::runtime()?.block_on(async {
+        let signals = Signals::listen().context("can't listen to signals")?;
+        let on_ready = || {
+            notify::ready();
+            on_ready();
+        };
+        app::run(config, sockets, on_ready, until_asked_to_stop(signals, log)).await
+    })
+}
+
+/// Does what signals ask for, until one asks to stop.
+async fn until_asked_to_stop(mut signals: Signals, log: &Log) {
+    loop {
+        match signals.next().await {
+            Asked::Stop => break,
+            Asked::ReopenLog => log.reopen(),
+            Asked::Reload => tracing::warn!("SIGHUP: this build can't hand over to a new process; restart it instead"),
+        }
+    }
+    notify::stopping();
 }
 
 #[cfg(test)]

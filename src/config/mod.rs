@@ -81,6 +81,16 @@ impl Default for Listen {
 /// `[process]`: the daemon as a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
+    /// Who the daemon becomes when root starts it (`process.user`, with `process.group` in it); `None`: it stays who it is.
+    pub user: Option<Account>,
+    /// The file that holds the daemon's number and its lock.
+    pub pidfile: Option<PathBuf>,
+    /// Where the log goes; `None` is standard error.
+    pub log_file: Option<PathBuf>,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// The largest core file, in bytes; `None` leaves the limit that the process was started with.
+    pub core_limit: Option<u64>,
     /// Threads that write to clients.
     pub workers: NonZeroUsize,
     /// Longest time from SIGTERM to the exit.
@@ -89,8 +99,36 @@ pub struct Process {
 
 impl Default for Process {
     fn default() -> Self {
-        Self { workers: NonZeroUsize::MIN, drain: Duration::from_secs(10) }
+        Self {
+            user: None,
+            pidfile: None,
+            log_file: None,
+            log_format: LogFormat::Text,
+            core_limit: None,
+            workers: NonZeroUsize::MIN,
+            drain: Duration::from_secs(10),
+        }
     }
+}
+
+/// A user of this machine, with the group that is to be its first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name, which the list of its further groups is found by.
+    pub name: String,
+    /// Its user id; never root's.
+    pub uid: u32,
+    /// Its group id.
+    pub gid: u32,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for each event, for eyes.
+    Text,
+    /// A JSON object for each event, on a line, for programs.
+    Json,
 }
 
 /// A duration picked at random between two, both included.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{
-    Address, Config, Drain, History, Listen, Process, Publish, Redis, Stream,
+    Account, Address, Config, Drain, History, Listen, Process, Publish, Redis, Stream,
     errors::{ConfigError, Place, Problem},
     raw::{Raw, Value},
     values,
@@ -56,8 +56,30 @@ impl Resolver<'_> {
     fn process(&mut self) -> Process {
         let defaults = Process::default();
         Process {
+            user: self.account(),
+            pidfile: self.get("process.pidfile", values::optional_path).flatten(),
+            log_file: self.get("process.log_file", values::optional_path).flatten(),
+            log_format: self.get("process.log_format", values::log_format).unwrap_or(defaults.log_format),
+            core_limit: self.get("process.core_limit", values::limit).flatten(),
             workers: self.get("process.workers", values::threads).unwrap_or(defaults.workers),
             drain: self.get("process.drain", values::duration).unwrap_or(defaults.drain),
+        }
+    }
+
+    /// `process.user`, with `process.group` for its group.
+    fn account(&mut self) -> Option<Account> {
+        let user = self.get("process.user", values::account);
+        let group = self.get("process.group", values::optional_group_id).flatten();
+        match (user, group) {
+            (Some(Some(user)), Some(gid)) => Some(Account { gid, ..user }),
+            (None, Some(_)) if self.raw.get("process.user").is_some() => None, // What is wrong with it was told.
+            (None | Some(None), Some(_)) => {
+                let mend = "set process.user too, or leave process.group out";
+                let problem = Problem::new("is changed only together with the user", mend);
+                self.refuse_latest(&["process.group"], problem);
+                None
+            }
+            (user, None) => user.flatten(),
         }
     }
 

@@ -47,6 +47,12 @@ fn everything_can_be_set() {
         admin = "admin.sock"
         admin_mode = "600"
         [process]
+        user = "nobody"
+        group = "root"
+        pidfile = "/run/x.pid"
+        log_file = "x.log"
+        log_format = "json"
+        core_limit = "unlimited"
         workers = 2
         drain = "1m 30s"
         [stream]
@@ -86,7 +92,15 @@ fn everything_can_be_set() {
             admin_mode: 0o600,
             admin_group: None,
         },
-        process: Process { workers: 2.try_into().unwrap(), drain: seconds(90) },
+        process: Process {
+            user: Some(Account { name: "nobody".into(), uid: 65534, gid: 0 }),
+            pidfile: Some("/run/x.pid".into()),
+            log_file: Some("x.log".into()),
+            log_format: LogFormat::Json,
+            core_limit: Some(u64::MAX),
+            workers: 2.try_into().unwrap(),
+            drain: seconds(90),
+        },
         stream: Stream {
             ping_interval: Duration::from_millis(500),
             retry: DurationRange { min: seconds(2), max: seconds(3) },
@@ -137,6 +151,13 @@ fn wrong_values_say_what_to_write() {
         (r#"listen.public_mode = "0999""#, "not a file mode"),
         ("listen.public_mode = 660", "the number 660 is not a file mode; write it in quotes, as chmod takes it"),
         (r#"listen.public_group = "no-such-group""#, r#"there is no group "no-such-group" on this machine"#),
+        (r#"process.user = "no-such-user""#, r#"there is no user "no-such-user" on this machine"#),
+        (r#"process.user = "root""#, "can't be root"),
+        (r#"process.group = "root""#, "set process.user too"),
+        ("process.user = 1.5\nprocess.group = 0", "can't be the number 1.5; write a user's name or number"),
+        (r#"process.log_file = "/var/log/""#, "write the path of a file"),
+        (r#"process.log_format = "xml""#, r#"can't be "xml"; write "text" or "json""#),
+        (r#"process.core_limit = "much""#, r#""much" is not a size"#),
         (r#"publish.users = ["no-such-user"]"#, "useradd --system no-such-user"),
         (r#"publish.users = "root""#, "write a list in square brackets"),
         (r#"publish.groups = [1.5]"#, "can't be the number 1.5; write a group's name or number"),

@@ -1,12 +1,12 @@
 //! One value at a time: from what is written to its type, or what is wrong with it.
 
-use std::{fs, num::NonZeroUsize, time::Duration};
+use std::{fs, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use nix::unistd::{Group, User};
 use redis::IntoConnectionInfo as _;
 
-use super::{Address, DurationRange, errors::Problem, raw::Value};
+use super::{Account, Address, DurationRange, LogFormat, errors::Problem, raw::Value};
 
 /// Longest duration. Beyond it clocks could overflow, and nobody waits.
 const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -155,6 +155,61 @@ pub(super) fn group_name(value: &Value) -> Result<Option<String>, Problem> {
     match Group::from_name(&name) {
         Ok(Some(_)) => Ok(Some(name)),
         _ => Err(no_such("group", &name, "groupadd")),
+    }
+}
+
+/// A user other than root, by name or number, or `None` for the empty text.
+pub(super) fn account(value: &Value) -> Result<Option<Account>, Problem> {
+    let number = match value {
+        Value::Integer { number, .. } => number.to_string(),
+        Value::Text(_) => plain_text(value)?,
+        _ => return Err(wrong_type(value, "write a user's name or number")),
+    };
+    if number.is_empty() {
+        return Ok(None);
+    }
+    let by_number = || User::from_uid(number.parse::<u32>().ok()?.into()).ok().flatten();
+    let user = User::from_name(&number).ok().flatten().or_else(by_number);
+    let user = user.ok_or_else(|| no_such("user", &number, "useradd"))?;
+    if user.uid.is_root() {
+        return Err(Problem::new(
+            "can't be root",
+            "name a user that owns nothing, or leave it empty to change nothing",
+        ));
+    }
+    Ok(Some(Account { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
+}
+
+/// The id of a group, by name or number, or `None` for the empty text.
+pub(super) fn optional_group_id(value: &Value) -> Result<Option<u32>, Problem> {
+    if matches!(value, Value::Text(text) if text.is_empty()) { Ok(None) } else { group_id(value).map(Some) }
+}
+
+/// A path, or `None` for the empty text.
+pub(super) fn optional_path(value: &Value) -> Result<Option<PathBuf>, Problem> {
+    let path = plain_text(value)?;
+    if path.ends_with('/') {
+        return Err(Problem::new(format!("{path:?} is a folder"), "write the path of a file"));
+    }
+    Ok(Some(path).filter(|path| !path.is_empty()).map(PathBuf::from))
+}
+
+/// How the log is written.
+pub(super) fn log_format(value: &Value) -> Result<LogFormat, Problem> {
+    let mend = "write \"text\" or \"json\"";
+    match text(value, mend)? {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(wrong_type(value, mend)),
+    }
+}
+
+/// A resource limit in bytes, `u64::MAX` for `"unlimited"`, or `None` for the empty text.
+pub(super) fn limit(value: &Value) -> Result<Option<u64>, Problem> {
+    match value {
+        Value::Text(text) if text.is_empty() => Ok(None),
+        Value::Text(text) if text == "unlimited" => Ok(Some(u64::MAX)),
+        _ => size(value).map(|size| Some(size as u64)),
     }
 }
 

@@ -1,4 +1,13 @@
-//! ssecast as a process among others: its sockets and limits. Knows nothing of HTTP or events.
+//! ssecast as a process among others: how it starts, whom it becomes, what it is told and tells. Knows nothing of HTTP or events.
 
-pub mod limits;
+pub mod inherit;
+pub mod log;
+pub mod pidfile;
 pub mod listen;
+pub mod sockets;
+pub mod limits;
+pub mod daemon;
+pub mod privileges;
+pub mod signals;
+pub mod notify;
+mod folder;

@@ -1,0 +1,90 @@
+//! The two sockets of the daemon: handed over by the service manager under their names, or bound. Accepts nothing.
+
+use super::{
+    inherit::Inherited,
+    listen::{self, ListenError, Listener},
+};
+use crate::config::{self, Account};
+
+/// Both sockets, listening.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Where nginx connects.
+    pub public: Listener,
+    /// Where publishers connect.
+    pub admin: Listener,
+}
+
+impl Sockets {
+    /// Binds both as configured; see [`listen::bind`].
+    ///
+    /// # Errors
+    /// What is in the way of one of them.
+    pub fn bind(listen: &config::Listen, owner: Option<&Account>) -> Result<Self, ListenError> {
+        Self::open(Inherited::default(), listen, owner)
+    }
+
+    /// Takes each socket that was handed over as `public` or `admin` (`ssecast-public` and `ssecast-admin` will do), and binds the
+    /// others as configured.
+    ///
+    /// # Errors
+    /// A socket that was handed over under another name, or twice, or isn't one; or what is in the way of binding.
+    pub fn open(inherited: Inherited, listen: &config::Listen, owner: Option<&Account>) -> Result<Self, ListenError> {
+        let (mut public, mut admin) = (None, None);
+        for (name, fd) in inherited.0 {
+            let place = match name.strip_prefix("ssecast-").unwrap_or(&name) {
+                "public" => &mut public,
+                "admin" => &mut admin,
+                _ => return Err(ListenError::UnknownName(name)),
+            };
+            if place.replace(Listener::from_fd(&name, fd)?).is_some() {
+                return Err(ListenError::UnknownName(name));
+            }
+        }
+        let public = match public {
+            Some(listener) => listener,
+            None => listen::bind(&listen.public, listen.public_mode, listen.public_group.as_deref(), owner)?,
+        };
+        let admin = match admin {
+            Some(listener) => listener,
+            None => listen::bind(&listen.admin, listen.admin_mode, listen.admin_group.as_deref(), owner)?,
+        };
+        Ok(Self { public, admin })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::config::Address;
+
+    fn listen(folder: &tempfile::TempDir) -> config::Listen {
+        let path = |name| Address::Unix(folder.path().join(name));
+        config::Listen { public: path("public"), admin: path("admin"), ..config::Listen::default() }
+    }
+
+    fn handed_over(folder: &tempfile::TempDir, names: &[&str]) -> Inherited {
+        let socket = |name: &&str| ((*name).to_owned(), UnixListener::bind(folder.path().join(name)).unwrap().into());
+        Inherited(names.iter().map(socket).collect())
+    }
+
+    #[test]
+    fn what_is_handed_over_is_not_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let sockets = Sockets::open(handed_over(&folder, &["ssecast-admin"]), &listen(&folder), None).unwrap();
+        assert!(folder.path().join("public").exists() && !folder.path().join("admin").exists());
+        drop(sockets);
+        assert!(!folder.path().join("public").exists() && folder.path().join("ssecast-admin").exists());
+    }
+
+    #[test]
+    fn a_socket_without_a_use_is_refused() {
+        for names in [&["public", "ssecast.socket"][..], &["public", "ssecast-public"]] {
+            let folder = tempfile::tempdir().unwrap();
+            let error = Sockets::open(handed_over(&folder, names), &listen(&folder), None).unwrap_err();
+            assert!(matches!(error, ListenError::UnknownName(_)), "{error}");
+        }
+    }
+}

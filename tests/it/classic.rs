@@ -1,0 +1,318 @@
+//! The daemon as root starts it without systemd: what the starter is told, whom the daemon becomes, what it leaves behind; and
+//! the sockets and words that pass between it and a service manager.
+
+mod site;
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{MetadataExt as _, chown},
+            net::{UnixDatagram, UnixListener, UnixStream},
+            process::CommandExt as _,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{sys::signal::Signal, unistd::User};
+
+use site::{PATIENCE, PROGRAM, Running, Site, has_ended, refusal, serves, wait_for};
+
+#[test]
+fn the_starter_ends_with_0_when_the_daemon_serves_and_everything_goes_with_the_daemon() {
+    let Some(site) = Site::new("the starter") else { return };
+    let output = site.daemon(&[]);
+    // At once: nothing is waited for here.
+    assert!(site.serves(), "{output:?}");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+    let text = site.read("run/pid");
+    let daemon = Running(text.strip_suffix('\n').unwrap().parse().unwrap());
+    let proc = PathBuf::from(format!("/proc/{}", daemon.0));
+    assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), Path::new("/"));
+    assert_eq!(fs::read_link(proc.join("fd/0")).unwrap(), Path::new("/dev/null"));
+    for output in ["fd/1", "fd/2"] {
+        assert_eq!(fs::read_link(proc.join(output)).unwrap(), site.path("log/log"));
+    }
+    // Fields 6 and 7 are the session and its terminal; the daemon doesn't lead its session, so that it never gets a terminal.
+    let stat = fs::read_to_string(proc.join("stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    assert_ne!(fields[3], daemon.0.to_string());
+    assert_eq!(fields[4], "0");
+    let mode = |name: &str| fs::metadata(site.path(name)).unwrap().mode() & 0o777;
+    assert_eq!((mode("run/public"), mode("run/admin"), mode("run/pid"), mode("log/log")), (0o660, 0o660, 0o644, 0o640));
+
+    daemon.end(Signal::SIGTERM);
+    assert_eq!(fs::read_dir(site.path("run")).unwrap().count(), 0, "pidfile and sockets are removed");
+    assert!(site.read("log/log").contains("stopping"), "{}", site.read("log/log"));
+}
+
+#[test]
+fn the_starter_says_why_the_daemon_does_not_serve() {
+    let Some(site) = Site::new("the starter says why") else { return };
+    // Before it detaches.
+    fs::write(site.path("file"), "").unwrap();
+    let said = refusal(&site.daemon(&["--socket", "file/public"]));
+    assert!(said.starts_with("ssecast: can't ") && said.contains("file/public"), "{said}");
+
+    let socket = UnixListener::bind(site.path("busy")).unwrap();
+    let said = refusal(&site.daemon(&["--socket", "busy"]));
+    assert!(said.contains("another process answers on") && said.contains("busy"), "{said}");
+    drop(socket);
+
+    let output = site.daemon(&["--user", "no-such-user"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--user: there is no user"), "{output:?}");
+
+    // After it has: descriptors are too few for a runtime, and then the reason comes through the pipe.
+    let program = "ulimit -n 9; exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", program, "sh", PROGRAM]).args(site.command(&["--daemon"]).get_args());
+    let output = command.current_dir(site.folder.path()).stdin(Stdio::null()).output().unwrap();
+    let said = refusal(&output);
+    assert!(said.contains("Too many open files"), "{said}");
+    assert!(site.read("log/log").contains("Too many open files"));
+    assert_eq!(fs::read_dir(site.path("run")).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn a_second_start_is_told_who_the_first_one_is() {
+    let Some(site) = Site::new("a second start") else { return };
+    let first = site.started(&[]);
+    let said = refusal(&site.daemon(&[]));
+    assert!(said.contains(&format!("as process {}", first.0)), "{said}");
+    // Under other paths as well: the pidfile is what makes them the same.
+    let said = refusal(&site.daemon(&["--socket", "run/other", "--admin-socket", "run/another"]));
+    assert!(said.contains(&format!("as process {}", first.0)), "{said}");
+    assert!(site.serves() && !site.path("run/other").exists());
+    assert_eq!(site.read("run/pid"), format!("{}\n", first.0));
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_stops_nobody() {
+    let Some(site) = Site::new("what a killed daemon leaves") else { return };
+    site.started(&[]).end(Signal::SIGKILL);
+    assert!(site.path("run/pid").exists() && site.path("run/public").exists());
+    // A process that lives, and isn't it.
+    fs::write(site.path("run/pid"), "1\n").unwrap();
+    let next = site.started(&[]);
+    assert!(site.serves());
+    next.end(Signal::SIGTERM);
+    assert_eq!(fs::read_dir(site.path("run")).unwrap().count(), 0);
+}
+
+#[test]
+fn the_daemon_is_nobody_and_can_not_be_root_again() {
+    let Some(site) = Site::new("the daemon is nobody") else { return };
+    let nobody = User::from_name("nobody").unwrap().unwrap();
+    let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
+    let daemon = site.started(&["--group", "nogroup"]);
+    assert_eq!(daemon.status("Uid"), [uid; 4].map(|id| id.to_string()).join(" "));
+    assert_eq!(daemon.status("Gid"), [gid; 4].map(|id| id.to_string()).join(" "));
+    assert_eq!(daemon.status("Groups"), gid.to_string());
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(u64::from_str_radix(&daemon.status(set), 16).unwrap(), 0, "{set}");
+    }
+    assert_eq!(daemon.status("NoNewPrivs"), "1");
+    for name in ["run", "run/public", "run/admin", "log", "log/log"] {
+        let meta = fs::metadata(site.path(name)).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (uid, gid), "{name}");
+    }
+    // Root sends signals to what the file says, so nobody else may write it.
+    assert_eq!(fs::metadata(site.path("run/pid")).unwrap().uid(), 0);
+}
+
+#[test]
+fn who_is_not_root_can_only_stay_who_he_is() {
+    let Some(site) = Site::new("who is not root") else { return };
+    let nobody = User::from_name("nobody").unwrap().unwrap();
+    fs::create_dir(site.path("run")).unwrap();
+    chown(site.path("run"), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
+    let start = |user: &str| {
+        let mut command = site.command(&["--daemon", "--log-file", "run/log", "--user", user]);
+        command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).output().unwrap()
+    };
+    let said = refusal(&start("daemon"));
+    assert!(said.contains(r#"can't become process.user "daemon""#) && said.contains("as root"), "{said}");
+    // As the successor at an upgrade does.
+    let output = start("nobody");
+    assert!(output.status.success(), "{output:?}");
+    let daemon = Running(site.read("run/pid").trim().parse().unwrap());
+    assert_eq!(daemon.status("NoNewPrivs"), "1");
+}
+
+#[test]
+fn a_pidfile_that_may_not_be_removed_is_emptied() {
+    let Some(site) = Site::new("a pidfile in root's folder") else { return };
+    let daemon = site.started(&[]);
+    let other = Site::new("a pidfile in root's folder").unwrap();
+    let path = other.path("pid");
+    let output = other.daemon(&["--pidfile", path.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let in_roots_folder = Running(other.read("pid").trim().parse().unwrap());
+    in_roots_folder.end(Signal::SIGTERM);
+    assert_eq!(other.read("pid"), "");
+    assert!(path.exists() && site.serves());
+    drop(daemon);
+    let again = other.daemon(&["--pidfile", path.to_str().unwrap()]);
+    assert!(again.status.success(), "{again:?}");
+    drop(Running(other.read("pid").trim().parse().unwrap()));
+}
+
+#[test]
+fn sigusr1_opens_the_log_again_under_its_name() {
+    let Some(site) = Site::new("SIGUSR1") else { return };
+    let daemon = site.started(&[]);
+    fs::rename(site.path("log/log"), site.path("log/log.1")).unwrap();
+    daemon.signal(Signal::SIGUSR1);
+    wait_for("new log", || site.read("log/log").contains("reopened"));
+    assert!(site.read("log/log.1").contains("serving"));
+    // What is said past the log goes there, too.
+    let output = fs::read_link(format!("/proc/{}/fd/2", daemon.0)).unwrap();
+    assert_eq!(output, site.path("log/log"));
+    assert!(site.serves());
+}
+
+#[test]
+fn core_limit_log_format_and_strange_files_are_as_they_should_be() {
+    let Some(site) = Site::new("core limit") else { return };
+    fs::write(site.path("c.toml"), "[process]\ncore_limit = \"1MiB\"\nlog_format = \"json\"\n").unwrap();
+    fs::write(site.path("strange"), "").unwrap();
+    let serve = site.command(&["--daemon"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" 9<strange", "sh", PROGRAM]).args(serve.get_args());
+    let output = command.current_dir(site.folder.path()).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let daemon = Running(site.read("run/pid").trim().parse().unwrap());
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.0)).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(line.split_whitespace().nth(4), Some("1048576"), "{line}");
+    // A process that may dump core belongs to its user.
+    assert_ne!(fs::metadata(format!("/proc/{}", daemon.0)).unwrap().uid(), 0);
+    let log = site.read("log/log");
+    assert!(log.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{log}");
+    let files = fs::read_dir(format!("/proc/{}/fd", daemon.0)).unwrap().flatten();
+    let strange = files.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to == site.path("strange")));
+    assert_eq!(strange.count(), 0);
+}
+
+/// Starts the program with two listening sockets as the descriptors 3 and 4, under these names.
+fn with_sockets(site: &Site, names: &str, sockets: [OwnedFd; 2], pid: &str) -> Command {
+    let [public, admin] = sockets;
+    let program = format!("export LISTEN_PID={pid}; exec \"$@\" 3<&0 4<&1 0</dev/null 1>&2");
+    let mut command = Command::new("sh");
+    command.args(["-c", &program, "sh", PROGRAM]).args(site.command(&[]).get_args());
+    command.current_dir(site.folder.path()).stdin(public).stdout(admin).stderr(Stdio::piped());
+    command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
+    command
+}
+
+#[test]
+fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
+    let Some(site) = Site::new("inherited sockets") else { return };
+    let bind = |name: &str| OwnedFd::from(UnixListener::bind(site.path(name)).unwrap());
+    // The other way round than their numbers.
+    let sockets = [bind("a"), bind("b")];
+    let mut child = with_sockets(&site, "admin:ssecast-public", sockets, "$$").spawn().unwrap();
+    let daemon = Running(i32::try_from(child.id()).unwrap());
+    wait_for("service on b", || serves(&site.path("b")));
+    let mut admin = UnixStream::connect(site.path("a")).unwrap();
+    admin.write_all(b"GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    admin.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("[]") || answer.trim_end().ends_with("[]"), "{answer}");
+    assert!(!site.path("run").exists(), "nothing is bound");
+    for fd in [3, 4] {
+        let info = fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", daemon.0)).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim().to_owned();
+        assert_ne!(i64::from_str_radix(&flags, 8).unwrap() & 0o2_000_000, 0, "closed on exec");
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert!(child.wait().unwrap().success());
+    assert!(site.path("a").exists() && site.path("b").exists());
+
+    let output = with_sockets(&site, "admin:web", [bind("c"), bind("d")], "$$").output().unwrap();
+    let said = refusal(&output);
+    assert!(said.contains(r#""web""#) && said.contains("FileDescriptorName=public"), "{said}");
+
+    // Those of another process are none of ours.
+    let mut child = with_sockets(&site, "public:admin", [bind("e"), bind("f")], "1").spawn().unwrap();
+    let daemon = Running(i32::try_from(child.id()).unwrap());
+    wait_for("service on its own socket", || site.serves());
+    daemon.signal(Signal::SIGTERM);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let Some(site) = Site::new("the service manager") else { return };
+    let manager = UnixDatagram::bind(site.path("notify")).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hear = || {
+        let mut buffer = [0; 4096];
+        let count = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    };
+    let mut command = site.command(&[]);
+    command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "200000").stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let daemon = Running(i32::try_from(child.id()).unwrap());
+    assert_eq!(hear(), "READY=1\n");
+    assert!(site.serves());
+    let since = Instant::now();
+    for _ in 0..5 {
+        assert_eq!(hear(), "STATUS=0 clients, 0 channels, 0 events/s\nWATCHDOG=1\n");
+    }
+    assert!(since.elapsed() >= Duration::from_millis(300), "no more often than asked for");
+    daemon.signal(Signal::SIGTERM);
+    wait_for("word of the end", || hear().starts_with("STOPPING=1\n"));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn the_init_script_starts_restarts_and_stops() {
+    let Some(site) = Site::new("the init script") else { return };
+    let tools = ["/sbin/start-stop-daemon", "/usr/sbin/start-stop-daemon"];
+    if !tools.iter().any(|tool| Path::new(tool).exists()) || !Path::new("/lib/lsb/init-functions").exists() {
+        let _ = writeln!(io::stderr(), "SKIPPED the init script: start-stop-daemon or the LSB functions are not here");
+        return;
+    }
+    let script = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/ssecast.init")).unwrap();
+    let path = |name: &str| site.path(name).display().to_string();
+    let script = script
+        .replace("DAEMON=/usr/bin/ssecast\n", &format!("DAEMON={PROGRAM}\n"))
+        .replace("PIDFILE=/run/ssecast.pid\n", &format!("PIDFILE={}\n", path("pid")))
+        .replace("LOGFILE=/var/log/ssecast/ssecast.log\n", &format!("LOGFILE={}\n", path("log/log")))
+        .replace("RUN_AS=ssecast\n", "RUN_AS=nobody\n")
+        .replace("CONFIG=\"\"\n", &format!("CONFIG={}\n", path("c.toml")))
+        .replace("/etc/default/$NAME", "/nowhere");
+    fs::write(site.path("init"), script).unwrap();
+    let config = format!("[listen]\npublic = \"{}\"\nadmin = \"{}\"\n", path("run/public"), path("run/admin"));
+    fs::write(site.path("c.toml"), &config).unwrap();
+    let run = |what: &str| Command::new("sh").arg(site.path("init")).arg(what).stdin(Stdio::null()).output().unwrap();
+    let number = || Running(site.read("pid").trim().parse().unwrap());
+
+    assert_eq!(run("status").status.code(), Some(3));
+    assert_eq!(run("start").status.code(), Some(0), "{:?}", site.read("log/log"));
+    assert!(site.serves());
+    let first = number();
+    assert_eq!(run("status").status.code(), Some(0));
+    assert_eq!(run("start").status.code(), Some(0));
+    assert!(!has_ended(first.0));
+
+    fs::write(site.path("c.toml"), "[listen]\npublic = 3\n").unwrap();
+    assert_ne!(run("restart").status.code(), Some(0));
+    assert!(site.serves() && !has_ended(first.0), "a broken configuration stops nothing");
+    fs::write(site.path("c.toml"), &config).unwrap();
+    assert_eq!(run("restart").status.code(), Some(0));
+    assert!(site.serves() && has_ended(first.0));
+    let second = number();
+    assert_eq!(run("stop").status.code(), Some(0));
+    assert!(has_ended(second.0) && !site.path("pid").exists());
+    assert_eq!(run("stop").status.code(), Some(0));
+}
