@@ -11,8 +11,10 @@ pub mod event;
 pub mod cursor;
 pub mod sse;
 pub mod metrics;
+pub mod stream;
 
 pub mod hub;
+pub mod http;
 
 pub mod shard;
 pub mod access;

@@ -41,12 +41,3 @@ pub struct Metrics {
     /// Messages of a source that were dropped since they could not be events.
     pub invalid: Counter,
 }
-
-impl Metrics {
-    /// Streams and polls open now.
-    #[must_use]
-    pub fn clients(&self) -> u64 {
-        let left = self.left.get();
-        self.joined.get().saturating_sub(left)
-    }
-}

@@ -12,9 +12,6 @@ use crate::{
     event::{ChannelName, EventType, Position},
 };
 
-/// A comment, which parsers skip: it shows that the stream is alive.
-pub const PING: &[u8] = b":\n\n";
-
 /// Encodes one event. `data` may have any bytes.
 #[must_use]
 pub fn encode_event(node: &NodeId, position: Position, event: Option<&EventType>, data: &[u8]) -> Bytes {
@@ -53,6 +50,17 @@ pub fn encode_preamble(retry: Duration, cursor: &Cursor) -> Bytes {
     put_id(&mut preamble, cursor);
     preamble.put_u8(b'\n');
     preamble.freeze()
+}
+
+/// Shows that a stream is alive: a comment, which parsers skip, and an id, so that a client which is cut off after a long
+/// silence comes back with a cursor that is not as old as its last event.
+#[must_use]
+pub fn encode_ping(cursor: &Cursor) -> Bytes {
+    let mut ping = BytesMut::with_capacity(40);
+    ping.put_slice(b":\n");
+    put_id(&mut ping, cursor);
+    ping.put_u8(b'\n');
+    ping.freeze()
 }
 
 /// A `retry:` line of its own, as streams that are about to end get it.

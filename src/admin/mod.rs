@@ -1,20 +1,24 @@
 //! The admin socket: publishes, and what may be known of the daemon. It never writes to a client.
 
 mod publish;
+mod reload;
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1};
+use hyper_util::rt::TokioTimer;
 use serde_json::{Value, json};
 
-use self::publish::{Answer, BodyError};
+use self::publish::{BodyError, Shape};
+pub use self::reload::{ReloadRequest, Reloads};
 use crate::{
     access::{self, Peer},
     config,
-    shard::{AttachedStream, Dispatcher, Published, Publisher},
+    http::{self, Answer, Ended},
+    shard::{Dispatcher, Published, Publisher},
+    stream::{AttachedStream, Stream},
 };
 
 /// Longest time for a request's head to arrive; a connection that is kept open and silent longer is closed.
@@ -32,37 +36,28 @@ pub struct Admin {
     pub dispatcher: Arc<Dispatcher>,
     /// The sources' names, by their number.
     pub sources: Vec<&'static str>,
+    /// Where a new process is asked for.
+    pub reloads: Reloads,
 }
 
 type Answered = Response<Full<Bytes>>;
 
 impl Admin {
-    /// Serves one connection until it ends, or until `stopped` resolves and the request under way is answered.
-    pub async fn serve(self: Arc<Self>, stream: AttachedStream, stopped: impl Future<Output = ()>) {
-        let peer = match &stream {
-            AttachedStream::Unix(stream) => Peer::of(stream).ok().map(Arc::new),
-            AttachedStream::Tcp(_) => None,
-        };
-        let service = service_fn(move |request: Request<Incoming>| {
+    /// Serves one connection until it ends. Once `leave` resolves, and the request under way is answered, the connection is
+    /// given back.
+    pub async fn serve(self: Arc<Self>, stream: AttachedStream, leave: impl Future<Output = ()>) -> Option<Stream> {
+        // A peer that the kernel doesn't know has no rights by being one.
+        let peer = stream.as_unix().and_then(|stream| Peer::of(stream).ok()).map(Arc::new);
+        let answer = |request| {
             let (admin, peer) = (Arc::clone(&self), peer.clone());
-            async move { Ok::<_, Infallible>(admin.answer(request, peer.as_deref()).await) }
-        });
-        let mut connection = pin!(
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .pipeline_flush(true)
-                .serve_connection(TokioIo::new(stream), service)
-        );
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stopped => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+            async move { Answer::<Infallible>::Response(admin.answer(request, peer.as_deref()).await) }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection on the admin socket ended badly");
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).pipeline_flush(true);
+        match http::serve(stream, &builder, answer, leave).await {
+            Ended::Left(stream) => Some(stream),
+            Ended::Taken(_, never) => match never {},
+            Ended::Closed => None,
         }
     }
 
@@ -79,9 +74,13 @@ impl Admin {
             (Method::GET | Method::HEAD, "/stats") => self.stats().await,
             (Method::GET | Method::HEAD, "/healthz") => json(StatusCode::OK, &json!({ "status": "ok" })),
             (Method::GET | Method::HEAD, "/readyz") => self.ready(),
+            (Method::POST, "/reload") => self.reload(peer).await,
+            (_, "/reload") => not_allowed("POST"),
             (_, "/stats" | "/healthz" | "/readyz") => not_allowed("GET, HEAD"),
             (_, path) => {
-                let what = format!("nothing is at {path:?}; there are POST /publish, GET /stats, /healthz and /readyz");
+                let what = format!(
+                    "nothing is at {path:?}; there are POST /publish and /reload, GET /stats, /healthz and /readyz"
+                );
                 error(StatusCode::NOT_FOUND, &what)
             }
         }
@@ -123,7 +122,7 @@ impl Admin {
             return error(StatusCode::FORBIDDEN, &refused.to_string());
         }
         match self.publisher.publish(request.messages).await {
-            Ok(published) => render(&published, request.answer),
+            Ok(published) => render(&published, request.shape),
             Err(what) => {
                 let mut response = error(StatusCode::SERVICE_UNAVAILABLE, &what.to_string());
                 response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
@@ -146,31 +145,50 @@ impl Admin {
         json(StatusCode::OK, &Value::Array(all))
     }
 
+    /// A new process takes over. Only who may end this one may ask for that: root, and the daemon's own user.
+    async fn reload(&self, peer: Option<&Peer>) -> Answered {
+        if !peer.is_some_and(|peer| peer.user == 0 || peer.user == nix::unistd::geteuid().as_raw()) {
+            return error(
+                StatusCode::FORBIDDEN,
+                "only root and the daemon's own user may ask for a reload, on the Unix socket",
+            );
+        }
+        match self.reloads.ask().await {
+            Ok(pid) => json(StatusCode::OK, &json!({ "status": "ok", "pid": pid })),
+            Err(why) => error(StatusCode::INTERNAL_SERVER_ERROR, &format!("nothing has changed: {why}")),
+        }
+    }
+
     fn ready(&self) -> Answered {
         let away: Vec<&str> =
             self.dispatcher.away().into_iter().filter_map(|source| self.sources.get(source).copied()).collect();
         if away.is_empty() {
-            return json(StatusCode::OK, &json!({ "status": "ready" }));
+            return match self.reloads.last_failure() {
+                None => json(StatusCode::OK, &json!({ "status": "ready" })),
+                Some(why) => {
+                    json(StatusCode::OK, &json!({ "status": "ready", "last_reload": format!("failed: {why}") }))
+                }
+            };
         }
         let what = format!("away: {}; clients stay connected and will be told of the gap", away.join(", "));
         json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not ready", "error": what, "away": away }))
     }
 }
 
-fn render(published: &[Published], answer: Answer) -> Answered {
+fn render(published: &[Published], shape: Shape) -> Answered {
     let result = |id: Option<String>, subscribers: u32| match id {
         Some(id) => json!({ "status": "ok", "id": id, "subscribers": subscribers }),
         None => json!({ "status": "ok", "subscribers": subscribers }),
     };
     let each = || published.iter().map(|one| result(one.id.map(|id| id.to_string()), one.subscribers));
-    match answer {
-        Answer::One => {
+    match shape {
+        Shape::One => {
             // One message on several channels: the id is the last one's, the clients are all.
             let id = published.last().and_then(|one| one.id).map(|id| id.to_string());
             json(StatusCode::OK, &result(id, published.iter().map(|one| one.subscribers).sum()))
         }
-        Answer::Array => json(StatusCode::OK, &Value::Array(each().collect())),
-        Answer::Lines => {
+        Shape::Array => json(StatusCode::OK, &Value::Array(each().collect())),
+        Shape::Lines => {
             let lines: String = each().map(|line| format!("{line}\n")).collect();
             with_type(StatusCode::OK, "application/x-ndjson", lines)
         }

@@ -32,12 +32,12 @@ pub(super) enum BodyError {
 pub(super) struct Request {
     pub(super) messages: Vec<Message>,
     pub(super) key: Option<Vec<u8>>,
-    pub(super) answer: Answer,
+    pub(super) shape: Shape,
 }
 
 /// How the results are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Shape {
     /// One result for the request.
     One,
     /// A JSON array.
@@ -65,7 +65,7 @@ pub(super) fn from_form(body: &[u8]) -> Result<Request, BodyError> {
     }
     let data = data.ok_or(BodyError::Missing("message"))?;
     let message = |channel| Message { channel, event: event.clone(), data: data.clone() };
-    Ok(Request { messages: channels.into_iter().map(message).collect(), key, answer: Answer::One })
+    Ok(Request { messages: channels.into_iter().map(message).collect(), key, shape: Shape::One })
 }
 
 /// The fields of `application/x-www-form-urlencoded`, as bytes: a message need not be UTF-8.
@@ -128,24 +128,24 @@ impl Item<'_> {
 pub(super) fn from_json(body: &[u8]) -> Result<Request, BodyError> {
     if body.trim_ascii_start().starts_with(b"[") {
         let items: Vec<Item<'_>> = serde_json::from_slice(body).map_err(BodyError::Json)?;
-        return from_items(items.into_iter().map(Ok), Answer::Array);
+        return from_items(items.into_iter().map(Ok), Shape::Array);
     }
     let item: Item<'_> = serde_json::from_slice(body).map_err(BodyError::Json)?;
     let mut messages = Vec::new();
     let key = item.into_messages(&mut messages)?;
-    Ok(Request { messages, key: key.map(String::into_bytes), answer: Answer::One })
+    Ok(Request { messages, key: key.map(String::into_bytes), shape: Shape::One })
 }
 
 /// NDJSON: a publish on each line.
 pub(super) fn from_lines(body: &[u8]) -> Result<Request, BodyError> {
     let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    from_items(lines.map(|line| serde_json::from_slice(line).map_err(BodyError::Json)), Answer::Lines)
+    from_items(lines.map(|line| serde_json::from_slice(line).map_err(BodyError::Json)), Shape::Lines)
 }
 
 /// All or nothing: one that can't be published refuses the request, naming it, before anything is published.
 fn from_items<'a>(
     items: impl Iterator<Item = Result<Item<'a>, BodyError>>,
-    answer: Answer,
+    shape: Shape,
 ) -> Result<Request, BodyError> {
     let mut messages = Vec::new();
     let mut key = None;
@@ -161,7 +161,7 @@ fn from_items<'a>(
             return Err(BodyError::At { index, cause: Box::new(BodyError::Json(several)) });
         }
     }
-    Ok(Request { messages, key: key.map(String::into_bytes), answer })
+    Ok(Request { messages, key: key.map(String::into_bytes), shape })
 }
 
 /// The body as it is, for the channel in the path.
@@ -177,7 +177,7 @@ pub(super) fn from_raw(channel: &[u8], query: &str, body: Bytes) -> Result<Reque
             _ => {}
         }
     }
-    Ok(Request { messages: vec![Message { channel, event, data: body }], key, answer: Answer::One })
+    Ok(Request { messages: vec![Message { channel, event, data: body }], key, shape: Shape::One })
 }
 
 #[cfg(test)]
@@ -193,7 +193,7 @@ mod tests {
         let request = from_form(b"channel=a&channel=b+c&message=%00%FF%0D%0A+x&event=price&key=s3").unwrap();
         assert_eq!(told(&request), [("a", b"\0\xff\r\n x" as &[u8]), ("b c", b"\0\xff\r\n x")]);
         assert_eq!(request.messages[0].event, Some(EventType::new("price").unwrap()));
-        assert_eq!((request.key, request.answer), (Some(b"s3".to_vec()), Answer::One));
+        assert_eq!((request.key, request.shape), (Some(b"s3".to_vec()), Shape::One));
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(told(&request.unwrap()), [("a", b"[1, 2.0]" as &[u8]), ("b", b"null")]);
         let request =
             from_lines(b"{\"channel\":\"a\",\"message\":1}\n\n{\"channel\":\"b\",\"message\":2}\r\n").unwrap();
-        assert_eq!((told(&request), request.answer), (vec![("a", b"1" as &[u8]), ("b", b"2")], Answer::Lines));
+        assert_eq!((told(&request), request.shape), (vec![("a", b"1" as &[u8]), ("b", b"2")], Shape::Lines));
     }
 
     #[test]

@@ -2,11 +2,14 @@
 //!
 //! Nothing is started here: a subcommand that needs a runtime builds its own, since the daemon forks before it has one.
 
+pub mod bench;
 pub mod check;
 pub mod client;
+pub mod demo;
 pub mod event_stream;
 pub mod generate;
 pub mod publish;
+pub mod reload;
 pub mod serve;
 #[cfg(test)]
 mod stub;
@@ -47,10 +50,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
     Serve(serve::ServeArgs),
     Check(check::CheckArgs),
+    Reload(reload::ReloadArgs),
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
+    Bench(bench::BenchArgs),
     Completions(generate::CompletionsArgs),
     Man(generate::ManArgs),
 }
@@ -72,10 +78,13 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match cli.command {
+        Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| Failure::from(error).report()),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
     };

@@ -3,13 +3,17 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Failure;
 use crate::{
-    app,
+    admin::ReloadRequest,
+    app::{self, Outcome, Relaunch, Start, Succession},
     config::{Config, ConfigErrors, Override},
     process::{
         daemon,
+        handover::Link,
         inherit::Inherited,
         limits,
         log::Log,
@@ -17,7 +21,7 @@ use crate::{
         pidfile::Pidfile,
         privileges,
         signals::{self, Asked, Signals},
-        sockets::Sockets,
+        sockets::{HandedOn, Sockets},
     },
 };
 
@@ -86,13 +90,23 @@ impl ServeArgs {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT. With `--daemon`, the process that was called ends with 0 once the daemon serves.
+/// Runs the daemon until SIGTERM or SIGINT, or until another process has taken over. With `--daemon`, the process that was
+/// called ends with 0 once the daemon serves.
 ///
 /// # Errors
 /// Every error of the configuration (exit code 64), or what keeps the daemon from serving (1).
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let config = args.config()?;
-    Ok(start(config, args.daemon)?)
+    // Before any file is opened: it comes by its number.
+    let link = Link::from_environment()?;
+    let config = args.config().inspect_err(|errors| {
+        if let Some(link) = &link {
+            Succession::refuse(link, &errors.to_string());
+        }
+    })?;
+    match link {
+        Some(link) => Ok(succeed(config, link)?),
+        None => Ok(start(config, args.daemon)?),
+    }
 }
 
 /// What needs the rights and the terminal that the process was started with.
@@ -101,6 +115,7 @@ fn start(config: Config, detached: bool) -> anyhow::Result<()> {
     let owner = process.user.as_ref();
     // Before any file is opened: these come by their numbers.
     let inherited = Inherited::take()?;
+    let relaunch = Relaunch::this_process().context("can't tell what to start for a reload")?;
     signals::hold().context("can't hold signals")?;
     privileges::check(owner)?;
     let log = Log::start(&process)?;
@@ -108,49 +123,71 @@ fn start(config: Config, detached: bool) -> anyhow::Result<()> {
     // Before the sockets: so a second start is told who has them, and two starts never meet at a stale one.
     let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;
     let sockets = Sockets::open(inherited, &config.listen, owner)?;
+    let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), succession: None };
     if !detached {
-        return serve(config, sockets, pidfile, &log, || {});
+        return serve(start, &log, || {});
     }
     if !log.is_file() {
         tracing::warn!("a daemon has no standard error, so its log goes nowhere: set process.log_file");
     }
     let starter = daemon::detach(&log)?;
-    serve(config, sockets, pidfile, &log, || starter.serves()).inspect_err(|error| {
+    serve(start, &log, || starter.serves()).inspect_err(|error| {
         tracing::error!("the daemon ends: {error:#}");
         starter.failed(1, &format!("{error:#}"));
     })
 }
 
+/// The same for a process that takes over: it has no rights to give up, and what it listens on comes by the link.
+fn succeed(config: Config, link: Link) -> anyhow::Result<()> {
+    let relaunch = Relaunch::this_process().context("can't tell what to start for a reload")?;
+    signals::hold().context("can't hold signals")?;
+    let log = Log::start(&config.process).inspect_err(|error| Succession::refuse(&link, &format!("{error}")))?;
+    let (succession, parts) = Succession::begin(link)?;
+    let prepared = || -> anyhow::Result<_> {
+        let HandedOn { sockets, pidfile, former } = HandedOn::sort(parts, &config)?;
+        let pidfile = match (&config.process.pidfile, pidfile) {
+            (Some(path), Some(fd)) => Some(Pidfile::adopt(path, fd)?),
+            (Some(path), None) => Some(Pidfile::lock(path, config.process.user.as_ref())?),
+            (None, _) => None,
+        };
+        Ok((sockets, pidfile, former))
+    };
+    let (sockets, pidfile, former) = prepared().inspect_err(|error| succession.refuse_now(&format!("{error:#}")))?;
+    let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), succession: Some(succession) };
+    // Sockets at former places go once the new ones are served.
+    serve(start, &log, || drop(former))
+}
+
 /// What is done by the process that stays, as the user that it stays.
-fn serve(
-    config: Config,
-    sockets: Sockets,
-    mut pidfile: Option<Pidfile>,
-    log: &Log,
-    on_ready: impl FnOnce(),
-) -> anyhow::Result<()> {
-    if let Some(pidfile) = &mut pidfile {
+fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result<()> {
+    if let (Some(pidfile), None) = (&mut start.pidfile, &start.succession) {
         pidfile.write()?;
     }
-    privileges::give_up(config.process.user.as_ref())?;
-    limits::allow_core(config.process.core_limit);
+    privileges::give_up(start.config.process.user.as_ref())?;
+    limits::allow_core(start.config.process.core_limit);
     super::runtime()?.block_on(async {
         let signals = Signals::listen().context("can't listen to signals")?;
         let on_ready = || {
             notify::ready();
             on_ready();
         };
-        app::run(config, sockets, on_ready, until_asked_to_stop(signals, log)).await
+        let (reload, reloads) = app::reload_requests();
+        match app::supervise(start, reloads, on_ready, until_asked_to_stop(signals, log, reload)).await? {
+            Outcome::Stopped => {}
+            Outcome::HandedOver(pid) => notify::tell(&[NotifyState::MainPid(pid)]),
+        }
+        Ok(())
     })
 }
 
 /// Does what signals ask for, until one asks to stop.
-async fn until_asked_to_stop(mut signals: Signals, log: &Log) {
+async fn until_asked_to_stop(mut signals: Signals, log: &Log, reload: mpsc::Sender<ReloadRequest>) {
     loop {
         match signals.next().await {
             Asked::Stop => break,
             Asked::ReopenLog => log.reopen(),
-            Asked::Reload => tracing::warn!("SIGHUP: this build can't hand over to a new process; restart it instead"),
+            // The outcome is in the log; `ssecast reload` waits for it. A reload that waits already will do.
+            Asked::Reload => drop(reload.try_send(oneshot::channel().0)),
         }
     }
     notify::stopping();

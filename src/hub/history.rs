@@ -1,10 +1,14 @@
 //! The events of one channel that are still kept, and since when they are all of them.
 //!
-//! Invariant: every event of the channel with a position greater than [`History::complete_since`] is here, in order.
+//! Invariant: every event of the channel with a position greater than [`History::complete_since`] is here, in order, but for
+//! what a source has missed before each of the [`History::holes`].
 
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::event::{Event, Position};
+
+/// Most holes that one history has; with one more, what is before the oldest is dropped.
+const MOST_HOLES: usize = 8;
 
 /// What last raised a channel's `complete_since`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +17,6 @@ pub enum Cause {
     Began,
     /// A bound of the history dropped an event.
     Evicted,
-    /// A source was away.
-    Source,
 }
 
 /// One channel's ring.
@@ -23,13 +25,15 @@ pub(super) struct History {
     events: VecDeque<Arc<Event>>,
     complete_since: Position,
     cause: Cause,
+    /// Positions up to which a source had been away, in order, all greater than `complete_since`.
+    holes: Vec<Position>,
 }
 
 impl History {
     /// An empty history that is complete since `since`.
     #[must_use]
     pub(super) fn new(since: Position, cause: Cause) -> Self {
-        Self { events: VecDeque::new(), complete_since: since, cause }
+        Self { events: VecDeque::new(), complete_since: since, cause, holes: Vec::new() }
     }
 
     /// Keeps `event`, which must be later than all that is kept.
@@ -53,7 +57,30 @@ impl History {
         if since > self.complete_since {
             self.complete_since = since;
             self.cause = cause;
+            self.holes.retain(|&hole| hole > since);
         }
+    }
+
+    /// A source had been away until `position`, which is later than all that is kept. Gives back the bytes that are free now.
+    pub(super) fn add_hole(&mut self, position: Position) -> usize {
+        let mut freed = 0;
+        if self.holes.len() == MOST_HOLES {
+            let oldest = self.holes.remove(0);
+            while self.oldest().is_some_and(|event| event < oldest) {
+                freed += self.drop_oldest();
+            }
+            self.raise(oldest, Cause::Evicted);
+        }
+        if position > self.complete_since {
+            self.holes.push(position);
+        }
+        freed
+    }
+
+    /// See the module's invariant.
+    #[must_use]
+    pub(super) fn holes(&self) -> &[Position] {
+        &self.holes
     }
 
     /// The index of the first event after `position`.

@@ -9,6 +9,7 @@
 
 mod groups;
 mod history;
+mod image;
 mod replay;
 mod retention;
 mod sequencer;
@@ -21,6 +22,7 @@ use self::{groups::Groups, history::History};
 pub use self::{
     groups::{GroupId, Kind, Member},
     history::Cause,
+    image::ChannelImage,
     replay::{Due, Reader, Replay, Standing},
     sequencer::Sequencer,
 };
@@ -136,6 +138,11 @@ impl Hub {
         self.last
     }
 
+    /// Nothing has passed up to `position`, which is later than all that has.
+    pub fn advance(&mut self, position: Position) {
+        self.last = position;
+    }
+
     /// The cursor at `position` of this node.
     #[must_use]
     pub fn cursor_at(&self, position: Position) -> Cursor {
@@ -152,6 +159,14 @@ impl Hub {
             None if self.on_demand => return 0,
             None => self.open(event.channel().clone()),
         };
+        self.keep(id, event);
+        let channel = &self.channels[id as usize];
+        self.groups.batch(&channel.groups, event);
+        channel.members
+    }
+
+    /// Appends an event to its channel's history.
+    fn keep(&mut self, id: ChannelId, event: &Arc<Event>) {
         let channel = &mut self.channels[id as usize];
         channel.history.push(Arc::clone(event));
         self.bytes += event.weight();
@@ -160,8 +175,6 @@ impl Hub {
             channel.queued_at = Some(event.position());
             self.eviction.push_back(id);
         }
-        self.groups.batch(&channel.groups, event);
-        channel.members
     }
 
     /// Takes the batches that [`Hub::publish`] has filled: each call gives one group, its kind, members and events.
@@ -287,7 +300,7 @@ impl Hub {
         self.last = self.last.max(since);
         let Some(&id) = self.names.get(name) else { return &[] };
         let channel = &mut self.channels[id as usize];
-        channel.history.raise(since, Cause::Source);
+        self.bytes -= channel.history.add_hole(since);
         &channel.groups
     }
 

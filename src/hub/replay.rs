@@ -79,6 +79,8 @@ impl<'a> Replay<'a> {
             if history.complete_since() > reader.cursor {
                 gaps.push((history.complete_since(), reason(history.cause(), reader.standing), &channel.name));
             }
+            let holes = history.holes().iter().filter(|&&hole| hole > reader.cursor);
+            gaps.extend(holes.map(|&hole| (hole, GapReason::Source, &channel.name)));
             let index = history.index_after(reader.cursor);
             if index < history.len() {
                 heads.push((history, index));
@@ -124,7 +126,9 @@ impl Iterator for Replay<'_> {
                 break;
             }
             position = at;
-            channels.push(name.clone());
+            if !channels.contains(name) {
+                channels.push(name.clone());
+            }
             self.gaps.pop();
         }
         Some(Due::Gap { position, channels, reason })
@@ -133,8 +137,9 @@ impl Iterator for Replay<'_> {
 
 fn reason(cause: Cause, standing: Standing) -> GapReason {
     match (cause, standing) {
-        (Cause::Source, _) => GapReason::Source,
-        (_, Standing::Live) => GapReason::Slow,
+        // A client that is connected all the time sees a channel begin only if a source was away when it joined.
+        (Cause::Began, Standing::Live) => GapReason::Source,
+        (Cause::Evicted, Standing::Live) => GapReason::Slow,
         (_, Standing::Resumed) => GapReason::History,
         (_, Standing::Foreign) => GapReason::Restart,
     }

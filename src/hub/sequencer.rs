@@ -21,6 +21,12 @@ impl Sequencer {
         Self { node, last: Position(now) }
     }
 
+    /// A sequencer that goes on after `cursor`.
+    #[must_use]
+    pub fn after(cursor: Cursor) -> Self {
+        Self { node: cursor.node, last: cursor.position }
+    }
+
     /// The next position: `now` (microseconds since 1970), or one more than the last where that is greater.
     pub fn next(&mut self, now: u64) -> Position {
         self.last = Position(now.max(self.last.0 + 1));

@@ -299,3 +299,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn each_time_that_a_source_was_away_is_told_in_its_place() {
+    let mut world = World::new(limits(100), true);
+    let open = world.sequencer.next(world.now);
+    world.hub.set_open(&name("a"), Some(open));
+    let mut told = Vec::new();
+    let mut first_hole = None;
+    for _ in 0..8 {
+        told.push(Told::Event(world.publish("a", "x")));
+        let back = world.sequencer.next(world.now);
+        world.hub.restore(&name("a"), back);
+        first_hole.get_or_insert(back);
+        told.push(Told::Gap(back, vec!["a".to_owned()], GapReason::Source));
+    }
+    assert_eq!(world.resume(&["a"], world.after(open)), told);
+    // With one hole too many, what was before the first one is no longer kept.
+    let back = world.sequencer.next(world.now);
+    world.hub.restore(&name("a"), back);
+    let resumed = world.resume(&["a"], world.after(open));
+    assert_eq!(resumed[0], Told::Gap(first_hole.unwrap(), vec!["a".to_owned()], GapReason::History));
+    assert_eq!(resumed[1..resumed.len() - 1], told[2..told.len() - 1], "the last two holes are told together");
+}

@@ -1,8 +1,5 @@
 //! The listening sockets: bound with mode and group, and never taken from a process that still answers on them.
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     fs, io,
     net::TcpListener,
@@ -64,27 +61,17 @@ pub enum ListenError {
     },
 }
 
-/// A listening socket. The file of a Unix socket that this process has made is removed with it, unless another stands there by
-/// then.
+/// A listening socket. A Unix socket that this process has made is removed with it, unless another stands there by then.
 #[derive(Debug)]
-pub struct Listener {
-    /// The socket itself.
-    pub kind: ListenerKind,
-    /// None where the file is somebody else's, or there is none.
-    made: Option<Made>,
-}
-
-/// The socket of a [`Listener`], never blocking.
-#[derive(Debug)]
-pub enum ListenerKind {
-    /// On a path.
-    Unix(UnixListener),
+pub enum Listener {
+    /// On a path; its file is somebody else's where the socket was handed over.
+    Unix(UnixListener, Option<Made>),
     /// On a port.
     Tcp(TcpListener),
 }
 
 impl Listener {
-    /// Takes a socket that listens already. Its file stays whose it is. `name` is what errors call it.
+    /// Takes a socket that listens already. `name` is what errors call it.
     ///
     /// # Errors
     /// [`ListenError::NotListening`] for anything else.
@@ -95,52 +82,52 @@ impl Listener {
             return Err(refuse());
         }
         let address: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(|_| refuse())?;
-        let kind = match address.family() {
-            Some(AddressFamily::Unix) => ListenerKind::Unix(fd.into()),
-            Some(AddressFamily::Inet | AddressFamily::Inet6) => ListenerKind::Tcp(fd.into()),
+        let listener = match address.family() {
+            Some(AddressFamily::Unix) => Self::Unix(fd.into(), None),
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => Self::Tcp(fd.into()),
             _ => return Err(refuse()),
         };
-        Self { kind, made: None }.unblocked(name)
+        listener.set_nonblocking().map_err(failed("set up", name))?;
+        Ok(listener)
     }
 
-    /// Whether the file is this process's to remove.
+    /// The same, with the file at `path` as this process's to remove.
     #[must_use]
-    pub fn removes_file(&self) -> bool {
-        self.made.is_some()
-    }
-
-    /// Makes the file at the socket's path this process's to remove: the process that made it has handed it on.
-    #[must_use]
-    pub fn adopt_file(mut self) -> Self {
-        if let ListenerKind::Unix(listener) = &self.kind
-            && let Ok(address) = listener.local_addr()
-            && let Some(path) = address.as_pathname()
-        {
-            self.made = Made::at(path).ok();
+    pub fn with_file(self, path: &Path) -> Self {
+        match self {
+            Self::Unix(listener, _) => {
+                let inode = fs::symlink_metadata(path).map(|meta| meta.ino()).ok();
+                Self::Unix(listener, inode.map(|inode| Made { path: path.to_owned(), inode }))
+            }
+            tcp @ Self::Tcp(_) => tcp,
         }
-        self
     }
 
-    /// Leaves the file to the process that it was handed on to.
-    pub fn leave_file(&mut self) {
-        // All that it would do at its end is remove the file.
-        std::mem::forget(self.made.take());
+    /// Whether this process has made a file for it, or taken that over.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        matches!(self, Self::Unix(_, Some(_)))
     }
 
-    fn unblocked(self, place: &str) -> Result<Self, ListenError> {
-        let done = match &self.kind {
-            ListenerKind::Unix(listener) => listener.set_nonblocking(true),
-            ListenerKind::Tcp(listener) => listener.set_nonblocking(true),
-        };
-        done.map_err(failed("set up", place))?;
-        Ok(self)
+    /// Closes the socket here and leaves its file to the process that has taken it over.
+    pub fn leave(self) {
+        if let Self::Unix(_, Some(made)) = self {
+            std::mem::forget(made);
+        }
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Unix(listener, _) => listener.set_nonblocking(true),
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+        }
     }
 }
 
-impl AsFd for ListenerKind {
+impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Unix(listener) => listener.as_fd(),
+            Self::Unix(listener, _) => listener.as_fd(),
             Self::Tcp(listener) => listener.as_fd(),
         }
     }
@@ -148,15 +135,9 @@ impl AsFd for ListenerKind {
 
 /// A socket file that this process has made.
 #[derive(Debug)]
-struct Made {
+pub struct Made {
     path: PathBuf,
     inode: u64,
-}
-
-impl Made {
-    fn at(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() })
-    }
 }
 
 impl Drop for Made {
@@ -182,8 +163,9 @@ pub fn bind(
     match address {
         Address::Tcp(address) => {
             let place = format!("tcp://{address}");
-            let listener = TcpListener::bind(address).map_err(failed("listen on", &place))?;
-            Listener { kind: ListenerKind::Tcp(listener), made: None }.unblocked(&place)
+            let listener = Listener::Tcp(TcpListener::bind(address).map_err(failed("listen on", &place))?);
+            listener.set_nonblocking().map_err(failed("set up", &place))?;
+            Ok(listener)
         }
         Address::Unix(path) => bind_unix(path, mode, group, owner),
     }
@@ -205,15 +187,16 @@ fn bind_unix(path: &Path, mode: u32, group: Option<&str>, owner: Option<&Account
     let listener = UnixListener::from(closed_socket().map_err(failed("make a socket for", &place))?);
     let address = UnixAddr::new(&path).map_err(failed("listen on", &place))?;
     socket::bind(listener.as_raw_fd(), &address).map_err(failed("listen on", &place))?;
-    let made = Made::at(&path).map_err(failed("look at", &place))?;
-    let listener = Listener { kind: ListenerKind::Unix(listener), made: Some(made) };
+    let inode = fs::symlink_metadata(&path).map_err(failed("look at", &place))?.ino();
+    let listener = Listener::Unix(listener, Some(Made { path: path.clone(), inode }));
     let owner = owner.map(|owner| Uid::from_raw(owner.uid));
     if owner.is_some() || group.is_some() {
         chown(&path, owner, group).map_err(failed("set the owner and group of", &place))?;
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", &place))?;
-    socket::listen(&listener.kind, Backlog::MAXALLOWABLE).map_err(failed("listen on", &place))?;
-    listener.unblocked(&place)
+    socket::listen(&listener, Backlog::MAXALLOWABLE).map_err(failed("listen on", &place))?;
+    listener.set_nonblocking().map_err(failed("set up", &place))?;
+    Ok(listener)
 }
 
 /// A socket whose file will be nobody's to connect to until its group and mode are set: Linux makes the file with the mode of
@@ -248,4 +231,42 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
 fn failed<E: Into<io::Error>>(doing: &'static str, place: &str) -> impl FnOnce(E) -> ListenError {
     let place = place.to_owned();
     move |source| ListenError::Io { doing, place, source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn only_what_listens_is_taken_for_a_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        assert!(matches!(Listener::from_fd("public", listener.into()), Ok(Listener::Unix(_, None))));
+        assert!(path.exists(), "its file is somebody else's");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(matches!(Listener::from_fd("public", port.into()), Ok(Listener::Tcp(_))));
+        let refused = |fd: OwnedFd| matches!(Listener::from_fd("public", fd), Err(ListenError::NotListening(_)));
+        assert!(refused(client.into()));
+        assert!(refused(UnixDatagram::unbound().unwrap().into()));
+        assert!(refused(fs::File::open("/dev/null").unwrap().into()));
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let address = Address::Unix(path.clone());
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = bind(&address, 0o600, None, None).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(bind(&address, 0o600, None, None), Err(ListenError::Busy(_))));
+        drop(listener);
+        assert!(!path.exists(), "the socket goes with its listener");
+        fs::write(&path, "mine").unwrap();
+        assert!(matches!(bind(&address, 0o600, None, None), Err(ListenError::NotASocket(_))));
+    }
 }

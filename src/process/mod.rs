@@ -10,4 +10,5 @@ pub mod daemon;
 pub mod privileges;
 pub mod signals;
 pub mod notify;
+pub mod handover;
 mod folder;

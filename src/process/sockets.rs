@@ -1,10 +1,13 @@
 //! The two sockets of the daemon: handed over by the service manager under their names, or bound. Accepts nothing.
 
+use std::{os::fd::OwnedFd, path::Path};
+
 use super::{
+    handover::Part,
     inherit::Inherited,
     listen::{self, ListenError, Listener},
 };
-use crate::config::{self, Account};
+use crate::config::{self, Account, Address, Config};
 
 /// Both sockets, listening.
 #[derive(Debug)]
@@ -13,6 +16,73 @@ pub struct Sockets {
     pub public: Listener,
     /// Where publishers connect.
     pub admin: Listener,
+}
+
+/// What another process has handed on, sorted.
+#[derive(Debug)]
+pub struct HandedOn {
+    /// Both sockets: handed on, or bound where the configuration names another place.
+    pub sockets: Sockets,
+    /// The pidfile, if it is still the one that is configured.
+    pub pidfile: Option<OwnedFd>,
+    /// Sockets at places that are configured no longer; closing them removes their files.
+    pub former: Vec<Listener>,
+}
+
+impl HandedOn {
+    /// Sorts `parts` by what `config` says.
+    ///
+    /// # Errors
+    /// What is in the way of binding at a new place.
+    pub fn sort(parts: Vec<(Part, OwnedFd)>, config: &Config) -> Result<Self, ListenError> {
+        let (listen, owner) = (&config.listen, config.process.user.as_ref());
+        let (mut public, mut admin, mut pidfile, mut former) = (None, None, None, Vec::new());
+        for (part, fd) in parts {
+            match part {
+                Part::Public { address, made } => {
+                    keep("public", (address, made, fd), &listen.public, &mut public, &mut former)?;
+                }
+                Part::Admin { address, made } => {
+                    keep("admin", (address, made, fd), &listen.admin, &mut admin, &mut former)?;
+                }
+                Part::Pidfile(path) => {
+                    let same =
+                        config.process.pidfile.as_ref().is_some_and(|pidfile| pidfile.display().to_string() == path);
+                    pidfile = same.then_some(fd);
+                }
+            }
+        }
+        let public = match public {
+            Some(listener) => listener,
+            None => listen::bind(&listen.public, listen.public_mode, listen.public_group.as_deref(), owner)?,
+        };
+        let admin = match admin {
+            Some(listener) => listener,
+            None => listen::bind(&listen.admin, listen.admin_mode, listen.admin_group.as_deref(), owner)?,
+        };
+        Ok(Self { sockets: Sockets { public, admin }, pidfile, former })
+    }
+}
+
+/// Keeps a socket that was handed on, if it is at the place that is configured or somebody else has made it.
+fn keep(
+    name: &str,
+    (address, made, fd): (String, bool, OwnedFd),
+    configured: &Address,
+    place: &mut Option<Listener>,
+    former: &mut Vec<Listener>,
+) -> Result<(), ListenError> {
+    let mut listener = Listener::from_fd(name, fd)?;
+    let by_manager = !made && matches!(listener, Listener::Unix(..));
+    if made {
+        listener = listener.with_file(Path::new(&address));
+    }
+    if by_manager || address == configured.to_string() {
+        *place = Some(listener);
+    } else {
+        former.push(listener);
+    }
+    Ok(())
 }
 
 impl Sockets {
@@ -58,7 +128,6 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::config::Address;
 
     fn listen(folder: &tempfile::TempDir) -> config::Listen {
         let path = |name| Address::Unix(folder.path().join(name));

@@ -13,26 +13,26 @@ use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
 
 use crate::{
     config::Config,
+    http::Answer,
     metrics::Metrics,
-    shard::{Hold, Joining, ServeConnection, ShardHandle, Stream},
+    shard::{Hold, Joining, Seats, ServeConnection, ShardHandle},
+    stream::Stream,
 };
 
 /// What the public socket answers with.
 struct Routes {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    seats: Arc<Seats>,
 }
 
-/// What becomes of a request.
-enum Accepted {
-    Response(Response<Full<Bytes>>),
-    Joining(Joining, Hold),
-}
+/// A stream or a poll that may begin.
+type Accepted = Answer<(Joining, Hold)>;
 
 /// What a shard calls for each connection that is accepted on the public socket.
 #[must_use]
-pub fn service(config: Arc<Config>, metrics: Arc<Metrics>) -> ServeConnection {
-    let routes = Rc::new(Routes { config, metrics });
+pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, seats: Arc<Seats>) -> ServeConnection {
+    let routes = Rc::new(Routes { config, metrics, seats });
     Rc::new(move |stream: Stream, shard: ShardHandle| -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(takeover::serve(stream, shard, Rc::clone(&routes)))
     })
@@ -42,21 +42,21 @@ async fn answer(request: &Request<Incoming>, shard: &ShardHandle, routes: &Route
     match request.uri().path() {
         // The snippet strips the prefix; a location of one's own may not.
         "/" | "/sse/" | "/sse" => {}
-        "/healthz" => return Accepted::Response(text(StatusCode::OK, "ok\n")),
+        "/healthz" => return Answer::Response(text(StatusCode::OK, "ok\n")),
         path => {
             let what = format!("nothing is at {path:?}: streams are at /?channels=NAME");
-            return Accepted::Response(error(StatusCode::NOT_FOUND, &what));
+            return Answer::Response(error(StatusCode::NOT_FOUND, &what));
         }
     }
     let cors = request::cors(request.headers(), &routes.config.stream);
     match join(request, shard, routes).await {
-        Accepted::Response(mut response) => {
+        Answer::Response(mut response) => {
             for (name, value) in cors {
                 if let Ok(value) = value.parse() {
                     response.headers_mut().insert(name, value);
                 }
             }
-            Accepted::Response(response)
+            Answer::Response(response)
         }
         joining => joining,
     }
@@ -65,32 +65,33 @@ async fn answer(request: &Request<Incoming>, shard: &ShardHandle, routes: &Route
 async fn join(request: &Request<Incoming>, shard: &ShardHandle, routes: &Routes) -> Accepted {
     match *request.method() {
         Method::GET | Method::HEAD => {}
-        Method::OPTIONS => return Accepted::Response(preflight()),
+        Method::OPTIONS => return Answer::Response(preflight()),
         _ => {
             let mut response =
                 error(StatusCode::METHOD_NOT_ALLOWED, "streams are read with GET; publish on the admin socket");
             response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD, OPTIONS"));
-            return Accepted::Response(response);
+            return Answer::Response(response);
         }
     }
     let query = request.uri().query().unwrap_or_default();
     let joining = match request::parse(query, request.headers(), &routes.config.stream) {
         Ok(joining) => joining,
-        Err(what) => return Accepted::Response(error(StatusCode::BAD_REQUEST, &what.to_string())),
+        Err(what) => return Answer::Response(error(StatusCode::BAD_REQUEST, &what.to_string())),
     };
-    if routes.metrics.clients() >= routes.config.stream.max_clients as u64 {
+    let Some(seat) = routes.seats.take() else {
         routes.metrics.refused.add(1);
-        return Accepted::Response(full(routes));
-    }
+        return Answer::Response(full(routes));
+    };
     if request.method() == Method::HEAD {
         let mut response = Response::new(Full::default());
         let stream = header::HeaderValue::from_static("text/event-stream");
         response.headers_mut().insert(header::CONTENT_TYPE, stream);
         response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
-        return Accepted::Response(response);
+        return Answer::Response(response);
     }
+    let joining = joining.into_joining(seat);
     let hold = shard.hold(&joining.channels).await;
-    Accepted::Joining(joining, hold)
+    Answer::Take((joining, hold))
 }
 
 /// The answer to a client too many.

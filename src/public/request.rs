@@ -9,7 +9,7 @@ use crate::{
     cursor::Start,
     event::{ChannelError, ChannelName, Form},
     hub::Kind,
-    shard::{Joining, PollReply},
+    shard::{Joining, PollReply, Seat},
 };
 
 /// Why a request is a 400.
@@ -44,11 +44,29 @@ pub(super) enum RequestError {
     },
 }
 
+/// What was asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) channels: Vec<ChannelName>,
+    kind: Kind,
+    pub(super) start: Start,
+    head: Bytes,
+    reply: Option<PollReply>,
+}
+
+impl Asked {
+    /// What the shard is to do, once there is a seat.
+    pub(super) fn into_joining(self, seat: Seat) -> Joining {
+        let Self { channels, kind, start, head, reply } = self;
+        Joining { channels, kind, start, head, reply, seat }
+    }
+}
+
 /// Reads a request for a stream or a poll.
 ///
 /// # Errors
 /// [`RequestError`] says what is wrong and how to mend it.
-pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result<Joining, RequestError> {
+pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result<Asked, RequestError> {
     let mut channels: Vec<ChannelName> = Vec::new();
     let mut form = Form::Plain;
     let mut last_event_id = None;
@@ -66,7 +84,7 @@ pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result
     }
     let id = headers.get("last-event-id").map(header::HeaderValue::as_bytes).or(last_event_id.as_deref());
     let reply = poll_reply(headers, form);
-    Ok(Joining {
+    Ok(Asked {
         channels,
         kind: if reply.is_some() { Kind::Poll } else { Kind::Stream(form) },
         start: Start::from_last_event_id(id),

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
-use super::{poll::PollReply, wheel::Tick};
+use super::{Seat, poll::PollReply, wheel::Tick};
 use crate::{
     cursor::Start,
     event::ChannelName,
@@ -42,6 +42,8 @@ pub struct Joining {
     pub head: Bytes,
     /// How a poll is answered; `None` for a stream.
     pub reply: Option<PollReply>,
+    /// Its place among the clients.
+    pub seat: Seat,
 }
 
 /// An open stream or poll.
@@ -59,6 +61,8 @@ pub(super) struct Client {
     pub(super) behind: Option<Box<Behind>>,
     /// A poll's answer, until it is given.
     pub(super) poll: Option<Box<Poll>>,
+    /// Given back when the client ends.
+    pub(super) _seat: Seat,
 }
 
 /// Where a client stands that does not have everything.

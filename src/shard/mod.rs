@@ -7,11 +7,13 @@
 
 mod client;
 mod dispatch;
+mod handle;
 mod poll;
 mod publisher;
 mod queue;
 mod runner;
-mod stream;
+mod seats;
+mod state;
 mod wheel;
 mod writer;
 
@@ -37,11 +39,13 @@ use tokio::sync::oneshot;
 pub use self::{
     client::Joining,
     dispatch::{Demand, Dispatcher, Ticket, now_micros},
+    handle::{Hold, ShardHandle},
     poll::PollReply,
     publisher::{Embedded, PublishError, Published, Publisher, Publishing},
     queue::{Op, Queue, Receipt},
-    runner::{Hold, Parts, ServeConnection, ShardHandle, run},
-    stream::{AttachedStream, Stream},
+    runner::{Parts, ServeConnection, run},
+    seats::{Seat, Seats},
+    state::{Frozen, Image},
 };
 use self::{
     client::{Behind, Client, ClientKey, Poll},
@@ -54,6 +58,7 @@ use crate::{
     hub::{ChannelId, Hub, Reader, Standing},
     metrics::Metrics,
     sse,
+    stream::Stream,
 };
 
 /// Most bytes of events that are gathered before they are sent: about what a socket takes.
@@ -66,6 +71,7 @@ pub struct Shard {
     number: usize,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    seats: Arc<Seats>,
     dispatcher: Arc<Dispatcher>,
     hub: Hub,
     clients: Slab<Client>,
@@ -83,9 +89,17 @@ pub struct Shard {
     untold_gaps: u64,
 }
 
+/// What a turn leaves to the shard's loop.
+#[derive(Default)]
+struct Turned {
+    accepted: Vec<Stream>,
+    freeze: Option<oneshot::Sender<Frozen>>,
+}
+
 impl Shard {
     /// Does what the queue holds, in order, and sends what is due. `ops` is left empty.
-    fn turn(&mut self, ops: &mut Vec<Op>, accepted: &mut Vec<Stream>) {
+    fn turn(&mut self, ops: &mut Vec<Op>) -> Turned {
+        let mut turned = Turned::default();
         let mut gathered = 0;
         for op in ops.drain(..) {
             if let Op::Publish(event, receipt) = op {
@@ -109,15 +123,19 @@ impl Shard {
                 Op::Publish(..) => {}
                 Op::Open(name, since) => self.open(&name, since),
                 Op::Restored(names, since) => self.restore(&names, since),
+                Op::Advance(position) => self.hub.advance(position),
                 Op::Unasked(name) => self.hub.set_unasked(&name),
-                Op::Accept(stream) => accepted.push(stream),
+                Op::Accept(stream) => turned.accepted.push(stream),
                 Op::Drain(spread, gone) => self.drain(spread, gone),
+                Op::Freeze(wanted) => turned.freeze = Some(wanted),
+                Op::Thaw => {} // It was never frozen.
                 Op::Stop => self.stop(),
                 Op::Ask(question) => question(self),
             }
         }
         self.flush();
         self.hub.trim(now_micros());
+        turned
     }
 
     fn open(&mut self, name: &ChannelName, since: Option<Position>) {
@@ -189,6 +207,7 @@ impl Shard {
             expires,
             behind: Some(Box::new(behind)),
             poll,
+            _seat: joining.seat,
         });
         self.hub.set_behind(group, true);
         self.metrics.joined.add(1);
@@ -258,24 +277,25 @@ impl Shard {
     /// One tick of the wheel: pings, ends of streams, answers of polls.
     fn tick(&mut self) {
         let interval = self.wheel.ticks(self.config.stream.ping_interval);
+        let ping = sse::encode_ping(&self.hub.cursor_at(self.hub.last()));
         for key in self.wheel.advance() {
-            let now = self.wheel.now();
-            let Some(client) = self.clients.get(key.slot as usize) else { continue };
+            let (slot, now) = (key.slot, self.wheel.now());
+            let Some(client) = self.clients.get(slot as usize) else { continue };
             if client.generation != key.generation {
                 continue;
             }
-            if client.expires <= now {
-                if client.poll.is_some() {
-                    self.answer_empty(key.slot);
-                } else {
-                    self.dead.push(key.slot);
+            let silent = client.behind.is_none() && client.written.saturating_add(interval) <= now;
+            match (client.poll.is_some(), client.expires <= now) {
+                (true, true) => self.answer_empty(slot),
+                (false, true) => {
+                    // A stream's lifetime is over, or a poll's answer was not taken.
+                    self.dead.push(slot);
+                    continue;
                 }
-                continue;
+                (false, false) if silent => self.ping(slot, &ping),
+                _ => {}
             }
-            if client.poll.is_none() && client.behind.is_none() && client.written.saturating_add(interval) <= now {
-                self.ping(key.slot);
-            }
-            let client = &self.clients[key.slot as usize];
+            let client = &self.clients[slot as usize];
             let due = if client.behind.is_some() { now } else { client.written }.saturating_add(interval);
             self.wheel.put(key, due.min(client.expires).max(now + 1));
         }

@@ -39,7 +39,12 @@ impl Publisher for Embedded {
                 return Ok(Vec::new());
             }
             let (receipt, counted) = Receipt::new(messages.len(), self.0.shards());
-            let ids = self.0.publish(&messages, Some(&receipt));
+            let ids = loop {
+                match self.0.publish_counted(&messages, &receipt) {
+                    Some(ids) => break ids,
+                    None => self.0.live().await,
+                }
+            };
             let stopping = |_| PublishError("ssecast is stopping".to_owned());
             counted.await.map_err(stopping)?;
             let published = |(index, id)| Published { id: Some(id), subscribers: receipt.clients(index) };

@@ -5,7 +5,7 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -13,8 +13,11 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use super::{Shard, stream::Stream};
-use crate::event::{ChannelName, Event, Position};
+use super::{Frozen, Shard};
+use crate::{
+    event::{ChannelName, Event, Position},
+    stream::Stream,
+};
 
 /// One thing for a shard to do.
 pub enum Op {
@@ -24,12 +27,18 @@ pub enum Op {
     Open(ChannelName, Option<Position>),
     /// A source is back: the channels are complete again from the position.
     Restored(Arc<[ChannelName]>, Position),
+    /// Nothing more has a position up to this one.
+    Advance(Position),
     /// Nobody in the process wants the channel any more.
     Unasked(ChannelName),
     /// Serve a connection.
     Accept(Stream),
     /// Send all clients away, telling each to come back within the time; the sender is dropped when all are gone.
     Drain(Duration, oneshot::Sender<()>),
+    /// Let requests under way end, give away what the shard holds, and do nothing more until [`Op::Thaw`].
+    Freeze(oneshot::Sender<Frozen>),
+    /// Go on as if [`Op::Freeze`] had not been.
+    Thaw,
     /// Close what is left.
     Stop,
     /// Look at the shard.
@@ -73,21 +82,37 @@ impl Receipt {
     }
 }
 
+/// Most bytes of events that may wait for a shard; see [`Queue::wait_for_room`].
+const ROOM: usize = 32 << 20;
+
+#[derive(Default)]
+struct Waiting {
+    ops: Vec<Op>,
+    /// Bytes of the events among them.
+    weight: usize,
+}
+
 /// A shard's queue.
 #[derive(Default)]
 pub struct Queue {
     /// A lock, and not a channel, since the shard takes everything at once: what arrived together leaves together.
-    ops: Mutex<Vec<Op>>,
+    waiting: Mutex<Waiting>,
     filled: Notify,
+    taken: Condvar,
 }
 
 impl Queue {
     /// Appends `ops`.
     pub fn push(&self, new: impl IntoIterator<Item = Op>) {
-        let mut ops = self.ops.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_empty = ops.is_empty();
-        ops.extend(new);
-        drop(ops);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = waiting.ops.is_empty();
+        for op in new {
+            if let Op::Publish(event, _) = &op {
+                waiting.weight += event.weight();
+            }
+            waiting.ops.push(op);
+        }
+        drop(waiting);
         if was_empty {
             self.filled.notify_one();
         }
@@ -95,11 +120,25 @@ impl Queue {
 
     /// Takes everything, leaving the empty `into` in its place.
     pub fn take(&self, into: &mut Vec<Op>) {
-        mem::swap(&mut *self.ops.lock().unwrap_or_else(PoisonError::into_inner), into);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::swap(&mut waiting.ops, into);
+        waiting.weight = 0;
+        drop(waiting);
+        self.taken.notify_all();
     }
 
     /// Waits until there is something to take.
     pub async fn filled(&self) {
         self.filled.notified().await;
+    }
+
+    /// Blocks the thread of a source that publishes faster than the shard can send, at most for `longest`, so that what
+    /// waits is bounded. Publishers on the admin socket need no such brake: they wait for their answers.
+    pub fn wait_for_room(&self, longest: Duration) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.weight > ROOM {
+            let waited = self.taken.wait_timeout_while(waiting, longest, |waiting| waiting.weight > ROOM);
+            drop(waited);
+        }
     }
 }

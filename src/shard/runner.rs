@@ -1,6 +1,6 @@
-//! A shard's loop, and what the other rooms of its thread may ask of it.
+//! A shard's loop.
 
-use std::{cell::RefCell, future::Future, io, os::fd::OwnedFd, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, future::Future, io, mem, os::fd::OwnedFd, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use slab::Slab;
@@ -8,90 +8,18 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::oneshot,
     task::LocalSet,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{Dispatcher, Joining, Queue, Shard, Stream, now_micros, wheel::Wheel, writer::Joined};
-use crate::{
-    config::Config,
-    cursor::Cursor,
-    event::ChannelName,
-    hub::{ChannelId, Feed, Hub},
-    metrics::Metrics,
+use super::{
+    Dispatcher, Op, Queue, Seats, Shard, ShardHandle, handle::Connections, state::Frozen, wheel::Wheel, writer::Joined,
 };
+use crate::{config::Config, cursor::Cursor, hub::Hub, metrics::Metrics, stream::Stream};
 
 /// Most epoll events that are handled before the queue has its turn.
 const EVENTS_A_TURN: usize = 256;
-
-/// A shard, as the requests that its thread parses see it.
-#[derive(Clone)]
-pub struct ShardHandle(Rc<RefCell<Shard>>);
-
-/// Channels that a request needs, kept from being forgotten while it waits.
-pub struct Hold {
-    handle: ShardHandle,
-    channels: Vec<ChannelId>,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut shard = self.handle.0.borrow_mut();
-        for &id in &self.channels {
-            shard.hub.release(id, now_micros());
-        }
-    }
-}
-
-impl ShardHandle {
-    /// Holds the channels, and waits until their events arrive or a source is known to be away.
-    pub async fn hold(&self, names: &[ChannelName]) -> Hold {
-        let mut hold = Hold { handle: self.clone(), channels: Vec::with_capacity(names.len()) };
-        let mut answers = Vec::new();
-        {
-            let shard = &mut *self.0.borrow_mut();
-            for name in names {
-                let id = shard.hub.hold(name);
-                hold.channels.push(id);
-                if !shard.is_fed(id, name) {
-                    let (answer, answered) = oneshot::channel();
-                    shard.waiting.entry(id).or_default().push(answer);
-                    answers.push(answered);
-                }
-            }
-        }
-        for answered in answers {
-            // An answer that never comes is a shard that has ended, and this task with it.
-            let _ = answered.await;
-        }
-        hold
-    }
-
-    /// Gives a connection to the shard, which owns it from now on.
-    pub fn attach(&self, fd: OwnedFd, joining: Joining, hold: Hold) {
-        self.0.borrow_mut().attach(fd, joining, &hold.channels);
-    }
-
-    /// Looks at the shard.
-    pub fn with<T>(&self, look: impl FnOnce(&Shard) -> T) -> T {
-        look(&self.0.borrow())
-    }
-}
-
-impl Shard {
-    /// Whether the channel's events arrive; asks for them if need be.
-    fn is_fed(&mut self, id: ChannelId, name: &ChannelName) -> bool {
-        if !self.hub.is_on_demand() {
-            return true;
-        }
-        let (feed, wanted) = self.hub.feed(id);
-        if wanted {
-            return feed == Feed::Open;
-        }
-        self.hub.set_wanted(id, true);
-        // It may be open for another shard, and have been let go since this one has last looked.
-        self.dispatcher.want(self.number, name) && feed == Feed::Open
-    }
-}
+/// How long requests under way may take before the shard is frozen all the same.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// What a shard is made of.
 pub struct Parts {
@@ -101,6 +29,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Places for clients.
+    pub seats: Arc<Seats>,
     /// Where channels are asked for.
     pub dispatcher: Arc<Dispatcher>,
     /// What it does.
@@ -109,6 +39,8 @@ pub struct Parts {
     pub cursor: Cursor,
     /// Whether sources must be asked for channels.
     pub on_demand: bool,
+    /// What it takes over from a shard of another process.
+    pub inherited: Option<Frozen>,
 }
 
 /// Serves a connection on the shard's thread until it ends or is given to the shard.
@@ -118,14 +50,19 @@ pub type ServeConnection = Rc<dyn Fn(Stream, ShardHandle) -> Pin<Box<dyn Future<
 ///
 /// # Errors
 /// What the operating system says when the runtime or the epoll can't be made.
-pub fn run(parts: Parts, serve: &ServeConnection, stopped: impl Future<Output = ()>) -> io::Result<()> {
+pub fn run(mut parts: Parts, serve: &ServeConnection, stopped: impl Future<Output = ()>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     runtime.block_on(local.run_until(async {
         let queue = Arc::clone(&parts.queue);
-        let handle = ShardHandle(Rc::new(RefCell::new(Shard::new(parts)?)));
+        let inherited = parts.inherited.take();
+        let shard = Rc::new(RefCell::new(Shard::new(parts)?));
+        let handle = ShardHandle { shard, connections: Rc::new(Connections::default()) };
+        let inherited = inherited.map(|frozen| handle.shard.borrow_mut().inherit(frozen)).unwrap_or_default();
+        let mut driver = Driver { handle, queue: &queue, serve, ops: Vec::new(), freezing: None };
+        driver.spawn(inherited);
         tokio::select! {
-            error = drive(&handle, &queue, serve) => error,
+            ended = driver.drive() => ended,
             () = stopped => Ok(()),
         }
     }))
@@ -134,13 +71,14 @@ pub fn run(parts: Parts, serve: &ServeConnection, stopped: impl Future<Output = 
 impl Shard {
     fn new(parts: Parts) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let Parts { number, config, metrics, dispatcher, cursor, on_demand, .. } = parts;
+        let Parts { number, config, metrics, seats, dispatcher, cursor, on_demand, .. } = parts;
         Ok(Self {
             number,
             hub: Hub::new(cursor, config.history.clone(), on_demand),
             wheel: Wheel::new(config.stream.ping_interval),
             config,
             metrics,
+            seats,
             dispatcher,
             clients: Slab::new(),
             generation: 0,
@@ -165,39 +103,105 @@ impl Shard {
     }
 }
 
-async fn drive(handle: &ShardHandle, queue: &Queue, serve: &ServeConnection) -> io::Result<()> {
-    // A second descriptor of the same epoll, so that waiting for it borrows nothing of the shard.
-    let readiness = handle.0.borrow().epoll.0.try_clone()?;
-    #[expect(unsafe_code, reason = "the only way to wait for a descriptor of one's own")]
-    // SAFETY: an OwnedFd is open, and stays the same, until it is dropped with the AsyncFd that owns it.
-    let readiness = unsafe { AsyncFd::register_with_interest(readiness, Interest::READABLE) }?;
-    let tick = handle.0.borrow().wheel.tick();
-    let mut ticks = interval(tick);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut seconds = interval(Duration::from_secs(1));
-    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut ops = Vec::new();
-    let mut accepted = Vec::new();
-    loop {
-        tokio::select! {
-            () = queue.filled() => {
-                queue.take(&mut ops);
-                handle.0.borrow_mut().turn(&mut ops, &mut accepted);
-                for stream in accepted.drain(..) {
-                    tokio::task::spawn_local(serve(stream, handle.clone()));
+struct Driver<'a> {
+    handle: ShardHandle,
+    queue: &'a Queue,
+    serve: &'a ServeConnection,
+    /// What was taken from the queue and not done yet.
+    ops: Vec<Op>,
+    /// Who wants the shard frozen, and until when requests under way may end.
+    freezing: Option<(oneshot::Sender<Frozen>, Instant)>,
+}
+
+impl Driver<'_> {
+    async fn drive(&mut self) -> io::Result<()> {
+        let readiness = self.epoll_readiness()?;
+        let mut ticks = interval(self.handle.shard.borrow().wheel.tick());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let until = self.freezing.as_ref().map(|(_, until)| *until);
+            tokio::select! {
+                () = self.queue.filled() => {
+                    self.queue.take(&mut self.ops);
+                    self.turn();
                 }
-            }
-            guard = readiness.readable() => {
-                let mut guard = guard?;
-                if !handle.0.borrow_mut().on_events()? {
-                    guard.clear_ready();
+                guard = readiness.readable() => {
+                    let mut guard = guard?;
+                    if !self.handle.shard.borrow_mut().on_events()? {
+                        guard.clear_ready();
+                    }
                 }
+                _ = ticks.tick() => self.handle.shard.borrow_mut().tick(),
+                _ = seconds.tick() => self.handle.shard.borrow_mut().every_second(),
+                () = self.handle.connections.ended.notified(), if until.is_some() => {}
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }
-            _ = ticks.tick() => handle.0.borrow_mut().tick(),
-            _ = seconds.tick() => handle.0.borrow_mut().every_second(),
+            let settled = self.handle.connections.open.get() == 0 || until.is_some_and(|until| until <= Instant::now());
+            if settled && let Some((wanted, _)) = self.freezing.take() {
+                self.freeze(wanted).await;
+                ticks.reset();
+            }
         }
-        if ops.capacity() > 1 << 16 {
-            ops = Vec::new(); // A burst's buffer is not kept.
+    }
+
+    fn epoll_readiness(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        // A second descriptor of the same epoll, so that waiting for it borrows nothing of the shard.
+        let epoll = self.handle.shard.borrow().epoll.0.try_clone()?;
+        #[expect(unsafe_code, reason = "the only way to wait for a descriptor of one's own")]
+        // SAFETY: an OwnedFd is open, and stays the same, until it is dropped with the AsyncFd that owns it.
+        let readiness = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
+        Ok(readiness)
+    }
+
+    /// Does what was taken from the queue.
+    fn turn(&mut self) {
+        let turned = self.handle.shard.borrow_mut().turn(&mut self.ops);
+        if self.ops.capacity() > 1 << 16 {
+            self.ops = Vec::new(); // A burst's buffer is not kept.
         }
+        self.spawn(turned.accepted);
+        if let Some(wanted) = turned.freeze {
+            self.freezing = Some((wanted, Instant::now() + SETTLE));
+            self.handle.connections.leaving.set(true);
+            self.handle.connections.leave.notify_waiters();
+        }
+    }
+
+    fn spawn(&self, accepted: Vec<Stream>) {
+        for stream in accepted {
+            let connections = Rc::clone(&self.handle.connections);
+            let serving = (self.serve)(stream, self.handle.clone());
+            connections.open.set(connections.open.get() + 1);
+            tokio::task::spawn_local(async move {
+                serving.await;
+                connections.open.set(connections.open.get() - 1);
+                connections.ended.notify_one();
+            });
+        }
+    }
+
+    /// Gives away what the shard holds, and does nothing until it is told to go on; then everything is as it was.
+    async fn freeze(&mut self, wanted: oneshot::Sender<Frozen>) {
+        let handed = mem::take(&mut *self.handle.connections.handed.borrow_mut());
+        let mut frozen = self.handle.shard.borrow().freeze();
+        frozen.add_connections(&handed);
+        // If nobody wants it any more, the word to go on follows.
+        let _ = wanted.send(frozen);
+        let mut waiting = Vec::new();
+        loop {
+            self.queue.filled().await;
+            self.queue.take(&mut self.ops);
+            waiting.append(&mut self.ops);
+            if let Some(at) = waiting.iter().position(|op| matches!(op, Op::Thaw)) {
+                waiting.remove(at);
+                break;
+            }
+        }
+        self.handle.connections.leaving.set(false);
+        self.spawn(handed);
+        self.ops = waiting;
+        self.turn();
     }
 }

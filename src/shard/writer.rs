@@ -10,6 +10,7 @@ use std::{
     io::IoSlice,
     os::fd::{AsFd, AsRawFd},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -40,6 +41,9 @@ const FRAMES_A_WRITE: usize = 64;
 const BYTES_A_TURN: usize = 1 << 20;
 /// Most bytes in a poll's answer, unless one event alone has more.
 const BYTES_A_POLL: usize = 1 << 20;
+
+/// A last answer of which nothing is taken for so long is given up (nginx's `send_timeout` is as long).
+const TO_TAKE_AN_ANSWER: Duration = Duration::from_secs(60);
 
 /// The events of a batch one after the other, for the groups that get the same ones.
 #[derive(Default)]
@@ -130,6 +134,9 @@ impl Shard {
                 match send(client.fd.as_raw_fd(), &behind.partial, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
                     Ok(n) => {
                         client.written = self.wheel.now();
+                        if behind.ends {
+                            client.expires = client.written.saturating_add(self.wheel.ticks(TO_TAKE_AN_ANSWER));
+                        }
                         bytes::Buf::advance(&mut behind.partial, n);
                         if !behind.partial.is_empty() {
                             return self.arm(slot);
@@ -240,13 +247,13 @@ impl Shard {
     }
 
     /// Pings a stream that has been silent; it is skipped where its socket is full.
-    pub(super) fn ping(&mut self, slot: u32) {
+    pub(super) fn ping(&mut self, slot: u32, ping: &Bytes) {
         let client = &mut self.clients[slot as usize];
-        match send(client.fd.as_raw_fd(), sse::PING, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-            Ok(n) if n == sse::PING.len() => client.written = self.wheel.now(),
+        match send(client.fd.as_raw_fd(), ping, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            Ok(n) if n == ping.len() => client.written = self.wheel.now(),
             Ok(n) => {
                 let reader = Reader { cursor: self.hub.last(), standing: Standing::Live };
-                self.set_behind(slot, reader, Bytes::from_static(&sse::PING[n..]));
+                self.set_behind(slot, reader, ping.slice(n..));
                 self.arm(slot);
             }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => {}
@@ -290,6 +297,7 @@ impl Shard {
         behind.partial = poll::encode_response(&poll.head, poll.reply, &cursor, &due);
         behind.reader.cursor = position;
         behind.ends = true;
+        client.expires = self.wheel.now().saturating_add(self.wheel.ticks(TO_TAKE_AN_ANSWER));
         self.metrics.replayed.add(due.len() as u64);
         client.poll = None;
         true

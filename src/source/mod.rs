@@ -45,9 +45,11 @@ impl Feed {
         Self { source, dispatcher, metrics }
     }
 
-    /// Passes a message on.
+    /// Passes a message on. It blocks while the shards can't keep up: a source has a thread of its own, and what it doesn't
+    /// read waits where it comes from.
     pub fn publish(&self, message: Message) {
-        self.dispatcher.publish(&[message], None);
+        self.dispatcher.wait_for_room();
+        self.dispatcher.publish(self.source, message);
     }
 
     /// The demand is met: all the channel's messages arrive from now on.

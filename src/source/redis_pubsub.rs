@@ -64,15 +64,16 @@ struct Session {
 impl Session {
     async fn run(mut self) {
         let mut backoff = Backoff::new();
-        let mut away = false;
+        let mut tries: u32 = 0;
         loop {
             let error = match self.connect().await {
                 Ok((connection, gone)) => match self.resume(connection.clone()).await {
                     Ok(()) => {
-                        if away {
+                        if tries > 0 {
                             tracing::info!(channels = self.wanted.len(), "Redis is back; clients were told of the gap");
                         }
                         backoff.reset();
+                        tries = 0;
                         self.serve(connection, &gone).await
                     }
                     Err(error) => error,
@@ -83,9 +84,12 @@ impl Session {
                 return;
             }
             self.feed.lost();
-            away = true;
+            tries += 1;
             let wait = backoff.next();
-            tracing::warn!(%error, retry_in = ?wait, "Redis is away; events published there now are missed, and clients will be told");
+            // Each power of two: the first at once, a long night without Redis in a page.
+            if tries.is_power_of_two() {
+                tracing::warn!(%error, tries, "Redis is away; what is published there now is missed, and clients will be told");
+            }
             sleep(wait).await;
         }
     }

@@ -1,5 +1,25 @@
-//! The real program, driven from outside.
+//! The integration tests: the real program over real sockets, with real nginx and Redis.
+//!
+//! Every test has its own folder, sockets, nginx and Redis; it waits for conditions, never for times, and ends by pid what
+//! it started. `tests/run` installs what the tests need and runs them.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it, and so do its helpers")]
 
-#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
+mod support;
 
 mod classic;
+mod cli;
+mod clients;
+mod demo;
+mod floors;
+mod gaps;
+mod honesty;
+mod hostile;
+mod lifecycle;
+mod load;
+mod polls;
+mod proxy;
+mod publish;
+mod redis_source;
+mod replay;
+mod slow;
+mod streams;

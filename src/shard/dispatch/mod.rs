@@ -3,13 +3,16 @@
 //! Invariant: everything whose order matters is pushed to the shards' queues while [`Dispatcher::state`] is locked, so every
 //! shard sees the same events, openings and gaps in the same order, and a join can't race with a publish.
 
+mod demand;
+mod handing;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::{mpsc::UnboundedSender, oneshot};
+use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 
 use super::queue::{Op, Queue, Receipt};
 use crate::{
@@ -32,6 +35,13 @@ pub enum Demand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket(u64);
 
+/// A shard that takes nothing for so long is stuck; braking for it would help nobody.
+const LONGEST_BRAKE: Duration = Duration::from_secs(10);
+
+/// Most bytes of messages that are kept while their channels are not confirmed. What comes beyond is not, and is before the
+/// position from which the channel is complete, so whoever needs it is told.
+const EARLY_BYTES: usize = 16 << 20;
+
 /// Sources and shards are few: a bit for each.
 type Bits = u64;
 
@@ -43,6 +53,8 @@ struct Wanted {
     /// Whether the shards were told that it is open.
     open: bool,
     ticket: Ticket,
+    /// Messages that came from a source before it has confirmed the channel: they come after the gap, if there is one.
+    early: Vec<Message>,
 }
 
 struct State {
@@ -53,6 +65,25 @@ struct State {
     /// Sources that have said once whether they are there.
     heard: Bits,
     tickets: u64,
+    /// Bytes of the messages that came early.
+    early_bytes: usize,
+    mode: Mode,
+    /// Whether the shards have begun: a successor's don't before they have what they inherit.
+    begun: bool,
+    /// Whether a source was lost before the shards had begun.
+    broken: bool,
+    /// The channel whose next message divides what this process passes on from what its successor does.
+    marker: Option<ChannelName>,
+}
+
+/// What becomes of messages.
+enum Mode {
+    /// They are passed on.
+    Live,
+    /// They are kept until it is known which process passes them on.
+    Holding(Vec<Message>),
+    /// They are another process's, which this one is to succeed.
+    Deaf,
 }
 
 /// See the module.
@@ -62,6 +93,8 @@ pub struct Dispatcher {
     queues: Vec<Arc<Queue>>,
     sources: Vec<UnboundedSender<Demand>>,
     metrics: Arc<Metrics>,
+    /// The mode has changed.
+    turned: Notify,
 }
 
 impl Dispatcher {
@@ -73,13 +106,50 @@ impl Dispatcher {
         sources: Vec<UnboundedSender<Demand>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let state = Mutex::new(State { sequencer, wanted: HashMap::new(), away: 0, heard: 0, tickets: 0 });
-        Self { state, queues, sources, metrics }
+        let state = Mutex::new(State {
+            sequencer,
+            wanted: HashMap::new(),
+            away: 0,
+            heard: 0,
+            tickets: 0,
+            early_bytes: 0,
+            mode: Mode::Live,
+            begun: true,
+            broken: false,
+            marker: None,
+        });
+        Self { state, queues, sources, metrics, turned: Notify::new() }
     }
 
-    /// Passes messages on as events, in order. Gives back the cursor of each.
-    pub fn publish(&self, messages: &[Message], receipt: Option<&Arc<Receipt>>) -> Vec<Cursor> {
+    /// Passes a message of source `source` on as an event. It is dropped if no shard wants its channel (any more), and waits
+    /// while the source has not confirmed the channel.
+    pub fn publish(&self, source: usize, message: Message) {
+        let state = &mut *self.lock();
+        let Some(wanted) = state.wanted.get_mut(&message.channel) else { return };
+        if wanted.awaiting & (1 << source) == 0 {
+            self.pass_on_or_keep(state, message);
+        } else if state.early_bytes < EARLY_BYTES {
+            state.early_bytes += message.data.len();
+            wanted.early.push(message);
+        }
+    }
+
+    fn pass_on_or_keep(&self, state: &mut State, message: Message) {
+        if matches!(state.mode, Mode::Live) && state.marker.is_none() {
+            self.pass_on(state, &[message], None);
+        } else {
+            self.publish_while_handing(state, message);
+        }
+    }
+
+    /// Passes messages on as events, in order; the receipt learns how many clients each had. Gives back the cursor of each,
+    /// or nothing while the process is being succeeded: then [`Dispatcher::live`] tells when to try again.
+    pub fn publish_counted(&self, messages: &[Message], receipt: &Arc<Receipt>) -> Option<Vec<Cursor>> {
         let mut state = self.lock();
+        matches!(state.mode, Mode::Live).then(|| self.pass_on(&mut state, messages, Some(receipt)))
+    }
+
+    fn pass_on(&self, state: &mut State, messages: &[Message], receipt: Option<&Arc<Receipt>>) -> Vec<Cursor> {
         let node = *state.sequencer.node();
         let now = now_micros();
         let mut cursors = Vec::with_capacity(messages.len());
@@ -98,6 +168,22 @@ impl Dispatcher {
         cursors
     }
 
+    /// Moves the position on to the time where nothing is published, so that cursors of quiet channels are not old.
+    pub fn advance(&self) {
+        let mut state = self.lock();
+        if matches!(state.mode, Mode::Live) {
+            let position = state.sequencer.next(now_micros());
+            self.to_all(|| Op::Advance(position));
+        }
+    }
+
+    /// Blocks a source's thread while more waits for the shards than is reasonable.
+    pub fn wait_for_room(&self) {
+        for queue in &self.queues {
+            queue.wait_for_room(LONGEST_BRAKE);
+        }
+    }
+
     /// How many shards there are.
     #[must_use]
     pub fn shards(&self) -> usize {
@@ -108,104 +194,6 @@ impl Dispatcher {
     #[must_use]
     pub fn queues(&self) -> &[Arc<Queue>] {
         &self.queues
-    }
-
-    /// Shard `shard` wants the channel. True if its events arrive already; else [`Op::Open`] follows.
-    pub fn want(&self, shard: usize, name: &ChannelName) -> bool {
-        let mut state = self.lock();
-        if let Some(wanted) = state.wanted.get_mut(name) {
-            wanted.shards |= 1 << shard;
-            return wanted.open;
-        }
-        let awaiting = self.all_sources();
-        let open = awaiting & !state.away == 0;
-        state.tickets += 1;
-        let ticket = Ticket(state.tickets);
-        state.wanted.insert(name.clone(), Wanted { shards: 1 << shard, awaiting, open, ticket });
-        for source in &self.sources {
-            // A source that has ended has told why; its channels stay unconfirmed.
-            let _ = source.send(Demand::Subscribe(name.clone(), ticket));
-        }
-        if open {
-            self.to_all(|| Op::Open(name.clone(), None));
-        }
-        false
-    }
-
-    /// Shard `shard` no longer wants the channel.
-    pub fn unwant(&self, shard: usize, name: &ChannelName) {
-        let mut state = self.lock();
-        let Some(wanted) = state.wanted.get_mut(name) else { return };
-        wanted.shards &= !(1 << shard);
-        if wanted.shards == 0 {
-            state.wanted.remove(name);
-            self.to_all(|| Op::Unasked(name.clone()));
-            for source in &self.sources {
-                let _ = source.send(Demand::Unsubscribe(name.clone()));
-            }
-        }
-    }
-
-    /// Source `source` delivers the channel from now on, as the demand with `ticket` has asked.
-    pub fn confirm(&self, source: usize, name: &ChannelName, ticket: Ticket) {
-        let mut state = self.lock();
-        let State { sequencer, wanted, .. } = &mut *state;
-        let Some(wanted) = wanted.get_mut(name).filter(|wanted| wanted.ticket == ticket) else { return };
-        let was_awaited = wanted.awaiting & (1 << source) != 0;
-        wanted.awaiting &= !(1 << source);
-        if !was_awaited || wanted.awaiting != 0 {
-            return;
-        }
-        let since = sequencer.next(now_micros());
-        if wanted.open {
-            // It was opened while the source was away: its clients have to be told.
-            let names: Arc<[ChannelName]> = [name.clone()].into();
-            self.to_all(|| Op::Restored(Arc::clone(&names), since));
-        } else {
-            wanted.open = true;
-            self.to_all(|| Op::Open(name.clone(), Some(since)));
-        }
-    }
-
-    /// Source `source` is away: joins don't wait for it.
-    pub fn lost(&self, source: usize) {
-        let mut state = self.lock();
-        state.away |= 1 << source;
-        state.heard |= 1 << source;
-        let State { wanted, away, .. } = &mut *state;
-        for (name, wanted) in wanted {
-            wanted.awaiting |= 1 << source;
-            if !wanted.open && wanted.awaiting & !*away == 0 {
-                wanted.open = true;
-                self.to_all(|| Op::Open(name.clone(), None));
-            }
-        }
-    }
-
-    /// Source `source` is back, and delivers the channels of these demands from now on.
-    pub fn restored<'a>(&self, source: usize, demands: impl Iterator<Item = (&'a ChannelName, Ticket)>) {
-        let mut state = self.lock();
-        state.away &= !(1 << source);
-        state.heard |= 1 << source;
-        let since = state.sequencer.next(now_micros());
-        let mut complete = Vec::new();
-        for (name, ticket) in demands {
-            let Some(wanted) = state.wanted.get_mut(name).filter(|wanted| wanted.ticket == ticket) else { continue };
-            wanted.awaiting &= !(1 << source);
-            if wanted.awaiting != 0 {
-                continue;
-            }
-            if wanted.open {
-                complete.push(name.clone());
-            } else {
-                wanted.open = true;
-                self.to_all(|| Op::Open(name.clone(), Some(since)));
-            }
-        }
-        if !complete.is_empty() {
-            let complete: Arc<[ChannelName]> = complete.into();
-            self.to_all(|| Op::Restored(Arc::clone(&complete), since));
-        }
     }
 
     /// How many clients each of `names` has, over all shards.
@@ -241,19 +229,6 @@ impl Dispatcher {
         all
     }
 
-    /// Sources that are away, by their number.
-    #[must_use]
-    pub fn away(&self) -> Vec<usize> {
-        let away = self.lock().away;
-        (0..self.sources.len()).filter(|source| away & (1 << source) != 0).collect()
-    }
-
-    /// Whether every source has said that it is there, or away.
-    #[must_use]
-    pub fn settled(&self) -> bool {
-        self.lock().heard == self.all_sources()
-    }
-
     /// The cursor of the last event that got a position.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
@@ -264,10 +239,6 @@ impl Dispatcher {
     #[must_use]
     pub fn last(&self) -> Position {
         self.lock().sequencer.last()
-    }
-
-    fn all_sources(&self) -> Bits {
-        (0..self.sources.len()).fold(0, |bits, source| bits | (1 << source))
     }
 
     fn to_all(&self, op: impl Fn() -> Op) {

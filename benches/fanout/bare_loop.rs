@@ -1,0 +1,141 @@
+//! The floor: a server that does nothing but one `write(2)` a client and event, as its own process.
+//!
+//! It accepts on a Unix socket, answers whatever ends with a blank line with a stream's head, and writes the frames that
+//! come in on its standard input to everyone. No channels, no history, no limits: what is slower than this is
+//! slower by what it does more.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::{
+        fd::AsRawFd,
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    process::ChildStdin,
+};
+
+use anyhow::Context;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use ssecast::{
+    cli::bench::publisher::{Message, Publisher},
+    cursor::NodeId,
+    event::Position,
+    sse,
+};
+
+const HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n\r\n";
+const COMMANDS: u64 = u64::MAX;
+const LISTENER: u64 = u64::MAX - 1;
+
+/// Serves on `path` until standard input ends.
+pub(crate) fn serve(path: &Path) -> anyhow::Result<()> {
+    let listener = UnixListener::bind(path)?;
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::MAXALLOWABLE)?;
+    listener.set_nonblocking(true)?;
+    let mut commands = BufReader::with_capacity(256 << 10, std::io::stdin());
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+    epoll.add(std::io::stdin(), EpollEvent::new(EpollFlags::EPOLLIN, COMMANDS))?;
+
+    // By descriptor. Streams block: a full one holds up the loop, and nothing is lost.
+    let mut clients: Vec<Option<Client>> = Vec::new();
+    let mut ready = vec![EpollEvent::empty(); 1024];
+    loop {
+        let count = epoll.wait(&mut ready, EpollTimeout::NONE)?;
+        for event in &ready[..count] {
+            match event.data() {
+                LISTENER => {
+                    while let Ok((stream, _)) = listener.accept() {
+                        let fd = stream.as_raw_fd() as usize;
+                        epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, fd as u64))?;
+                        clients.resize_with(clients.len().max(fd + 1), || None);
+                        clients[fd] = Some(Client { stream, reading: true });
+                    }
+                }
+                COMMANDS => loop {
+                    if commands.fill_buf()?.is_empty() {
+                        return Ok(());
+                    }
+                    publish(&read_batch(&mut commands)?, &clients);
+                    if commands.buffer().is_empty() {
+                        break;
+                    }
+                },
+                fd => {
+                    let slot = &mut clients[fd as usize];
+                    if slot.as_mut().is_some_and(|client| !client.read()) {
+                        *slot = None;
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    reading: bool,
+}
+
+impl Client {
+    /// Reads the request, or the end; `false` at the end.
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        match self.stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return false,
+            Ok(bytes) if self.reading && buffer[..bytes].ends_with(b"\r\n\r\n") => {
+                self.reading = false;
+                return self.stream.write_all(HEAD).is_ok();
+            }
+            Ok(_) => {}
+        }
+        true
+    }
+}
+
+fn publish(frames: &[Vec<u8>], clients: &[Option<Client>]) {
+    for frame in frames {
+        for client in clients.iter().flatten().filter(|client| !client.reading) {
+            // A client that has left is seen by its end of file.
+            let _ = nix::unistd::write(&client.stream, frame);
+        }
+    }
+}
+
+/// A count, then for each frame its length and its bytes.
+fn read_batch(commands: &mut impl Read) -> anyhow::Result<Vec<Vec<u8>>> {
+    let mut number = || -> anyhow::Result<usize> {
+        let mut bytes = [0; 4];
+        commands.read_exact(&mut bytes)?;
+        Ok(u32::from_le_bytes(bytes) as usize)
+    };
+    let lengths = (0..number()?).map(|_| number()).collect::<anyhow::Result<Vec<_>>>()?;
+    let frame = |length| {
+        let mut frame = vec![0; length];
+        commands.read_exact(&mut frame).map(|()| frame)
+    };
+    Ok(lengths.into_iter().map(frame).collect::<Result<_, _>>()?)
+}
+
+/// Tells a bare loop what to write: frames as ssecast makes them, byte for byte.
+pub(crate) struct Commands {
+    pub(crate) stdin: ChildStdin,
+    pub(crate) node: NodeId,
+    pub(crate) position: u64,
+}
+
+impl Publisher for Commands {
+    fn publish(&mut self, batch: &[Message<'_>]) -> anyhow::Result<()> {
+        let mut command = u32::try_from(batch.len())?.to_le_bytes().to_vec();
+        let mut frames = Vec::new();
+        for message in batch {
+            self.position += 1;
+            let frame = sse::encode_event(&self.node, Position(self.position), None, message.payload.as_bytes());
+            command.extend(u32::try_from(frame.len())?.to_le_bytes());
+            frames.extend_from_slice(&frame);
+        }
+        command.extend(frames);
+        self.stdin.write_all(&command).context("the bare loop has ended")
+    }
+}

@@ -1,0 +1,181 @@
+//! Accepting on the two sockets, in a way that can be paused and taken up again.
+
+use std::{
+    io, mem,
+    net::TcpListener as StdTcpListener,
+    os::{fd::AsFd as _, unix::net::UnixListener as StdUnixListener},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    admin::Admin,
+    process::listen::Listener,
+    shard::{Op, Queue},
+    stream::{Socket, Stream},
+};
+
+/// How long accepting rests when the process has no descriptors left.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// Connections of the admin socket that were left between two requests.
+type Left = Arc<Mutex<Vec<Stream>>>;
+
+/// A second descriptor of a listening socket: the first one outlives the accepting.
+enum Duplicate {
+    Unix(StdUnixListener),
+    Tcp(StdTcpListener),
+}
+
+/// Accepts on both sockets until it is paused.
+pub(super) struct Accepting {
+    stop: watch::Sender<bool>,
+    public: JoinHandle<()>,
+    admin: JoinHandle<()>,
+    left: Left,
+}
+
+impl Accepting {
+    /// Takes connections up: new ones, and `inherited` ones of the admin socket.
+    pub(super) fn start(
+        public: &Listener,
+        admin: &Listener,
+        queues: Vec<Arc<Queue>>,
+        service: Arc<Admin>,
+        inherited: Vec<Stream>,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let left = Left::default();
+        let (public, admin) = (Duplicate::of(public)?, Duplicate::of(admin)?);
+        let public = tokio::spawn(accept_public(public, queues, stopped.clone()));
+        let admin = tokio::spawn(accept_admin(admin, service, inherited, Arc::clone(&left), stopped));
+        Ok(Self { stop, public, admin, left })
+    }
+
+    /// Stops accepting, and resolves when no request is under way on the admin socket but those for a reload. Puts the
+    /// connections that are left there into `left`.
+    ///
+    /// # Errors
+    /// A request has taken longer than `within`.
+    pub(super) async fn pause(self, within: Duration, left: &mut Vec<Stream>) -> anyhow::Result<()> {
+        let _ = self.stop.send(true); // Nobody listens who has ended already.
+        let paused = timeout(within, async {
+            let _ = self.public.await;
+            let _ = self.admin.await;
+        });
+        let paused = paused.await.context("a publish under way takes too long");
+        left.append(&mut self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        paused
+    }
+
+    /// Stops accepting, and resolves when all requests under way on the admin socket are answered.
+    pub(super) async fn stop(self) {
+        let _ = self.stop.send(true);
+        let _ = self.public.await;
+        let _ = self.admin.await;
+    }
+}
+
+impl Duplicate {
+    fn of(listener: &Listener) -> io::Result<Self> {
+        let fd = listener.as_fd().try_clone_to_owned()?;
+        Ok(match listener {
+            Listener::Unix(..) => Self::Unix(fd.into()),
+            Listener::Tcp(_) => Self::Tcp(fd.into()),
+        })
+    }
+}
+
+/// Accepts on the public socket and gives the connections to the shards by turns.
+async fn accept_public(listener: Duplicate, queues: Vec<Arc<Queue>>, stopped: watch::Receiver<bool>) {
+    let mut turn = 0;
+    accept(listener, stopped, |stream| {
+        turn = (turn + 1) % queues.len();
+        queues[turn].push([Op::Accept(stream)]);
+    })
+    .await;
+}
+
+/// Accepts on the admin socket, and serves there until it is stopped and the requests under way are answered.
+async fn accept_admin(
+    listener: Duplicate,
+    admin: Arc<Admin>,
+    inherited: Vec<Stream>,
+    left: Left,
+    stopped: watch::Receiver<bool>,
+) {
+    let mut serving = JoinSet::new();
+    let serve = |serving: &mut JoinSet<()>, stream: Stream| {
+        while serving.try_join_next().is_some() {}
+        let stream = match stream.attach() {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%error, "a connection on the admin socket was dropped"),
+        };
+        let (admin, left, mut stop) = (Arc::clone(&admin), Arc::clone(&left), stopped.clone());
+        serving.spawn(async move {
+            let stopped = async move {
+                // An error says that the sender is gone, and with it everything.
+                let _ = stop.wait_for(|stopped| *stopped).await;
+            };
+            if let Some(stream) = admin.serve(stream, stopped).await {
+                left.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+            }
+        });
+    };
+    for stream in inherited {
+        serve(&mut serving, stream);
+    }
+    accept(listener, stopped.clone(), |stream| serve(&mut serving, stream)).await;
+    // A request that waits for the outcome of this very pause is answered later.
+    while serving.len() > admin.reloads.waiting() && serving.join_next().await.is_some() {}
+    mem::take(&mut serving).detach_all();
+}
+
+async fn accept(listener: Duplicate, mut stopped: watch::Receiver<bool>, mut each: impl FnMut(Stream)) {
+    let accepting = async {
+        if let Err(error) = accept_from(listener, &mut each).await {
+            tracing::error!(%error, "a listening socket is lost");
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+}
+
+async fn accept_from(listener: Duplicate, each: &mut impl FnMut(Stream)) -> io::Result<()> {
+    match listener {
+        Duplicate::Unix(listener) => {
+            let listener = UnixListener::from_std(listener)?;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => each(Stream::new(Socket::Unix(stream.into_std()?))),
+                    Err(error) => rest(&error).await,
+                }
+            }
+        }
+        Duplicate::Tcp(listener) => {
+            let listener = TcpListener::from_std(listener)?;
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => each(Stream::new(Socket::Tcp(stream.into_std()?))),
+                    Err(error) => rest(&error).await,
+                }
+            }
+        }
+    }
+}
+
+/// A failed accept is one connection's, or there are no descriptors: then some may end meanwhile.
+async fn rest(error: &io::Error) {
+    tracing::warn!(%error, "a connection could not be accepted; if files are short, raise LimitNOFILE");
+    sleep(OUT_OF_DESCRIPTORS).await;
+}

@@ -1,0 +1,201 @@
+//! The sources, the dispatcher and the shards: made, wired, started, drained and stopped.
+
+use std::{io, sync::Arc, thread, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use super::handover::until;
+use crate::{
+    admin::{Admin, Reloads},
+    config::Config,
+    cursor::{Cursor, NodeId},
+    hub::Sequencer,
+    metrics::Metrics,
+    process::notify::Vitals,
+    public,
+    shard::{self, Demand, Dispatcher, Embedded, Frozen, Op, Parts, Publisher, Queue, Seats, now_micros},
+    source::{Feed, RedisPubSub, RedisPublisher, Source},
+};
+
+/// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
+const SOURCES_AT_START: Duration = Duration::from_secs(3);
+
+/// A source that has not been started, and what will be asked of it.
+type Waiting = (Box<dyn Source>, mpsc::UnboundedReceiver<Demand>);
+
+/// The shards and sources under way.
+pub(super) struct Daemon {
+    pub(super) dispatcher: Arc<Dispatcher>,
+    pub(super) publisher: Arc<dyn Publisher>,
+    /// The sources' names, by their number.
+    pub(super) sources: Vec<&'static str>,
+    /// Why a shard has ended that nobody has told to.
+    pub(super) ended: oneshot::Receiver<String>,
+    ending: Arc<std::sync::Mutex<Option<oneshot::Sender<String>>>>,
+    metrics: Arc<Metrics>,
+    seats: Arc<Seats>,
+    waiting: Vec<Waiting>,
+    threads: Vec<thread::JoinHandle<()>>,
+    /// Tells the shards' and sources' threads to end, by being dropped.
+    running: watch::Sender<()>,
+}
+
+impl Daemon {
+    /// Makes everything and starts nothing.
+    pub(super) fn wire(config: &Config) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let sequencer = Sequencer::new(NodeId::random(), now_micros());
+        let queues: Vec<Arc<Queue>> = (0..config.process.workers.get()).map(|_| Arc::default()).collect();
+        let mut sources: Vec<Box<dyn Source>> = Vec::new();
+        if let Some(redis) = &config.redis {
+            sources.push(Box::new(RedisPubSub::new(redis).context("redis.url")?));
+        }
+        let (demands, wanted): (Vec<_>, Vec<_>) = sources.iter().map(|_| mpsc::unbounded_channel()).unzip();
+        let dispatcher = Arc::new(Dispatcher::new(sequencer, queues, demands, Arc::clone(&metrics)));
+        let publisher: Arc<dyn Publisher> = match &config.redis {
+            Some(redis) => Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher)).context("redis.url")?),
+            None => Arc::new(Embedded(Arc::clone(&dispatcher))),
+        };
+        let (ending, ended) = oneshot::channel();
+        Ok(Self {
+            dispatcher,
+            publisher,
+            sources: sources.iter().map(|source| source.name()).collect(),
+            ended,
+            ending: Arc::new(std::sync::Mutex::new(Some(ending))),
+            metrics,
+            seats: Seats::new(config.stream.max_clients),
+            waiting: sources.into_iter().zip(wanted).collect(),
+            threads: Vec::new(),
+            running: watch::channel(()).0,
+        })
+    }
+
+    /// Starts the sources, each on a thread of its own, where it may block while the shards are busy.
+    pub(super) fn start_sources(&mut self) -> io::Result<()> {
+        for (number, (source, demands)) in self.waiting.drain(..).enumerate() {
+            let feed = Feed::new(number, Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
+            let mut running = self.running.subscribe();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            thread::Builder::new().name(format!("source-{}", source.name())).spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = source.run(feed, demands) => {}
+                        _ = running.changed() => {}
+                    }
+                });
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Starts the shards at `cursor`, each with what it inherits.
+    pub(super) fn start_shards(
+        &mut self,
+        config: &Arc<Config>,
+        cursor: Cursor,
+        inherited: Vec<Option<Frozen>>,
+    ) -> io::Result<()> {
+        for (number, (queue, inherited)) in self.dispatcher.queues().iter().zip(inherited).enumerate() {
+            let parts = Parts {
+                number,
+                config: Arc::clone(config),
+                metrics: Arc::clone(&self.metrics),
+                seats: Arc::clone(&self.seats),
+                dispatcher: Arc::clone(&self.dispatcher),
+                queue: Arc::clone(queue),
+                cursor,
+                on_demand: !self.sources.is_empty(),
+                inherited,
+            };
+            let (metrics, seats) = (Arc::clone(&self.metrics), Arc::clone(&self.seats));
+            let (ending, mut running) = (Arc::clone(&self.ending), self.running.subscribe());
+            let name = format!("shard-{number}");
+            let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+                let serve = public::service(Arc::clone(&parts.config), metrics, seats);
+                let stopped = async {
+                    // An error says that the sender is gone, which is the sign.
+                    let _ = running.changed().await;
+                };
+                if let Err(error) = shard::run(parts, &serve, stopped)
+                    && let Ok(mut ending) = ending.lock()
+                    && let Some(ending) = ending.take()
+                {
+                    // The daemon may be stopping for another reason.
+                    let _ = ending.send(format!("{name}: {error}"));
+                }
+            })?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    pub(super) fn admin(&self, config: &Config, reloads: Reloads) -> Arc<Admin> {
+        Arc::new(Admin {
+            config: config.publish.clone(),
+            publisher: Arc::clone(&self.publisher),
+            dispatcher: Arc::clone(&self.dispatcher),
+            sources: self.sources.clone(),
+            reloads,
+        })
+    }
+
+    /// Asks how the daemon does. Every shard has to answer.
+    pub(super) fn vitals(&self, admin: &Arc<Admin>) -> impl FnMut() -> BoxedVitals + Send + 'static {
+        let (dispatcher, metrics) = (Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
+        let (seats, admin) = (Arc::clone(&self.seats), Arc::clone(admin));
+        move || {
+            let (dispatcher, metrics) = (Arc::clone(&dispatcher), Arc::clone(&metrics));
+            let clients = seats.taken() as u64;
+            let note = admin.reloads.last_failure().map(|why| format!("last reload failed: {why}"));
+            Box::pin(async move {
+                let channels = dispatcher.all_subscribers().await.len();
+                Vitals { clients, channels, events: metrics.events.get(), note }
+            })
+        }
+    }
+
+    /// Waits until each source is there or known to be away.
+    pub(super) async fn sources_ready(&self) {
+        // A source that takes longer is treated as one that is away: clients are told.
+        let _ = until(SOURCES_AT_START, || self.dispatcher.settled()).await;
+    }
+
+    /// Sends all clients away; resolves when they are gone.
+    pub(super) async fn drain(&self, spread: Duration) {
+        let mut gone = Vec::new();
+        for queue in self.dispatcher.queues() {
+            let (done, drained) = oneshot::channel();
+            queue.push([Op::Drain(spread, done)]);
+            gone.push(drained);
+        }
+        for drained in gone {
+            let _ = drained.await; // It is dropped, not sent, when all are gone.
+        }
+    }
+
+    /// Ends the shards' threads.
+    pub(super) async fn stop(self) {
+        for queue in self.dispatcher.queues() {
+            queue.push([Op::Stop]);
+        }
+        drop(self.running);
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in self.threads {
+                if thread.join().is_err() {
+                    tracing::error!("a shard's thread panicked");
+                }
+            }
+        });
+        if timeout(Duration::from_secs(2), joined).await.is_err() {
+            tracing::warn!("a shard's thread does not end; the process ends without it");
+        }
+    }
+}
+
+/// How the daemon does, once it is known.
+pub(super) type BoxedVitals = std::pin::Pin<Box<dyn Future<Output = Vitals> + Send>>;

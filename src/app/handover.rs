@@ -1,0 +1,287 @@
+//! Handing everything to a new process, in two phases, so that at no moment is anything given up that isn't held already.
+//!
+//! Invariant: until the receipt has come, everything can go on as if nothing had been asked, and does so after any error: the
+//! successor is ended first, so that two processes never serve one client.
+
+use std::{
+    ffi::OsString,
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::oneshot,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
+
+use super::Serving;
+use crate::{
+    event::{ChannelName, Message},
+    process::handover::{DESCRIPTORS_A_WORD, Link, LinkError, PROGRAM_TIME, Successor, VERSION, Word, memfd, program},
+    shard::{Frozen, Image, Op},
+    stream::Stream,
+};
+
+/// Longest wait for the successor to run and read its configuration.
+const TO_START: Duration = Duration::from_secs(15);
+/// Longest wait for its sources.
+const TO_SUBSCRIBE: Duration = Duration::from_secs(30);
+/// Longest wait for publishes under way to end, for the marker, and for the shards: clients wait meanwhile.
+const TO_STAND_STILL: Duration = Duration::from_secs(5);
+/// Longest wait for the successor to take what it is given.
+const TO_TAKE: Duration = Duration::from_secs(10);
+
+/// What a process gives its successor beside descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Handed {
+    /// The node's name and last position.
+    pub(super) cursor: (String, u64),
+    /// Whether the marker divides the sources' messages.
+    pub(super) exact: bool,
+    /// What the shards hold.
+    pub(super) image: Image,
+    /// What was read of each connection of the admin socket.
+    pub(super) admin: Vec<Bytes>,
+}
+
+/// How to start a new process: the program as it was found at start, and the arguments of this one.
+#[derive(Debug, Clone)]
+pub struct Relaunch {
+    /// The program's path.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// The folder that relative paths among them begin at.
+    pub folder: PathBuf,
+}
+
+impl Relaunch {
+    /// This process again: to be called at its start, before it changes its folder or its program is replaced.
+    ///
+    /// # Errors
+    /// What the operating system says when it does not tell the program or the folder.
+    pub fn this_process() -> std::io::Result<Self> {
+        let arguments = std::env::args_os().skip(1).collect();
+        Ok(Self { program: program()?, arguments, folder: std::env::current_dir()? })
+    }
+}
+
+/// The successor and the link to it. Dropping it ends the successor.
+struct Talk {
+    successor: Successor,
+    link: Arc<Link>,
+}
+
+impl Talk {
+    async fn start(relaunch: &Relaunch) -> anyhow::Result<Self> {
+        let Relaunch { program, arguments, folder } = relaunch.clone();
+        let shown = program.display().to_string();
+        let started = spawn_blocking(move || Successor::start(&program, &arguments, &folder)).await?;
+        let (successor, link) = started.with_context(|| format!("{shown} can't be started"))?;
+        Ok(Self { successor, link: Arc::new(link) })
+    }
+
+    async fn say(&mut self, word: Word, fds: &[RawFd]) -> anyhow::Result<()> {
+        match self.link.say(&word, fds) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(error, "was told something")),
+        }
+    }
+
+    async fn hear(&mut self, within: Duration, doing: &str) -> anyhow::Result<Word> {
+        let link = Arc::clone(&self.link);
+        match spawn_blocking(move || link.hear(within)).await? {
+            Ok((word, _)) => Ok(word),
+            Err(error) => Err(self.explain(error, doing)),
+        }
+    }
+
+    async fn expect(&mut self, expected: Word, within: Duration, doing: &str) -> anyhow::Result<()> {
+        let word = self.hear(within, doing).await?;
+        ensure!(word == expected, "the new process said {word:?} and not {expected:?}");
+        Ok(())
+    }
+
+    fn explain(&mut self, error: LinkError, doing: &str) -> anyhow::Error {
+        match error {
+            LinkError::Failed(reason) => anyhow::anyhow!("the new process can't take over: {reason}"),
+            LinkError::Closed => {
+                // It is about to be collected: its end of the link closes a moment before.
+                let until = Instant::now() + PROGRAM_TIME;
+                while self.successor.ended().is_none() && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                let how = self.successor.ended().map_or_else(|| "closed the link".to_owned(), |how| how.to_string());
+                anyhow::anyhow!("the new process ended before it {doing} ({how}); see its own messages in the log")
+            }
+            LinkError::Silent(within) => {
+                anyhow::anyhow!("the new process hung: nothing in {within:?} before it {doing}")
+            }
+            other => other.into(),
+        }
+    }
+}
+
+/// Hands everything over. Gives back the successor's process id; from then on this process must only end.
+pub(super) async fn hand_over(serving: &mut Serving, relaunch: &Relaunch) -> anyhow::Result<u32> {
+    let dispatcher = Arc::clone(&serving.daemon.dispatcher);
+    let mut talk = Talk::start(relaunch).await?;
+    let prepared = prepare(serving, &mut talk).await;
+    let (marker, exact) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            end(talk).await;
+            dispatcher.resume();
+            return Err(error);
+        }
+    };
+    // From here on clients wait.
+    let mut left = Vec::new();
+    let handed = commit(serving, &mut talk, &marker, exact, &mut left).await;
+    match handed {
+        Ok(()) => {
+            let pid = talk.successor.pid();
+            talk.successor.release();
+            Ok(pid)
+        }
+        Err(error) => {
+            end(talk).await;
+            dispatcher.resume();
+            for queue in dispatcher.queues() {
+                queue.push([Op::Thaw]);
+            }
+            serving.accept(left)?;
+            Err(error)
+        }
+    }
+}
+
+/// Ends a successor; when this resolves it can touch nothing.
+async fn end(talk: Talk) {
+    // It only fails if the runtime ends, and then everything does.
+    let _ = spawn_blocking(move || drop(talk)).await;
+}
+
+/// The first phase: the successor reads its configuration, connects its sources and subscribes.
+async fn prepare(serving: &Serving, talk: &mut Talk) -> anyhow::Result<(Option<ChannelName>, bool)> {
+    match talk.hear(TO_START, "had read its configuration").await? {
+        Word::Hello { version } if version >= VERSION => {}
+        Word::Hello { .. } => bail!("the new process is of an older version, which can't read what it would be given"),
+        other => bail!("the new process said {other:?} and not Hello"),
+    }
+    let dispatcher = &serving.daemon.dispatcher;
+    let sources = !serving.daemon.sources.is_empty();
+    // What a source has missed while it is away is told in any case.
+    let exact = dispatcher.away().is_empty();
+    let marker = (sources && exact).then(marker_name).transpose()?;
+    if let Some(marker) = &marker {
+        dispatcher.set_marker(marker);
+        until(TO_STAND_STILL, || dispatcher.is_subscribed())
+            .await
+            .context("the marker's channel can't be subscribed to")?;
+    }
+    let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
+    let (inherited, mut fds): (Vec<_>, Vec<RawFd>) = serving.inheritance().into_iter().unzip();
+    fds.push(names.as_raw_fd());
+    let marker_text = marker.as_ref().map(ToString::to_string);
+    talk.say(Word::Subscribe { sockets: inherited, marker: marker_text, sources: sources && exact }, &fds).await?;
+    talk.expect(Word::Ready, TO_SUBSCRIBE, "was ready").await?;
+    Ok((marker, exact))
+}
+
+/// The second phase: this process stops, gives everything, and has the receipt.
+async fn commit(
+    serving: &mut Serving,
+    talk: &mut Talk,
+    marker: &Option<ChannelName>,
+    mut exact: bool,
+    left: &mut Vec<Stream>,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let dispatcher = Arc::clone(&serving.daemon.dispatcher);
+    if let Some(accepting) = serving.accepting.take() {
+        accepting.pause(TO_STAND_STILL, left).await?;
+    }
+    // Channels that were joined meanwhile.
+    let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
+    talk.say(Word::Subscribe { sockets: Vec::new(), marker: None, sources: exact }, &[names.as_raw_fd()]).await?;
+    talk.expect(Word::Ready, TO_STAND_STILL, "had subscribed to the last channels").await?;
+    if let Some(marker) = marker {
+        let message = Message { channel: marker.clone(), event: None, data: Bytes::new() };
+        match serving.daemon.publisher.publish(vec![message]).await {
+            Ok(_) => timeout(TO_STAND_STILL, dispatcher.held()).await.context("the marker did not come back")?,
+            Err(error) => {
+                tracing::warn!(%error, "the marker can't be published: clients will be told of a gap");
+                exact = false;
+            }
+        }
+    }
+    dispatcher.hold();
+    let frozen = freeze(serving).await?;
+    let clients = frozen.image.clients();
+    let mut fds = frozen.lent;
+    let mut admin = Vec::new();
+    for stream in left.iter() {
+        let (fd, unread) = stream.peek();
+        fds.push(fd);
+        admin.push(unread);
+    }
+    let cursor = dispatcher.cursor();
+    let cursor = (cursor.node.to_string(), cursor.position.0);
+    let state = postcard::to_stdvec(&Handed { cursor, exact, image: frozen.image, admin })?;
+    let state = memfd(&state)?;
+    talk.say(Word::State { descriptors: fds.len() }, &[state.as_raw_fd()]).await?;
+    for lot in fds.chunks(DESCRIPTORS_A_WORD) {
+        give(talk, lot).await?;
+    }
+    talk.expect(Word::Holding, TO_TAKE, "had taken everything").await?;
+    talk.say(Word::Go, &[]).await?;
+    talk.expect(Word::Serving, TO_TAKE, "served").await?;
+    tracing::info!(clients, exact, stood_still = ?began.elapsed(), pid = talk.successor.pid(), "a new process has taken over");
+    Ok(())
+}
+
+/// Gives a lot of descriptors; off the runtime, since the link takes only so many at a time.
+async fn give(talk: &mut Talk, lot: &[RawFd]) -> anyhow::Result<()> {
+    let (link, lot) = (Arc::clone(&talk.link), lot.to_vec());
+    let given = spawn_blocking(move || link.say(&Word::Descriptors, &lot)).await?;
+    given.map_err(|error| talk.explain(error, "had taken everything"))
+}
+
+async fn freeze(serving: &Serving) -> anyhow::Result<Frozen> {
+    let mut shards = Vec::new();
+    for queue in serving.daemon.dispatcher.queues() {
+        let (wanted, frozen) = oneshot::channel();
+        queue.push([Op::Freeze(wanted)]);
+        shards.push(frozen);
+    }
+    let mut all = Vec::new();
+    for frozen in shards {
+        all.push(timeout(TO_STAND_STILL, frozen).await.context("a shard does not stand still")??);
+    }
+    Ok(Frozen::merge(all))
+}
+
+fn marker_name() -> anyhow::Result<ChannelName> {
+    Ok(ChannelName::new(&format!("ssecast:handover:{:016x}", fastrand::u64(..)))?)
+}
+
+fn names(channels: &[ChannelName]) -> Vec<&str> {
+    channels.iter().map(ChannelName::as_str).collect()
+}
+
+/// Waits until `is` is so.
+pub(super) async fn until(within: Duration, is: impl Fn() -> bool) -> anyhow::Result<()> {
+    let waited = timeout(within, async {
+        while !is() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    waited.await.with_context(|| format!("not in {within:?}"))
+}

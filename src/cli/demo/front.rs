@@ -1,0 +1,228 @@
+//! In nginx's place where there is none: the page, and the way to both sockets, on loopback.
+//!
+//! It does what the snippet does that can be seen: the prefix goes, `X-Real-IP` is the client's and no other header of
+//! ssecast's own comes from outside, and while the hub is away streams are empty ones with a `retry:`.
+
+use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, combinators::BoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    body::Incoming,
+    header::{self, HeaderName, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    client::legacy::{Client, Error},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use hyperlocal::UnixConnector;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use super::{
+    door::page_at,
+    folder::Folder,
+    lines::lines,
+    page::{self, ASSETS},
+    source::Source,
+};
+
+/// What is passed on of a request.
+const PASSED: [HeaderName; 4] = [
+    header::ACCEPT,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("last-event-id"),
+    HeaderName::from_static("x-requested-with"),
+];
+/// Those of an answer that concern one connection only (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 2] = [header::CONNECTION, header::TRANSFER_ENCODING];
+
+/// How long accepting rests when the process has no descriptors left.
+const OUT_OF_FILES: Duration = Duration::from_millis(100);
+/// Longest wait for answers under way at the end.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+/// The server, running.
+pub(super) struct Front {
+    port: u16,
+    /// Tells the server and its connections to end.
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<io::Result<()>>,
+}
+
+impl Front {
+    /// Listens on `port`, or on one that is free, and serves.
+    ///
+    /// # Errors
+    /// What the system says of the port.
+    pub(super) async fn open(folder: &Folder, source: &Source, port: Option<u16>) -> anyhow::Result<Self> {
+        let wanted = port.unwrap_or(0);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
+            .await
+            .with_context(|| format!("can't listen on 127.0.0.1:{wanted}"))?;
+        let port = listener.local_addr()?.port();
+        let mut client = Client::builder(TokioExecutor::new());
+        let ways = Ways {
+            public: folder.public(),
+            admin: folder.admin(),
+            commands: page::commands(&lines(folder, source, &page_at(port))),
+            client: client.pool_max_idle_per_host(0).build(UnixConnector),
+        };
+        let (stop, stopped) = watch::channel(false);
+        Ok(Self { port, stop, serving: tokio::spawn(accept(listener, Arc::new(ways), stopped)) })
+    }
+
+    /// The port it listens on.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Resolves when it can't accept any more.
+    pub(super) async fn ended(&mut self) -> anyhow::Error {
+        match (&mut self.serving).await {
+            Ok(Ok(())) => anyhow::anyhow!("the page's server has ended"),
+            Ok(Err(error)) => anyhow::Error::new(error).context("the page's port is lost"),
+            Err(error) => anyhow::Error::new(error),
+        }
+    }
+
+    /// Ends it when what is under way has been answered. The hub has ended the streams by now.
+    pub(super) async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        if timeout(ENDS_WITHIN, &mut self.serving).await.is_err() {
+            self.serving.abort();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, ways: Arc<Ways>, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
+    let mut serving = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.changed() => break,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(serving.spawn(serve(stream, Arc::clone(&ways), stopped.clone()))),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if error.raw_os_error() == Some(nix::libc::EMFILE) => sleep(OUT_OF_FILES).await,
+            Err(error) => return Err(error),
+        }
+        while serving.try_join_next().is_some() {}
+    }
+    drop(listener);
+    while serving.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn serve(stream: TcpStream, ways: Arc<Ways>, mut stopped: watch::Receiver<bool>) {
+    // Without it the kernel may hold an event back for 40 ms.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let ways = Arc::clone(&ways);
+        async move { Ok::<_, Infallible>(ways.answer(request).await) }
+    });
+    let mut connection =
+        pin!(http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service));
+    let stopping = async { drop(stopped.wait_for(|stopped| *stopped).await) };
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = stopping => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the page ended badly");
+    }
+}
+
+/// Where requests go.
+struct Ways {
+    public: PathBuf,
+    admin: PathBuf,
+    commands: String,
+    client: Client<UnixConnector, Incoming>,
+}
+
+impl Ways {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path();
+        if let Some(path) = path.strip_prefix("/sse/") {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            let target = Uri::from(hyperlocal::Uri::new(&self.public, &format!("/{path}{query}")));
+            let stream = path.is_empty() && !wants_json(&request);
+            return self.pass_on(request, target).await.unwrap_or_else(|_| away(stream));
+        }
+        if path == "/publish" {
+            let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+            if matches!(site, Some(b"cross-site" | b"same-site")) {
+                return plain(StatusCode::FORBIDDEN, "text/plain", "Only the demo's own page publishes here.\n");
+            }
+            let target = Uri::from(hyperlocal::Uri::new(&self.admin, "/publish"));
+            return self.pass_on(request, target).await.unwrap_or_else(|_| away(false));
+        }
+        let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "Only GET.\n");
+        }
+        if name == page::COMMANDS {
+            return plain(StatusCode::OK, "application/json", self.commands.clone());
+        }
+        match ASSETS.iter().find(|asset| asset.name == name) {
+            Some(asset) => plain(StatusCode::OK, asset.kind, asset.text),
+            None => plain(StatusCode::NOT_FOUND, "text/plain", "Nothing is here.\n"),
+        }
+    }
+
+    async fn pass_on(&self, request: Request<Incoming>, target: Uri) -> Result<Response<Body>, Error> {
+        let (mut head, body) = request.into_parts();
+        head.uri = target;
+        let mut headers = header::HeaderMap::new();
+        for name in PASSED {
+            if let Some(value) = head.headers.remove(&name) {
+                headers.insert(name, value);
+            }
+        }
+        headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1"));
+        headers.insert("x-real-ip", HeaderValue::from_static("127.0.0.1"));
+        head.headers = headers;
+        let mut response = self.client.request(Request::from_parts(head, body)).await?;
+        for name in HOP_BY_HOP {
+            response.headers_mut().remove(name);
+        }
+        Ok(response.map(|body| body.boxed()))
+    }
+}
+
+fn wants_json(request: &Request<Incoming>) -> bool {
+    let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    accept.contains("application/json") && !accept.contains("text/event-stream")
+}
+
+/// The hub doesn't answer. EventSource gives up for good on any status but 200.
+fn away(stream: bool) -> Response<Body> {
+    if stream {
+        let retry = format!("retry: {}\n\n", fastrand::u32(1000..4000));
+        return plain(StatusCode::OK, "text/event-stream", retry);
+    }
+    plain(StatusCode::SERVICE_UNAVAILABLE, "application/json", "{\"status\":\"error\",\"error\":\"the hub is away\"}\n")
+}
+
+fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}

@@ -1,0 +1,398 @@
+// The demo's page: one EventSource, what it brings, and what happens to it.
+
+const $ = (id) => document.getElementById(id);
+const GAP = "ssecast.gap";
+const MOST_ROWS = 300;
+const MOST_SHOWN = 4000;
+const REASONS = {
+  history: "the history no longer had all of it",
+  restart: "the hub was started anew",
+  source: "the connection to the source was down",
+  slow: "this page read too slowly",
+};
+
+const query = new URLSearchParams(location.search);
+const channels = new Set(query.getAll("channels").flatMap((names) => names.split(",")).filter(Boolean));
+if (!channels.size) channels.add("demo");
+const types = new Set(["message"]);
+
+let source = null;
+let cursor = "";
+let lostAt = 0;
+let settle = 0;
+// Channels added since the stream was opened last: that nothing is known of their past is no news.
+const added = new Set();
+
+// ---- the connection
+
+function open() {
+  clearTimeout(settle);
+  source?.close();
+  const wanted = new URLSearchParams([...channels].map((name) => ["channels", name]));
+  wanted.set("envelope", "1");
+  if (cursor) wanted.set("last_event_id", cursor);
+  const opened = (source = new EventSource(`/sse/?${wanted}`));
+  show("connecting", "Connecting");
+  // While ssecast is away nginx answers with an empty stream: only one that stays is open.
+  opened.onopen = () => (settle = setTimeout(settled, 200));
+  opened.onerror = () => {
+    if (opened !== source) return;
+    clearTimeout(settle);
+    if (opened.readyState === EventSource.CLOSED) return refused(wanted);
+    if (!lostAt) note("Connection lost. The browser comes back by itself, and says where it was.");
+    lostAt ||= Date.now();
+    show("retrying", "Retrying");
+  };
+  types.forEach((type) => opened.addEventListener(type, arrived));
+  opened.addEventListener(GAP, gap);
+}
+
+function settled() {
+  clearTimeout(settle);
+  added.clear();
+  if (document.body.dataset.state === "open") return;
+  if (lostAt) note(`Open again after ${((Date.now() - lostAt) / 1000).toFixed(1)} s${cursor ? ", going on after the cursor" : ""}.`);
+  // It may have been another demo that came back, with another socket.
+  if (lostAt) commands();
+  lostAt = 0;
+  show("open", "Open");
+}
+
+// EventSource doesn't tell scripts why it was refused; asking once more does.
+async function refused(wanted) {
+  show("refused", "Refused");
+  note("The stream was refused.");
+  try {
+    const answer = await fetch(`/sse/?${wanted}`, { headers: { Accept: "text/event-stream" }, signal: AbortSignal.timeout(3000) });
+    if (answer.ok) return void answer.body?.cancel();
+    const text = await answer.text();
+    let said = text;
+    try {
+      said = JSON.parse(text).error ?? text;
+    } catch {
+      // Not JSON: shown as it is.
+    }
+    note(`${answer.status}: ${String(said).slice(0, 300)}`);
+  } catch {
+    // Nothing more to be learnt.
+  }
+}
+
+function disconnect() {
+  clearTimeout(settle);
+  source?.close();
+  source = null;
+  lostAt = 0;
+  note("Disconnected.");
+  show("off", "Disconnected");
+}
+
+function show(state, words) {
+  document.body.dataset.state = state;
+  $("state").textContent = words;
+  $("switch").textContent = state === "off" || state === "refused" ? "Connect" : "Disconnect";
+}
+
+$("switch").onclick = () => (source && source.readyState !== EventSource.CLOSED ? disconnect() : open());
+
+// ---- what arrives
+
+let count = 0;
+let held = false;
+let waiting = [];
+let delays = [];
+const perSecond = new Array(61).fill(0);
+
+function arrived(event) {
+  settled();
+  pass(event.lastEventId);
+  count++;
+  perSecond[60]++;
+  let { channel, data } = { channel: "", data: event.data };
+  try {
+    ({ channel, data } = JSON.parse(event.data));
+  } catch {
+    // Without an envelope: the data is shown, its channel isn't known.
+  }
+  measure(event.lastEventId);
+  push({ channel, data: typeof data === "string" ? data : JSON.stringify(data), type: event.type, id: event.lastEventId, at: new Date() });
+}
+
+function gap(event) {
+  pass(event.lastEventId);
+  let told = {};
+  try {
+    told = JSON.parse(event.data);
+  } catch {
+    // A gap all the same.
+  }
+  const names = (told.channels ?? []).filter((name) => !added.has(name));
+  settled();
+  if (told.channels?.length && !names.length) return;
+  const reason = REASONS[told.reason] ?? told.reason ?? "the reason wasn't told";
+  push({ gap: true, text: `Events may be missing${names.length ? ` on ${names.join(", ")}` : ""}: ${reason}.`, at: new Date() });
+}
+
+function pass(id) {
+  if (!id) return;
+  cursor = id;
+  $("cursor").textContent = $("cursor").title = id;
+  $("read").hidden = false;
+}
+
+// The id ends with the time at which the hub had the event, in microseconds: on one machine, that is a clock.
+function measure(id) {
+  const delay = Date.now() - Number(id.split("~")[0].split("-")[1]) / 1000;
+  if (!(delay > -2 && delay < 1000)) return;
+  delays = [...delays.slice(-49), Math.max(delay, 0)];
+  const median = delays.toSorted((a, b) => a - b)[delays.length >> 1];
+  $("delay").textContent = median < 1 ? "under 1 ms" : `${Math.round(median)} ms`;
+  $("delay-figure").hidden = false;
+}
+
+const note = (text) => push({ note: true, text, at: new Date() });
+
+// Rows are made once a frame, and never more than are kept.
+function push(item) {
+  waiting.push(item);
+  if (waiting.length > MOST_ROWS) waiting = waiting.slice(-MOST_ROWS);
+  if (waiting.length === 1 && !held) requestAnimationFrame(flush);
+}
+
+function flush() {
+  if (held || !waiting.length) return;
+  const items = waiting;
+  waiting = [];
+  const log = $("log");
+  log.prepend(...items.reverse().map(row));
+  while (log.childElementCount > MOST_ROWS) log.lastElementChild.remove();
+  $("empty").hidden = true;
+  $("count").textContent = count.toLocaleString("en");
+  say(items);
+}
+
+const two = (number, digits = 2) => String(number).padStart(digits, "0");
+const clock = (at) => `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}.${two(at.getMilliseconds(), 3)}`;
+
+function make(tag, className, text) {
+  const element = document.createElement(tag);
+  element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function row(item) {
+  const line = make("li", item.gap ? "note gap" : item.note ? "note" : "");
+  const time = make("time", "", clock(item.at));
+  time.dateTime = item.at.toISOString();
+  if (item.gap || item.note) {
+    const text = make("span", "");
+    if (item.gap) text.append(make("b", "", "Gap. "));
+    text.append(item.text);
+    line.append(text, time);
+    return line;
+  }
+  const channel = make("div", "channel hue");
+  channel.style.setProperty("--hue", hue(item.channel));
+  channel.append(make("span", "", item.channel || "(unknown)"));
+  channel.title = item.channel;
+  const cut = item.data.length > MOST_SHOWN;
+  const data = make("pre", item.data ? "data" : "data none", item.data ? item.data.slice(0, MOST_SHOWN) + (cut ? "…" : "") : "empty");
+  const meta = make("div", "meta");
+  if (item.type !== "message") meta.append(make("span", "type", item.type));
+  if (cut) meta.append(make("span", "", `${item.data.length.toLocaleString("en")} characters`));
+  meta.append(make("span", "", item.id));
+  const from = make("div", "from");
+  from.append(channel, time);
+  const what = make("div", "what");
+  what.append(data, meta);
+  line.append(from, what);
+  return line;
+}
+
+// Hues far from each other, in the order in which channels turn up.
+const hues = new Map();
+function hue(name) {
+  if (!hues.has(name)) hues.set(name, Math.round(165 + hues.size * 137.508) % 360);
+  return hues.get(name);
+}
+
+// For those who listen to the page: one sentence every few seconds, however fast events come.
+let sayable = [];
+let saying = 0;
+function say(items) {
+  sayable.push(...items);
+  saying ||= setTimeout(() => {
+    const events = sayable.filter((item) => !item.note && !item.gap);
+    const others = sayable.filter((item) => item.note || item.gap).map((item) => item.text);
+    if (events.length === 1) others.unshift(`${events[0].channel}: ${events[0].data.slice(0, 200)}`);
+    if (events.length > 1) others.unshift(`${events.length} new events`);
+    $("said").textContent = others.slice(0, 3).join(" ");
+    sayable = [];
+    saying = 0;
+  }, 3000);
+}
+
+setInterval(() => {
+  const recent = perSecond.slice(-6, -1).reduce((sum, number) => sum + number, 0) / 5;
+  $("rate").textContent = recent >= 10 || recent === 0 ? Math.round(recent).toLocaleString("en") : recent.toFixed(1);
+  const top = Math.max(...perSecond, 1);
+  const points = perSecond.map((number, index) => `${(index * 2).toFixed(0)},${(23 - (number / top) * 21).toFixed(1)}`);
+  document.querySelector("#spark path").setAttribute("d", `M${points.join("L")}`);
+  perSecond.shift();
+  perSecond.push(0);
+  $("count").textContent = count.toLocaleString("en");
+  if (held) $("hold").textContent = waiting.length ? `Go on (${waiting.length === MOST_ROWS ? `${MOST_ROWS}+` : waiting.length})` : "Go on";
+}, 1000);
+
+$("hold").onclick = () => {
+  held = !held;
+  $("hold").setAttribute("aria-pressed", held);
+  $("hold").textContent = held ? "Go on" : "Hold";
+  if (!held) flush();
+};
+$("clear").onclick = () => {
+  $("log").replaceChildren();
+  waiting = [];
+  $("empty").hidden = false;
+};
+
+// ---- channels and types
+
+function chip(name, label, remove) {
+  const item = make("li", remove ? "" : "fixed");
+  item.append(make("span", "", name));
+  if (remove) {
+    const button = make("button", "", "×");
+    button.type = "button";
+    button.setAttribute("aria-label", `${label} ${name}`);
+    button.onclick = remove;
+    item.append(button);
+  }
+  return item;
+}
+
+function listChannels() {
+  const removable = channels.size > 1;
+  $("channels").replaceChildren(
+    ...[...channels].map((name) => {
+      const item = chip(name, "Stop watching", removable && (() => (channels.delete(name), changed())));
+      item.classList.add("hue");
+      item.style.setProperty("--hue", hue(name));
+      return item;
+    }),
+  );
+  const address = new URL(location.href);
+  address.searchParams.delete("channels");
+  channels.forEach((name) => address.searchParams.append("channels", name));
+  history.replaceState(null, "", address);
+}
+
+function changed() {
+  listChannels();
+  if (source) open();
+}
+
+function watch(name) {
+  if (!name || channels.has(name)) return;
+  channels.add(name);
+  added.add(name);
+  changed();
+}
+
+function listTypes() {
+  $("listened").replaceChildren(...[...types].map((type) => chip(type, "Stop listening for", type !== "message" && (() => deafen(type)))));
+  $("types").replaceChildren(...[...types].map((type) => Object.assign(document.createElement("option"), { value: type })));
+}
+
+// EventSource hands a script only the types it listens for.
+function listen(type) {
+  if (!type || type === GAP || types.has(type)) return;
+  types.add(type);
+  source?.addEventListener(type, arrived);
+  listTypes();
+}
+
+function deafen(type) {
+  types.delete(type);
+  source?.removeEventListener(type, arrived);
+  listTypes();
+}
+
+const onSubmit = (id, act) =>
+  $(id).addEventListener("submit", (event) => {
+    event.preventDefault();
+    act(event.target);
+  });
+const take = (act) => (form) => {
+  form.elements.name.value.split(",").forEach((name) => act(name.trim()));
+  form.reset();
+};
+onSubmit("add-channel", take(watch));
+onSubmit("add-type", take(listen));
+
+// ---- publishing
+
+onSubmit("publish", async (form) => {
+  const fields = Object.fromEntries(new FormData(form));
+  if (!fields.event || fields.event === "message") delete fields.event;
+  listen(fields.event);
+  const answer = $("answer");
+  try {
+    const response = await fetch("/publish", { method: "POST", body: new URLSearchParams(fields) });
+    const text = await response.text();
+    let told = {};
+    try {
+      told = JSON.parse(text);
+    } catch {
+      // An answer of nginx's own.
+    }
+    answer.className = response.ok ? "" : "bad";
+    if (!response.ok) return void (answer.textContent = told.error ?? `${response.status} ${response.statusText}`);
+    const readers = told.subscribers;
+    answer.textContent = readers === undefined ? "Published." : `Published to ${readers} ${readers === 1 ? "subscriber" : "subscribers"}.`;
+    if (channels.has(fields.channel)) return;
+    const button = make("button", "", `Watch ${fields.channel}`);
+    button.onclick = () => (watch(fields.channel), (answer.textContent = ""));
+    answer.append(" ", button);
+  } catch {
+    answer.className = "bad";
+    answer.textContent = "No answer: is the demo still running?";
+  }
+});
+const message = $("publish").elements.message;
+message.onkeydown = (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("publish").requestSubmit();
+};
+
+// ---- lines for the terminal, which the demo knows and the page doesn't
+
+async function commands() {
+  const response = await fetch("commands.json").catch(() => null);
+  const lines = response?.ok ? await response.json() : [];
+  $("commands").replaceChildren(
+    ...lines.map(({ what, line }) => {
+      const item = make("li", "");
+      const box = make("div", "");
+      const copy = make("button", "", "Copy");
+      copy.type = "button";
+      copy.setAttribute("aria-label", `Copy: ${what}`);
+      copy.onclick = async () => {
+        await navigator.clipboard.writeText(line);
+        copy.textContent = "Copied";
+        setTimeout(() => (copy.textContent = "Copy"), 1500);
+      };
+      box.append(make("code", "", line), copy);
+      item.append(make("p", "", what), box);
+      return item;
+    }),
+  );
+  $("terminal").hidden = !lines.length;
+}
+
+listChannels();
+listTypes();
+open();
+commands();

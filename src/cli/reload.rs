@@ -1,0 +1,50 @@
+//! `ssecast reload`: asks the daemon for a new process, and waits for the outcome.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use hyper::{
+    Method, StatusCode,
+    header::{HeaderName, HeaderValue},
+    http::uri::PathAndQuery,
+};
+
+use super::{Failure, client::Client, print, runtime};
+use crate::config::{Address, Listen};
+
+/// Have a new process take over: new configuration, new program, and no client is cut
+///
+/// Waits for the outcome. Ends with 1 if the new process can't take over: then the old one serves on as if nothing had been
+/// asked, and the reason is printed here and in the daemon's log.
+#[derive(Debug, clap::Args)]
+pub struct ReloadArgs {
+    /// The daemon's admin socket [default: the configuration's]
+    #[arg(long, value_name = "ADDRESS")]
+    admin_socket: Option<Address>,
+
+    /// The daemon's configuration file [default: /etc/ssecast/ssecast.toml, if it is there]
+    #[arg(long, value_name = "FILE", conflicts_with = "admin_socket")]
+    config: Option<PathBuf>,
+}
+
+/// Reloads, and prints the answer.
+///
+/// # Errors
+/// No daemon (69), not allowed to connect (77), the new process can't take over (1), broken off (74), wrong configuration (64).
+pub fn run(args: &ReloadArgs) -> Result<(), Failure> {
+    let address = match &args.admin_socket {
+        Some(address) => address.clone(),
+        None => Listen::load(args.config.as_deref())?.admin,
+    };
+    let client = Client::new(address, "--admin-socket");
+    let answer = runtime()?.block_on(async {
+        let no_headers: [(HeaderName, HeaderValue); 0] = [];
+        let target = PathAndQuery::from_static("/reload");
+        let answer = client.send(Method::POST, &target, no_headers, Bytes::new()).await?;
+        if answer.status() != StatusCode::OK {
+            return Err(client.refusal(answer).await);
+        }
+        Ok(client.read_body(answer).await?)
+    })?;
+    Ok(print(&answer)?)
+}

@@ -1,0 +1,78 @@
+//! What a hub knows of its channels, given to and taken from the hub of another process.
+
+use std::sync::Arc;
+
+use super::{Cause, Channel, ChannelId, Feed, GroupId, Hub, history::History};
+use crate::event::{ChannelName, Event, Position};
+
+/// A channel and its history.
+#[derive(Debug)]
+pub struct ChannelImage {
+    /// Its name.
+    pub name: ChannelName,
+    /// Whether its events arrive.
+    pub open: bool,
+    /// Since when the history is complete.
+    pub complete_since: Position,
+    /// What last raised that.
+    pub cause: Cause,
+    /// Positions up to which a source had been away.
+    pub holes: Vec<Position>,
+    /// The history, in order.
+    pub events: Vec<Arc<Event>>,
+}
+
+impl Hub {
+    /// All channels.
+    pub fn export(&self) -> impl Iterator<Item = (ChannelId, ChannelImage)> {
+        self.channels.iter().map(|(id, channel)| {
+            let history = &channel.history;
+            let image = ChannelImage {
+                name: channel.name.clone(),
+                open: channel.feed == Feed::Open,
+                complete_since: history.complete_since(),
+                cause: history.cause(),
+                holes: history.holes().to_vec(),
+                events: (0..history.len()).filter_map(|index| history.get(index).cloned()).collect(),
+            };
+            (u32::try_from(id).unwrap_or(u32::MAX), image)
+        })
+    }
+
+    /// Takes a channel over, which the hub must not have yet. `now`: microseconds since 1970.
+    pub fn import(&mut self, image: ChannelImage, now: u64) -> ChannelId {
+        let id = self.open(image.name);
+        let channel = &mut self.channels[id as usize];
+        *channel = Channel {
+            history: History::new(image.complete_since, image.cause),
+            feed: if image.open { Feed::Open } else { channel.feed },
+            // Whoever had asked for it before, the sources are asked anew for all that is open.
+            wanted: self.on_demand && image.open,
+            idle_since: Some(now),
+            ..Channel::new(channel.name.clone(), History::new(Position(0), Cause::Began), channel.feed)
+        };
+        for hole in image.holes {
+            self.bytes -= self.channels[id as usize].history.add_hole(hole);
+        }
+        for event in image.events {
+            self.keep(id, &event);
+        }
+        id
+    }
+
+    /// Since when channels are complete that are not here, and what last raised that.
+    #[must_use]
+    pub fn floor(&self) -> (Position, Cause) {
+        self.floor
+    }
+
+    /// Sets what [`Hub::floor`] gives.
+    pub fn set_floor(&mut self, since: Position, cause: Cause) {
+        self.floor = (since, cause);
+    }
+
+    /// The channels of a group.
+    pub fn channels_of(&self, group: GroupId) -> impl Iterator<Item = ChannelId> {
+        self.groups.channels(group)
+    }
+}

@@ -1,0 +1,143 @@
+//! What the shards want of the sources, and what the sources say of it.
+
+use std::sync::Arc;
+
+use super::{Bits, Demand, Dispatcher, Op, State, Ticket, Wanted, now_micros};
+use crate::event::{ChannelName, Message};
+
+impl Dispatcher {
+    /// Shard `shard` wants the channel. True if its events arrive already; else [`Op::Open`] follows.
+    pub fn want(&self, shard: usize, name: &ChannelName) -> bool {
+        let mut state = self.lock();
+        if let Some(wanted) = state.wanted.get_mut(name) {
+            wanted.shards |= 1 << shard;
+            return wanted.open;
+        }
+        let awaiting = self.all_sources();
+        let open = awaiting & !state.away == 0;
+        self.demand(
+            &mut state,
+            name,
+            Wanted { shards: 1 << shard, awaiting, open, ticket: Ticket(0), early: Vec::new() },
+        );
+        if open {
+            self.to_all(|| Op::Open(name.clone(), None));
+        }
+        false
+    }
+
+    /// Asks the sources for a channel.
+    pub(super) fn demand(&self, state: &mut State, name: &ChannelName, wanted: Wanted) {
+        state.tickets += 1;
+        let ticket = Ticket(state.tickets);
+        state.wanted.insert(name.clone(), Wanted { ticket, ..wanted });
+        for source in &self.sources {
+            // A source that has ended has told why; its channels stay unconfirmed.
+            let _ = source.send(Demand::Subscribe(name.clone(), ticket));
+        }
+    }
+
+    /// Shard `shard` no longer wants the channel.
+    pub fn unwant(&self, shard: usize, name: &ChannelName) {
+        let mut state = self.lock();
+        let Some(wanted) = state.wanted.get_mut(name) else { return };
+        wanted.shards &= !(1 << shard);
+        if wanted.shards == 0 {
+            if let Some(wanted) = state.wanted.remove(name) {
+                state.early_bytes -= wanted.early.iter().map(|message| message.data.len()).sum::<usize>();
+            }
+            self.to_all(|| Op::Unasked(name.clone()));
+            for source in &self.sources {
+                let _ = source.send(Demand::Unsubscribe(name.clone()));
+            }
+        }
+    }
+
+    /// Source `source` delivers the channel from now on, as the demand with `ticket` has asked.
+    pub fn confirm(&self, source: usize, name: &ChannelName, ticket: Ticket) {
+        let mut state = self.lock();
+        self.confirm_all(&mut state, source, [(name, ticket)].into_iter());
+    }
+
+    /// Source `source` is away: joins don't wait for it.
+    pub fn lost(&self, source: usize) {
+        let mut state = self.lock();
+        state.away |= 1 << source;
+        state.heard |= 1 << source;
+        state.broken |= !state.begun;
+        let State { wanted, away, begun, .. } = &mut *state;
+        for (name, wanted) in wanted {
+            wanted.awaiting |= 1 << source;
+            if *begun && !wanted.open && wanted.awaiting & !*away == 0 {
+                wanted.open = true;
+                self.to_all(|| Op::Open(name.clone(), None));
+            }
+        }
+    }
+
+    /// Source `source` is back, and delivers the channels of these demands from now on.
+    pub fn restored<'a>(&self, source: usize, demands: impl Iterator<Item = (&'a ChannelName, Ticket)>) {
+        let mut state = self.lock();
+        state.away &= !(1 << source);
+        state.heard |= 1 << source;
+        self.confirm_all(&mut state, source, demands);
+    }
+
+    /// Opens the channels that no other source has yet to confirm, or tells those who listen already that they may have
+    /// missed something; and then passes on what came early.
+    fn confirm_all<'a>(
+        &self,
+        state: &mut State,
+        source: usize,
+        demands: impl Iterator<Item = (&'a ChannelName, Ticket)>,
+    ) {
+        let State { sequencer, wanted: all, begun, marker, early_bytes, .. } = state;
+        let since = sequencer.next(now_micros());
+        let mut restored = Vec::new();
+        let mut early = Vec::new();
+        for (name, ticket) in demands {
+            let Some(wanted) = all.get_mut(name).filter(|wanted| wanted.ticket == ticket) else { continue };
+            if wanted.awaiting & (1 << source) == 0 {
+                continue;
+            }
+            wanted.awaiting &= !(1 << source);
+            if wanted.awaiting == 0 && *begun && marker.as_ref() != Some(name) {
+                if wanted.open {
+                    restored.push(name.clone());
+                } else {
+                    wanted.open = true;
+                    self.to_all(|| Op::Open(name.clone(), Some(since)));
+                }
+            }
+            early.append(&mut wanted.early);
+        }
+        *early_bytes -= early.iter().map(|message: &Message| message.data.len()).sum::<usize>();
+        if !restored.is_empty() {
+            let restored: Arc<[ChannelName]> = restored.into();
+            self.to_all(|| Op::Restored(Arc::clone(&restored), since));
+        }
+        for message in early {
+            self.pass_on_or_keep(state, message);
+        }
+    }
+
+    /// Sources that are away, or have not been there yet, by their number.
+    #[must_use]
+    pub fn away(&self) -> Vec<usize> {
+        let away = {
+            let state = self.lock();
+            state.away | !state.heard
+        };
+        (0..self.sources.len()).filter(|source| away & (1 << source) != 0).collect()
+    }
+
+    /// Whether every source has said that it is there, or away.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.lock().heard == self.all_sources()
+    }
+
+    pub(super) fn all_sources(&self) -> Bits {
+        (0..self.sources.len()).fold(0, |bits, source| bits | (1 << source))
+    }
+}

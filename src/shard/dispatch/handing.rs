@@ -1,0 +1,170 @@
+//! How one process's dispatcher succeeds another's, so that each message of a source is passed on by exactly one of them.
+//!
+//! Both subscribe to a marker channel; a message on it divides the sources' messages: the predecessor passes on what comes
+//! before it, the successor what comes after it. From the marker on the predecessor keeps messages (it may have to go on
+//! after all), and until the marker the successor drops them.
+
+use std::{mem, sync::Arc};
+
+use super::{Demand, Dispatcher, Mode, Op, State, Ticket, Wanted, now_micros};
+use crate::{
+    event::{ChannelName, Message},
+    hub::Sequencer,
+};
+
+impl Dispatcher {
+    /// Resolves when publishes are passed on.
+    pub async fn live(&self) {
+        loop {
+            let turned = self.turned.notified();
+            if matches!(self.lock().mode, Mode::Live) {
+                return;
+            }
+            turned.await;
+        }
+    }
+
+    /// Subscribes to the marker, on this process's way to be succeeded.
+    pub fn set_marker(&self, name: &ChannelName) {
+        let mut state = self.lock();
+        state.marker = Some(name.clone());
+        self.demand_open(&mut state, name, 0);
+    }
+
+    /// Whether all that is wanted, the marker included, is confirmed by every source.
+    #[must_use]
+    pub fn is_subscribed(&self) -> bool {
+        let state = self.lock();
+        state.heard == self.all_sources() && state.wanted.values().all(|wanted| wanted.awaiting == 0)
+    }
+
+    /// All that is wanted was confirmed: only what is lost from now on has to be told.
+    pub fn note_subscribed(&self) {
+        self.lock().broken = false;
+    }
+
+    /// Keeps messages from now on: where there is no marker to wait for.
+    pub fn hold(&self) {
+        let mut state = self.lock();
+        if !matches!(state.mode, Mode::Holding(_)) {
+            self.set_mode(&mut state, Mode::Holding(Vec::new()));
+        }
+    }
+
+    /// Resolves when messages are kept: the marker has come.
+    pub async fn held(&self) {
+        loop {
+            let turned = self.turned.notified();
+            if matches!(self.lock().mode, Mode::Holding(_)) {
+                return;
+            }
+            turned.await;
+        }
+    }
+
+    /// Goes on as if nothing had been: passes on what was kept.
+    pub fn resume(&self) {
+        let mut state = self.lock();
+        self.drop_marker(&mut state);
+        self.go_live(&mut state);
+    }
+
+    /// Channels that the sources were asked for.
+    #[must_use]
+    pub fn wanted_channels(&self) -> Vec<ChannelName> {
+        let state = self.lock();
+        state.wanted.keys().filter(|name| state.marker.as_ref() != Some(name)).cloned().collect()
+    }
+
+    /// Prepares to succeed another process: subscribes to `names`, which its shards have, and to the marker, and drops messages
+    /// until that comes. May be called again with more names.
+    pub fn prepare(&self, names: &[ChannelName], marker: Option<&ChannelName>) {
+        let mut state = self.lock();
+        if state.begun {
+            state.begun = false;
+            state.mode = Mode::Deaf;
+        }
+        if let Some(marker) = marker.filter(|_| state.marker.is_none()) {
+            state.marker = Some(marker.clone());
+            self.demand_open(&mut state, marker, 0);
+        }
+        for name in names {
+            if !state.wanted.contains_key(name) {
+                self.demand_open(&mut state, name, self.all_shards());
+            }
+        }
+    }
+
+    /// Succeeds the other process: goes on from its last position, passes on what was kept. `open` are the channels that its
+    /// shards have. If not `exact`, clients are told that they may have missed something. Gives back whether it was exact.
+    pub fn begin(&self, sequencer: Sequencer, open: &[ChannelName], exact: bool) -> bool {
+        let mut state = self.lock();
+        state.sequencer = sequencer;
+        let mut inexact = Vec::new();
+        for name in open {
+            if !state.wanted.contains_key(name) && !self.sources.is_empty() {
+                // It was wanted so late that nobody has asked for it here; its confirmation tells the gap.
+                self.demand_open(&mut state, name, self.all_shards());
+            } else if !exact || state.broken {
+                inexact.push(name.clone());
+            }
+        }
+        let told = inexact.is_empty();
+        self.drop_marker(&mut state);
+        state.begun = true;
+        if !inexact.is_empty() {
+            let since = state.sequencer.next(now_micros());
+            let names: Arc<[ChannelName]> = inexact.into();
+            self.to_all(|| Op::Restored(Arc::clone(&names), since));
+        }
+        self.go_live(&mut state);
+        told
+    }
+
+    pub(super) fn publish_while_handing(&self, state: &mut State, message: Message) {
+        if state.marker.as_ref() == Some(&message.channel) {
+            if !matches!(state.mode, Mode::Holding(_)) {
+                self.set_mode(state, Mode::Holding(Vec::new()));
+            }
+            return;
+        }
+        match &mut state.mode {
+            Mode::Live => drop(self.pass_on(state, &[message], None)),
+            Mode::Holding(kept) => kept.push(message),
+            Mode::Deaf => {}
+        }
+    }
+
+    /// Asks for a channel that the shards take to be open.
+    fn demand_open(&self, state: &mut State, name: &ChannelName, shards: u64) {
+        let awaiting = self.all_sources();
+        let wanted = Wanted { shards, awaiting, open: true, ticket: Ticket(0), early: Vec::new() };
+        self.demand(state, name, wanted);
+    }
+
+    fn drop_marker(&self, state: &mut State) {
+        let Some(marker) = state.marker.take() else { return };
+        state.wanted.remove(&marker);
+        for source in &self.sources {
+            // A source that has ended has nothing to unsubscribe from.
+            let _ = source.send(Demand::Unsubscribe(marker.clone()));
+        }
+    }
+
+    fn go_live(&self, state: &mut State) {
+        let before = mem::replace(&mut state.mode, Mode::Live);
+        if let Mode::Holding(kept) = before {
+            self.pass_on(state, &kept, None);
+        }
+        self.turned.notify_waiters();
+    }
+
+    fn set_mode(&self, state: &mut State, mode: Mode) {
+        state.mode = mode;
+        self.turned.notify_waiters();
+    }
+
+    fn all_shards(&self) -> u64 {
+        (0..self.queues.len()).fold(0, |bits, shard| bits | (1 << shard))
+    }
+}

@@ -1,0 +1,115 @@
+//! What the rooms of a shard's thread may ask of it: hold channels, give it a connection, hand one on.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    os::fd::OwnedFd,
+    rc::Rc,
+};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::{Joining, Shard, now_micros};
+use crate::{
+    event::ChannelName,
+    hub::{ChannelId, Feed},
+    stream::Stream,
+};
+
+/// A shard, as the requests that its thread parses see it.
+#[derive(Clone)]
+pub struct ShardHandle {
+    pub(super) shard: Rc<RefCell<Shard>>,
+    pub(super) connections: Rc<Connections>,
+}
+
+/// Connections on the shard's thread that hyper serves.
+#[derive(Default)]
+pub(super) struct Connections {
+    /// As many as there are.
+    pub(super) open: Cell<usize>,
+    /// One of them has ended.
+    pub(super) ended: Notify,
+    /// Whether they are to be handed on.
+    pub(super) leaving: Cell<bool>,
+    /// That has become so.
+    pub(super) leave: Notify,
+    /// Those that were handed on.
+    pub(super) handed: RefCell<Vec<Stream>>,
+}
+
+/// Channels that a request needs, kept from being forgotten while it waits.
+pub struct Hold {
+    handle: ShardHandle,
+    channels: Vec<ChannelId>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut shard = self.handle.shard.borrow_mut();
+        for &id in &self.channels {
+            shard.hub.release(id, now_micros());
+        }
+    }
+}
+
+impl ShardHandle {
+    /// Holds the channels, and waits until their events arrive or a source is known to be away.
+    pub async fn hold(&self, names: &[ChannelName]) -> Hold {
+        let mut hold = Hold { handle: self.clone(), channels: Vec::with_capacity(names.len()) };
+        let mut answers = Vec::new();
+        {
+            let shard = &mut *self.shard.borrow_mut();
+            for name in names {
+                let id = shard.hub.hold(name);
+                hold.channels.push(id);
+                if !shard.is_fed(id, name) {
+                    let (answer, answered) = oneshot::channel();
+                    shard.waiting.entry(id).or_default().push(answer);
+                    answers.push(answered);
+                }
+            }
+        }
+        for answered in answers {
+            // An answer that never comes is a shard that has ended, and this task with it.
+            let _ = answered.await;
+        }
+        hold
+    }
+
+    /// Gives a connection to the shard, which owns it from now on.
+    pub fn attach(&self, fd: OwnedFd, joining: Joining, hold: Hold) {
+        self.shard.borrow_mut().attach(fd, joining, &hold.channels);
+    }
+
+    /// Resolves when connections are to be handed on.
+    pub fn leaving(&self) -> impl Future<Output = ()> + use<> {
+        let connections = Rc::clone(&self.connections);
+        async move {
+            while !connections.leaving.get() {
+                connections.leave.notified().await;
+            }
+        }
+    }
+
+    /// Hands a connection on that has no request under way.
+    pub fn hand_on(&self, stream: Stream) {
+        self.connections.handed.borrow_mut().push(stream);
+    }
+}
+
+impl Shard {
+    /// Whether the channel's events arrive; asks for them if need be.
+    fn is_fed(&mut self, id: ChannelId, name: &ChannelName) -> bool {
+        if !self.hub.is_on_demand() {
+            return true;
+        }
+        let (feed, wanted) = self.hub.feed(id);
+        if wanted {
+            return feed == Feed::Open;
+        }
+        self.hub.set_wanted(id, true);
+        // It may be open for another shard, and have been let go since this one has last looked.
+        self.dispatcher.want(self.number, name) && feed == Feed::Open
+    }
+}

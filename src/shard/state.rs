@@ -1,0 +1,370 @@
+//! What a shard holds, as another process can take it over: an image, and descriptors.
+//!
+//! Invariant: making an image changes nothing, so a shard that is told to go on goes on as if nothing had been asked.
+
+use std::{
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use nix::sys::epoll::EpollEvent;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Shard,
+    client::{Behind, Client, ClientKey, Poll},
+    now_micros,
+    poll::PollReply,
+    wheel::Tick,
+    writer::WATCHED,
+};
+use crate::{
+    event::{ChannelName, Event, Form, Position},
+    hub::{Cause, ChannelImage, Kind, Reader, Standing},
+    stream::Stream,
+};
+
+/// What all shards of a process hold.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Image {
+    floor: (u64, u8),
+    channels: Vec<ChannelState>,
+    clients: Vec<ClientState>,
+    /// What was read of each connection that is no client yet.
+    connections: Vec<Bytes>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ChannelState {
+    name: String,
+    open: bool,
+    complete_since: u64,
+    cause: u8,
+    holes: Vec<u64>,
+    events: Vec<(u64, Bytes)>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct ClientState {
+    /// Indexes of the image's channels.
+    channels: Vec<u32>,
+    kind: u8,
+    /// Milliseconds until it ends by itself.
+    expires: Option<u64>,
+    /// Milliseconds since something was written to it.
+    silent: u64,
+    behind: Option<BehindState>,
+    /// A poll's head, and how it is answered.
+    poll: Option<(Bytes, u8)>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct BehindState {
+    cursor: u64,
+    standing: u8,
+    partial: Bytes,
+    ends: bool,
+}
+
+/// An image, with descriptors for its clients and then its connections.
+pub struct Frozen {
+    /// What is held.
+    pub image: Image,
+    /// Numbers of this process's descriptors, which stay with their shard.
+    pub lent: Vec<RawFd>,
+    /// Descriptors that came with an image from another process.
+    pub given: Vec<OwnedFd>,
+}
+
+impl Frozen {
+    /// An image that came from another process.
+    #[must_use]
+    pub fn received(image: Image, given: Vec<OwnedFd>) -> Self {
+        Self { image, lent: Vec::new(), given }
+    }
+
+    pub(super) fn add_connections(&mut self, connections: &[Stream]) {
+        for connection in connections {
+            let (fd, unread) = connection.peek();
+            self.lent.push(fd);
+            self.image.connections.push(unread);
+        }
+    }
+
+    /// Puts the images of several shards together. Shards have seen the same events, so of each channel the longest
+    /// history is kept.
+    #[must_use]
+    pub fn merge(all: Vec<Self>) -> Self {
+        let mut merged = Self { image: Image::default(), lent: Vec::new(), given: Vec::new() };
+        let mut connections = Vec::new();
+        let mut index = std::collections::HashMap::new();
+        for Self { mut image, lent, .. } in all {
+            merged.image.floor = merged.image.floor.max(image.floor);
+            let mut moved = Vec::with_capacity(image.channels.len());
+            for channel in image.channels {
+                let at = *index.entry(channel.name.clone()).or_insert(merged.image.channels.len());
+                moved.push(u32::try_from(at).unwrap_or(u32::MAX));
+                match merged.image.channels.get_mut(at) {
+                    None => merged.image.channels.push(channel),
+                    Some(known) if channel.complete_since < known.complete_since => *known = channel,
+                    Some(_) => {}
+                }
+            }
+            for client in &mut image.clients {
+                client.channels.iter_mut().for_each(|at| *at = moved[*at as usize]);
+            }
+            merged.lent.extend(&lent[..image.clients.len()]);
+            connections.extend(lent[image.clients.len()..].iter().copied().zip(image.connections));
+            merged.image.clients.extend(image.clients);
+        }
+        for (fd, unread) in connections {
+            merged.lent.push(fd);
+            merged.image.connections.push(unread);
+        }
+        merged
+    }
+
+    /// Deals the clients and connections out to as many shards; each gets all histories.
+    #[must_use]
+    pub fn split(self, shards: usize) -> Vec<Self> {
+        let Self { image, given, .. } = self;
+        let channels: Arc<[ChannelState]> = image.channels.into();
+        let mut parts: Vec<(Image, Vec<OwnedFd>, Vec<OwnedFd>)> = (0..shards)
+            .map(|_| {
+                let channels = channels.iter().map(ChannelState::share).collect();
+                (Image { floor: image.floor, channels, ..Image::default() }, Vec::new(), Vec::new())
+            })
+            .collect();
+        let mut given = given.into_iter();
+        for (at, (client, fd)) in image.clients.into_iter().zip(given.by_ref()).enumerate() {
+            parts[at % shards].0.clients.push(client);
+            parts[at % shards].1.push(fd);
+        }
+        for (at, (unread, fd)) in image.connections.into_iter().zip(given).enumerate() {
+            parts[at % shards].0.connections.push(unread);
+            parts[at % shards].2.push(fd);
+        }
+        let whole = |(image, mut clients, connections): (Image, Vec<OwnedFd>, Vec<OwnedFd>)| {
+            clients.extend(connections);
+            Self::received(image, clients)
+        };
+        parts.into_iter().map(whole).collect()
+    }
+}
+
+impl Image {
+    /// Names of the channels whose events arrive.
+    pub fn open_channels(&self) -> impl Iterator<Item = &str> {
+        self.channels.iter().filter(|channel| channel.open).map(|channel| channel.name.as_str())
+    }
+
+    /// Clients, and connections that are none yet: as many descriptors go with the image.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.clients.len() + self.connections.len()
+    }
+
+    /// Clients.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+}
+
+impl ChannelState {
+    /// A copy that shares the events' bytes.
+    fn share(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            open: self.open,
+            complete_since: self.complete_since,
+            cause: self.cause,
+            holes: self.holes.clone(),
+            events: self.events.clone(),
+        }
+    }
+}
+
+impl Shard {
+    /// What the shard holds now.
+    pub(super) fn freeze(&self) -> Frozen {
+        let mut at_of = std::collections::HashMap::new();
+        let mut image = Image { floor: (self.hub.floor().0.0, cause_to_u8(self.hub.floor().1)), ..Image::default() };
+        for (id, channel) in self.hub.export() {
+            at_of.insert(id, u32::try_from(image.channels.len()).unwrap_or(u32::MAX));
+            let events = channel.events.iter().map(|e| (e.position().0, e.frame(Form::Plain).clone())).collect();
+            image.channels.push(ChannelState {
+                name: channel.name.to_string(),
+                open: channel.open,
+                complete_since: channel.complete_since.0,
+                cause: cause_to_u8(channel.cause),
+                holes: channel.holes.iter().map(|hole| hole.0).collect(),
+                events,
+            });
+        }
+        let now = self.wheel.now();
+        let mut lent = Vec::with_capacity(self.clients.len());
+        for (_, client) in &self.clients {
+            let channels = self.hub.channels_of(client.group).map(|id| at_of[&id]).collect();
+            image.clients.push(ClientState {
+                channels,
+                kind: kind_to_u8(self.hub.kind(client.group)),
+                expires: (client.expires != Tick::MAX).then(|| self.millis(client.expires.saturating_sub(now))),
+                silent: self.millis(now.saturating_sub(client.written)),
+                behind: client.behind.as_ref().map(|behind| BehindState {
+                    cursor: behind.reader.cursor.0,
+                    standing: standing_to_u8(behind.reader.standing),
+                    partial: behind.partial.clone(),
+                    ends: behind.ends,
+                }),
+                poll: client.poll.as_ref().map(|poll| (poll.head.clone(), reply_to_u8(poll.reply))),
+            });
+            lent.push(client.fd.as_raw_fd());
+        }
+        Frozen { image, lent, given: Vec::new() }
+    }
+
+    /// Takes over what a shard of another process held. Gives back the connections that are no clients yet.
+    pub(super) fn inherit(&mut self, frozen: Frozen) -> Vec<Stream> {
+        let Frozen { image, given, .. } = frozen;
+        let now = now_micros();
+        self.hub.set_floor(Position(image.floor.0), cause_from_u8(image.floor.1));
+        let mut ids = Vec::with_capacity(image.channels.len());
+        for channel in image.channels {
+            // Names were checked when they came in.
+            let Ok(name) = ChannelName::new(&channel.name) else { continue };
+            let event = |(position, frame)| Arc::new(Event::from_frame(Position(position), name.clone(), frame));
+            let events = channel.events.into_iter().map(event).collect();
+            ids.push(self.hub.import(
+                ChannelImage {
+                    name: name.clone(),
+                    open: channel.open,
+                    complete_since: Position(channel.complete_since),
+                    cause: cause_from_u8(channel.cause),
+                    holes: channel.holes.into_iter().map(Position).collect(),
+                    events,
+                },
+                now,
+            ));
+        }
+        let mut given = given.into_iter();
+        for (client, fd) in image.clients.into_iter().zip(given.by_ref()) {
+            self.inherit_client(client, fd, &ids);
+        }
+        self.bury();
+        let connections = image.connections.into_iter().zip(given);
+        connections.filter_map(|(unread, fd)| Stream::from_fd(fd, unread).ok()).collect()
+    }
+
+    fn inherit_client(&mut self, state: ClientState, fd: OwnedFd, ids: &[u32]) {
+        let channels: Vec<u32> = state.channels.iter().filter_map(|&at| ids.get(at as usize).copied()).collect();
+        self.generation = self.generation.wrapping_add(1);
+        let now = self.wheel.now();
+        let entry = self.clients.vacant_entry();
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let key = ClientKey { slot, generation: self.generation };
+        if let Err(error) = self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits())) {
+            tracing::error!(%error, "a client was closed: its socket can't be watched");
+            return;
+        }
+        let (group, place) = self.hub.join(channels, kind_from_u8(state.kind), slot);
+        let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
+        let interval = self.wheel.ticks(self.config.stream.ping_interval);
+        let expires = state.expires.map_or(Tick::MAX, |millis| now.saturating_add(ticks(millis)));
+        let is_behind = state.behind.is_some();
+        let behind = state.behind.map(|behind| {
+            let standing = standing_from_u8(behind.standing);
+            let reader = Reader { cursor: Position(behind.cursor), standing };
+            Box::new(Behind { reader, partial: behind.partial, armed: false, ends: behind.ends })
+        });
+        let poll = state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) }));
+        let ping_in = interval.saturating_sub(ticks(state.silent)).max(1);
+        entry.insert(Client {
+            fd,
+            generation: self.generation,
+            group,
+            place,
+            written: now,
+            expires,
+            behind,
+            poll,
+            _seat: self.seats.make(),
+        });
+        self.metrics.joined.add(1);
+        self.wheel.put(key, expires.min(now.saturating_add(ping_in)));
+        if is_behind {
+            self.hub.set_behind(group, true);
+            self.serve(slot);
+        }
+    }
+
+    fn millis(&self, ticks: Tick) -> u64 {
+        u64::try_from((self.wheel.tick() * ticks).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+// The numbers are the image's format: they are never given another meaning.
+
+fn kind_to_u8(kind: Kind) -> u8 {
+    match kind {
+        Kind::Stream(Form::Plain) => 0,
+        Kind::Stream(Form::Envelope) => 1,
+        Kind::Poll => 2,
+    }
+}
+
+fn kind_from_u8(kind: u8) -> Kind {
+    match kind {
+        1 => Kind::Stream(Form::Envelope),
+        2 => Kind::Poll,
+        _ => Kind::Stream(Form::Plain),
+    }
+}
+
+fn reply_to_u8(reply: PollReply) -> u8 {
+    match reply {
+        PollReply::Json => 0,
+        PollReply::EventStream(Form::Plain) => 1,
+        PollReply::EventStream(Form::Envelope) => 2,
+    }
+}
+
+fn reply_from_u8(reply: u8) -> PollReply {
+    match reply {
+        1 => PollReply::EventStream(Form::Plain),
+        2 => PollReply::EventStream(Form::Envelope),
+        _ => PollReply::Json,
+    }
+}
+
+fn standing_to_u8(standing: Standing) -> u8 {
+    match standing {
+        Standing::Live => 0,
+        Standing::Resumed => 1,
+        Standing::Foreign => 2,
+    }
+}
+
+fn standing_from_u8(standing: u8) -> Standing {
+    match standing {
+        1 => Standing::Resumed,
+        2 => Standing::Foreign,
+        _ => Standing::Live,
+    }
+}
+
+fn cause_to_u8(cause: Cause) -> u8 {
+    match cause {
+        Cause::Began => 0,
+        Cause::Evicted => 1,
+    }
+}
+
+fn cause_from_u8(cause: u8) -> Cause {
+    match cause {
+        1 => Cause::Evicted,
+        _ => Cause::Began,
+    }
+}

@@ -1,0 +1,191 @@
+//! A connection on either kind of socket, as hyper and the shards use it. It knows nothing of what goes over it.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// A connection that no runtime knows yet.
+pub struct Stream {
+    socket: Socket,
+    /// What was read from it and not yet used; read again first.
+    unread: Bytes,
+}
+
+/// A connected socket of either kind.
+pub enum Socket {
+    /// A Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+    /// A TCP socket.
+    Tcp(std::net::TcpStream),
+}
+
+impl Stream {
+    /// A connection of which nothing was read.
+    #[must_use]
+    pub fn new(socket: Socket) -> Self {
+        Self { socket, unread: Bytes::new() }
+    }
+
+    /// A connection from its descriptor, with what was read from it and not yet used.
+    ///
+    /// # Errors
+    /// What the operating system says; a descriptor that is no socket is an error.
+    pub fn from_fd(fd: OwnedFd, unread: Bytes) -> io::Result<Self> {
+        let socket = match getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family() {
+            Some(AddressFamily::Unix) => Socket::Unix(fd.into()),
+            _ => Socket::Tcp(fd.into()),
+        };
+        Ok(Self { socket, unread })
+    }
+
+    /// The number of the connection's descriptor, and what was read from it and not yet used.
+    #[must_use]
+    pub fn peek(&self) -> (RawFd, Bytes) {
+        let fd = match &self.socket {
+            Socket::Unix(stream) => stream.as_raw_fd(),
+            Socket::Tcp(stream) => stream.as_raw_fd(),
+        };
+        (fd, self.unread.clone())
+    }
+
+    /// Registers the connection with the current runtime.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn attach(self) -> io::Result<AttachedStream> {
+        let socket = match self.socket {
+            Socket::Unix(stream) => {
+                stream.set_nonblocking(true)?;
+                AttachedSocket::Unix(UnixStream::from_std(stream)?)
+            }
+            Socket::Tcp(stream) => {
+                stream.set_nonblocking(true)?;
+                // An event is small and has to leave at once.
+                stream.set_nodelay(true)?;
+                AttachedSocket::Tcp(TcpStream::from_std(stream)?)
+            }
+        };
+        Ok(AttachedStream { socket, unread: self.unread, stalled: Arc::default() })
+    }
+}
+
+/// A connection that the current runtime drives.
+#[derive(Debug)]
+pub struct AttachedStream {
+    socket: AttachedSocket,
+    unread: Bytes,
+    stalled: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum AttachedSocket {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl AttachedStream {
+    /// Takes the connection back from the runtime.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn detach(self) -> io::Result<OwnedFd> {
+        Ok(match self.socket {
+            AttachedSocket::Unix(stream) => stream.into_std()?.into(),
+            AttachedSocket::Tcp(stream) => stream.into_std()?.into(),
+        })
+    }
+
+    /// Takes the connection back from the runtime, with `read`, which was read from it and not used.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn into_stream(self, read: Bytes) -> io::Result<Stream> {
+        let unread = if self.unread.is_empty() { read } else { [&read[..], &self.unread].concat().into() };
+        Stream::from_fd(self.detach()?, unread)
+    }
+
+    /// Whether the last write is waiting for the socket to take more.
+    #[must_use]
+    pub fn stalled(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stalled)
+    }
+
+    /// The connection as a Unix socket, if it is one.
+    #[must_use]
+    pub fn as_unix(&self) -> Option<&UnixStream> {
+        match &self.socket {
+            AttachedSocket::Unix(stream) => Some(stream),
+            AttachedSocket::Tcp(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for AttachedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.unread.is_empty() {
+            let some = this.unread.split_to(this.unread.len().min(buf.remaining()));
+            buf.put_slice(&some);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.socket {
+            AttachedSocket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            AttachedSocket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for AttachedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = match &mut this.socket {
+            AttachedSocket::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            AttachedSocket::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        this.stalled.store(written.is_pending(), Ordering::Relaxed);
+        written
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // Sockets have nothing to flush.
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            AttachedSocket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            AttachedSocket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = match &mut this.socket {
+            AttachedSocket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            AttachedSocket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        };
+        this.stalled.store(written.is_pending(), Ordering::Relaxed);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,135 @@
+//! What must never be, kept by reading the sources: a room that imports from its own floor or from above, a file that does
+//! not say what it is for, a path of somebody's machine.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The rooms of each floor, lowest first.
+const FLOORS: [&[&str]; 7] = [
+    &["config", "event", "cursor", "sse", "metrics", "stream"],
+    &["hub", "http"],
+    &["shard", "access"],
+    &["source", "admin", "public"],
+    &["process"],
+    &["app"],
+    &["cli"],
+];
+
+/// The rooms that are one thing in three files, and may know each other: an event has a cursor and is encoded as a frame.
+const NEIGHBOURS: &[&str] = &["event", "cursor", "sse"];
+
+fn floor(room: &str) -> Option<usize> {
+    FLOORS.iter().position(|rooms| rooms.contains(&room))
+}
+
+/// Whether `room` may import from `other`.
+fn may_know(room: &str, other: &str) -> bool {
+    room == other || floor(other) < floor(room) || (NEIGHBOURS.contains(&room) && NEIGHBOURS.contains(&other))
+}
+
+/// Every Rust file of the library and the program, by its path under `src`, with its text.
+fn sources() -> Vec<(PathBuf, String)> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&src, &mut files);
+    files.sort();
+    let read = |path: PathBuf| (path.strip_prefix(&src).unwrap().to_owned(), fs::read_to_string(&path).unwrap());
+    files.into_iter().map(read).collect()
+}
+
+/// The room that a file belongs to: the first part of its path.
+fn room_of(path: &Path) -> String {
+    path.components().next().unwrap().as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
+}
+
+/// The rooms that `text` names after `crate::`, outside of comments.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    code.split("crate::").skip(1).flat_map(first_names).collect()
+}
+
+/// `a` of `a::b`, and `a` and `c` of `{a::{b, d}, c}`.
+fn first_names(path: &str) -> Vec<String> {
+    let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let Some(group) = path.strip_prefix('{') else { return vec![name(path)] };
+    let mut depth = 0;
+    let mut names = vec![name(group.trim_start())];
+    for (index, character) in group.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.push(name(group[index + 1..].trim_start())),
+            _ => {}
+        }
+    }
+    // A comma may stand after the last name.
+    names.retain(|name| !name.is_empty());
+    names
+}
+
+#[test]
+fn a_room_imports_from_lower_floors_only() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let room = room_of(&path);
+        // The two doors: they name rooms to open them.
+        if room == "lib" || room == "main" {
+            continue;
+        }
+        if floor(&room).is_none() {
+            wrong.push(format!("{}: the room {room:?} has no floor; give it one in FLOORS", path.display()));
+            continue;
+        }
+        for other in imports(&text).into_iter().filter(|other| floor(other).is_some() && !may_know(&room, other)) {
+            wrong.push(format!("{}: {room} must not know {other}", path.display()));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn the_library_lists_its_rooms_floor_by_floor() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let rooms = |floor| str::lines(floor).filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let listed = lib.split("\n\n").map(rooms).filter(|rooms: &BTreeSet<&str>| !rooms.is_empty());
+    assert_eq!(listed.collect::<Vec<_>>(), FLOORS.map(|rooms| rooms.iter().copied().collect()));
+}
+
+#[test]
+fn every_file_says_first_what_it_is_for() {
+    let silent: Vec<_> =
+        sources().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(path, _)| path).collect();
+    assert_eq!(silent, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn no_file_names_a_path_of_somebodys_machine() {
+    let folders = ["work", "root", "home"].map(|folder| format!("/{folder}/"));
+    let tells = |text: &str| folders.iter().any(|path| text.contains(path));
+    let telling: Vec<_> = sources().into_iter().filter(|(_, text)| tells(text)).map(|(path, _)| path).collect();
+    assert_eq!(telling, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn imports_are_found_in_every_form_they_are_written_in() {
+    let text = "//! [`crate::cli`]\nuse crate::{\n    // crate::app\n    hub::{Hub, Join},\n    event::Event,\n    sse,\n};\n\
+        use crate::cursor::Cursor;\npub(crate) fn f() -> crate::config::Config {}\nuse crate::{metrics, access::peer::{A, B}};";
+    let expected = ["access", "config", "cursor", "event", "hub", "metrics", "sse"].map(str::to_owned);
+    assert_eq!(imports(text), BTreeSet::from(expected));
+    assert!(may_know("app", "shard") && may_know("event", "cursor") && may_know("hub", "hub"));
+    assert!(!may_know("hub", "shard") && !may_know("shard", "access") && !may_know("config", "event"));
+}

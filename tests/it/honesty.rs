@@ -1,0 +1,244 @@
+//! The one promise under everything: what a client does not get, it is told of. Publishes, cuts, lost Redis connections and
+//! crashes in random order; every event that is missing from what a client assembled lies under a gap that names its channel.
+
+use std::collections::HashMap;
+
+use crate::support::{Daemon, Event, Folder, RedisServer, Stream, Subscription, eventually};
+
+const CHANNELS: [&str; 3] = ["a", "b", "c"];
+/// What is published on each channel instead of a number when all is over.
+const LAST: &str = "last";
+
+/// A daemon, its Redis and one client, to which things happen.
+struct World {
+    redis: RedisServer,
+    redis_is_up: bool,
+    daemon: Daemon,
+    client: Client,
+    /// How many events were published on each channel.
+    published: HashMap<&'static str, usize>,
+    random: fastrand::Rng,
+    /// Whether events go through Redis, or to the admin socket alone.
+    through_redis: bool,
+}
+
+/// An EventSource of all channels: reads what there is, remembers everything.
+#[derive(Default)]
+struct Client {
+    stream: Option<Stream>,
+    last_event_id: Option<String>,
+    received: Vec<Event>,
+    /// What happened to it, for whoever has to find out why it is unhappy.
+    diary: Vec<String>,
+}
+
+impl Client {
+    fn connect(&mut self, daemon: &Daemon) {
+        let mut subscription = Subscription::to(&CHANNELS);
+        if let Some(id) = &self.last_event_id {
+            subscription = subscription.after(id);
+        }
+        self.diary.push(format!("connects after {:?}", self.last_event_id));
+        self.stream = Some(subscription.open(daemon.public()));
+    }
+
+    /// Takes what has arrived.
+    fn read(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        let arrived = stream.arrived();
+        let told = arrived.iter().map(|event| format!("  {} {} {:.80}", event.id, event.kind, event.text()));
+        self.diary.extend(told);
+        self.received.extend(arrived);
+        self.last_event_id = stream.committed_id().or(self.last_event_id.take());
+    }
+
+    /// Is cut off, perhaps in the middle of something.
+    fn cut(&mut self, random: &mut fastrand::Rng) {
+        if random.bool() {
+            self.read();
+        }
+        self.stream = None;
+        self.diary.push(format!("is cut off at {:?}", self.last_event_id));
+    }
+}
+
+impl World {
+    fn new(folder: &Folder, tables: &str, through_redis: bool, seed: u64) -> Self {
+        let redis = RedisServer::start(folder);
+        let source = if through_redis { redis.table() } else { String::new() };
+        let daemon = Daemon::start(folder, &format!("{source}{tables}"));
+        let mut client = Client::default();
+        client.connect(&daemon);
+        client.last_event_id = Some(client.stream.as_mut().unwrap().last_event_id());
+        let random = fastrand::Rng::with_seed(seed);
+        Self { redis, redis_is_up: true, daemon, client, published: HashMap::new(), random, through_redis }
+    }
+
+    /// Publishes the next number on `channel`, if there is anybody who takes it.
+    fn publish(&mut self, channel: &'static str) {
+        let number = self.published.entry(channel).or_default();
+        let text = format!("{channel} {number}");
+        if !self.through_redis {
+            self.daemon.publish(channel, &text);
+        } else if self.redis_is_up {
+            self.redis.publish(channel, &text);
+        } else {
+            return;
+        }
+        *number += 1;
+    }
+
+    /// Publishes more on one channel than the client's socket holds.
+    fn flood(&mut self) {
+        let channel = CHANNELS[self.random.usize(..CHANNELS.len())];
+        let first = *self.published.entry(channel).or_default();
+        let padding = "x".repeat(2_000);
+        let messages: Vec<String> =
+            (first..first + 300).map(|number| format!("{channel} {number} {padding}")).collect();
+        if !self.through_redis {
+            self.daemon.publish_many(channel, messages.iter().map(String::as_str));
+        } else if self.redis_is_up {
+            let mut pipe = redis::pipe();
+            messages.iter().for_each(|message| drop(pipe.publish(channel, message).ignore()));
+            pipe.exec(&mut self.redis.connect()).unwrap();
+        } else {
+            return;
+        }
+        self.published.insert(channel, first + messages.len());
+    }
+
+    fn step(&mut self) {
+        match self.random.u32(..102) {
+            100.. => self.flood(),
+            0..50 => {
+                for _ in 0..self.random.usize(1..8) {
+                    let channel = CHANNELS[self.random.usize(..CHANNELS.len())];
+                    self.publish(channel);
+                }
+            }
+            50..65 => self.client.read(),
+            65..85 => match self.client.stream {
+                Some(_) => self.client.cut(&mut self.random),
+                None => self.client.connect(&self.daemon),
+            },
+            85..90 if self.redis_is_up => {
+                self.redis.cut_subscribers();
+                self.note("Redis: subscribers are cut off");
+            }
+            90..95 if self.redis_is_up => {
+                self.redis.kill();
+                self.redis_is_up = false;
+                self.note("Redis: killed");
+            }
+            85..95 => self.start_redis(),
+            _ => {
+                self.client.read();
+                self.daemon.start_again();
+                self.client.stream = None;
+                self.note("daemon: killed and started");
+            }
+        }
+    }
+
+    fn note(&mut self, what: &str) {
+        self.client.diary.push(format!("{what}; published: {:?}", self.published));
+    }
+
+    fn start_redis(&mut self) {
+        self.redis.start_again();
+        self.redis_is_up = true;
+        self.note("Redis: started");
+    }
+
+    /// Brings everything back, and reads until a last event of every channel has come.
+    fn settle(&mut self) {
+        if !self.redis_is_up {
+            self.start_redis();
+        }
+        self.daemon.wait_until_ready();
+        if self.client.stream.is_none() {
+            self.client.connect(&self.daemon);
+        }
+        for channel in CHANNELS {
+            let last = format!("{channel} {LAST}");
+            eventually("the last event", || {
+                match self.through_redis {
+                    true => drop(self.redis.publish(channel, &last)),
+                    false => drop(self.daemon.publish(channel, &last)),
+                }
+                self.client.read();
+                self.client.received.iter().any(|event| event.text() == last).then_some(())
+            });
+        }
+    }
+
+    /// Asserts that nothing came twice or out of order, and that what did not come was told.
+    fn assert_honest(&self) {
+        for channel in CHANNELS {
+            let end = self.published.get(channel).copied().unwrap_or(0);
+            let (mut next, mut told) = (0, false);
+            for event in &self.client.received {
+                if let Some(gap) = event.gap() {
+                    told |= gap.channels.iter().any(|name| name == channel);
+                    continue;
+                }
+                let text = event.text();
+                let mut words = text.split(' ');
+                if words.next() != Some(channel) {
+                    continue;
+                }
+                let number = words.next().filter(|&word| word != LAST).map_or(end, |word| word.parse().unwrap());
+                assert!(number >= next, "{channel} {number} came when {next} was due:\n{}", self.story());
+                assert!(told || number == next, "nobody told of {channel} {next}..{number}:\n{}", self.story());
+                if number == end {
+                    break;
+                }
+                (next, told) = (number + 1, false);
+            }
+        }
+    }
+
+    fn story(&self) -> String {
+        self.client.diary.join("\n")
+    }
+
+    fn live(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.step();
+        }
+        self.settle();
+        self.assert_honest();
+    }
+}
+
+/// Lives through 200 random steps for each of some seeds, the first of which is `seed`. `SSECAST_LIVES=100` in the environment
+/// makes it a hundred: for whoever has changed what keeps the promise.
+fn live(tables: &str, through_redis: bool, seed: u64) {
+    let lives = std::env::var("SSECAST_LIVES").map_or(6, |lives| lives.parse().unwrap());
+    for seed in seed..seed + lives {
+        println!("seed {seed}");
+        let folder = Folder::new();
+        let tables = format!("[stream]\nping_interval = \"5ms\"\n{tables}");
+        World::new(&folder, &tables, through_redis, seed).live(200);
+    }
+}
+
+#[test]
+fn whatever_happens_to_redis_and_the_daemon_what_is_missing_was_told() {
+    live("[history]\nlinger = \"60s\"\n", true, 1000);
+}
+
+#[test]
+fn where_channels_are_given_up_at_once_what_is_missing_was_told() {
+    live("[history]\nlinger = \"0s\"\n", true, 2000);
+}
+
+#[test]
+fn where_hardly_anything_is_kept_what_is_missing_was_told() {
+    live("[history]\nmessages = 3\nstretch = \"0s\"\nlinger = \"100ms\"\n[process]\nworkers = 2\n", true, 3000);
+}
+
+#[test]
+fn without_redis_what_is_missing_was_told() {
+    live("[history]\nmessages = 10\nstretch = \"0s\"\n[process]\nworkers = 2\n", false, 4000);
+}

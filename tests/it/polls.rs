@@ -1,0 +1,165 @@
+//! Long polls: for those who can't read a stream, the same events with the same cursors.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Endpoint, Folder, Nginx, Parser, Request, Response, Subscription, eventually};
+
+/// A daemon whose polls wait for `wait` at most.
+fn start(wait: &str) -> (Folder, Daemon) {
+    let folder = Folder::new();
+    let daemon = Daemon::start(&folder, &format!("[stream]\nping_interval = {wait:?}\n[history]\nmessages = 10000\n"));
+    (folder, daemon)
+}
+
+/// The request of a poll that goes on after `cursor`.
+fn request(endpoint: &Endpoint, channels: &str, cursor: &str) -> Request {
+    let target = format!("{}?channels={channels}&last_event_id={cursor}", endpoint.base());
+    Request::get(target).header("Connection", "close")
+}
+
+fn poll(endpoint: &Endpoint, channels: &str, cursor: &str) -> Value {
+    let response: Response = request(endpoint, channels, cursor).header("Accept", "application/json").send(endpoint);
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    assert_eq!(response.header("cache-control"), Some("no-cache"));
+    response.json()
+}
+
+/// The cursor that an answer gives for the next poll.
+fn cursor(answer: &Value) -> String {
+    answer["cursor"].as_str().unwrap_or_else(|| panic!("no cursor in {answer}")).to_owned()
+}
+
+#[test]
+fn a_poll_without_anything_due_waits_for_the_next_event() {
+    let (_folder, daemon) = start("1h");
+    thread::scope(|scope| {
+        let polling = scope.spawn(|| poll(daemon.public(), "cats,dogs", ""));
+        eventually("it waits", || (daemon.subscribers("cats") == 1).then_some(()));
+        let id = daemon.publish_form(&[("channel", "dogs"), ("message", "a\r\nb"), ("event", "bark")]).id;
+        let answer = polling.join().unwrap();
+        let event = json!({ "id": id, "channel": "dogs", "event": "bark", "data": "a\nb" });
+        assert_eq!((&answer["events"], &answer["gap"]), (&json!([event]), &json!([])));
+        assert_eq!(Some(cursor(&answer)), id);
+    });
+    eventually("an answered poll is no client", || daemon.stats().is_empty().then_some(()));
+}
+
+#[test]
+fn a_poll_with_something_due_is_answered_at_once() {
+    let (_folder, daemon) = start("1h");
+    let first = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
+    let ids: Vec<_> = (0..5).map(|number| daemon.publish("cats", &number.to_string()).id).collect();
+    let answer = poll(daemon.public(), "cats", &first);
+    let expected: Vec<Value> = ids
+        .iter()
+        .zip(0..)
+        .map(|(id, number)| json!({ "id": id, "channel": "cats", "data": number.to_string() }))
+        .collect();
+    assert_eq!(answer["events"], Value::from(expected));
+    assert_eq!(Some(&cursor(&answer)), ids[4].as_ref());
+}
+
+#[test]
+fn a_poll_is_answered_with_nothing_when_its_time_is_over() {
+    let (_folder, daemon) = start("100ms");
+    let answer = poll(daemon.public(), "cats", "");
+    assert_eq!((&answer["events"], &answer["gap"]), (&json!([]), &json!([])));
+    daemon.publish("cats", "between two polls");
+    let answer = poll(daemon.public(), "cats", &cursor(&answer));
+    assert_eq!(answer["events"][0]["data"], "between two polls");
+}
+
+#[test]
+fn polls_tell_gaps() {
+    let (_folder, daemon) = start("1h");
+    daemon.publish("cats", "kept");
+    let answer = poll(daemon.public(), "cats", "nobody's");
+    assert_eq!(answer["gap"], json!([{ "channels": ["cats"], "reason": "restart" }]));
+    assert_eq!(answer["events"][0]["data"], "kept");
+}
+
+/// Polls `endpoint` while events are published, and asserts that each came once and in order.
+fn poll_while_published(daemon: &Daemon, endpoint: &Endpoint, count: usize) {
+    let done = AtomicBool::new(false);
+    let mut cursor = cursor(&poll(endpoint, "cats,dogs", ""));
+    let mut received = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..count {
+                daemon.publish(["cats", "dogs"][number % 2], &number.to_string());
+            }
+            done.store(true, Ordering::Release);
+        });
+        while received.len() < count || !done.load(Ordering::Acquire) {
+            let answer = poll(endpoint, "cats,dogs", &cursor);
+            cursor = self::cursor(&answer);
+            assert_eq!(answer["gap"], json!([]));
+            let events = answer["events"].as_array().unwrap().iter();
+            received.extend(events.map(|event| event["data"].as_str().unwrap().parse::<usize>().unwrap()));
+        }
+    });
+    assert_eq!(received, (0..count).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_poll_after_another_misses_nothing() {
+    let (_folder, daemon) = start("50ms");
+    poll_while_published(&daemon, daemon.public(), 2000);
+}
+
+#[test]
+fn one_poll_after_another_through_nginx_misses_nothing() {
+    let (folder, mut daemon) = start("50ms");
+    let nginx = Nginx::start(&folder, &daemon);
+    poll_while_published(&daemon, &nginx.sse(), 500);
+    daemon.child().kill();
+    let response = request(&nginx.sse(), "cats", "").header("Accept", "application/json").send(&nginx.sse());
+    assert_eq!(response.status(), 503, "an empty event stream would be no answer to a poll");
+}
+
+#[test]
+fn more_than_one_answer_holds_comes_in_several() {
+    let (_folder, daemon) = start("100ms");
+    let mut next = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
+    let message = "x".repeat(50_000);
+    daemon.publish_many("cats", std::iter::repeat_n(message.as_str(), 200));
+    let mut received = 0;
+    while received < 200 {
+        let answer = poll(daemon.public(), "cats", &next);
+        next = cursor(&answer);
+        received += answer["events"].as_array().unwrap().len();
+    }
+    assert_eq!(received, 200);
+}
+
+#[test]
+fn cyclone_sse_s_plugin_gets_an_event_stream_that_ends() {
+    let (_folder, daemon) = start("1h");
+    let first = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
+    let id = daemon.publish("cats", "meow").id.unwrap();
+    let request = request(daemon.public(), "cats", "").header("X-Requested-With", "XMLHttpRequest");
+    let response = request.header("Last-Event-ID", &first).send(daemon.public());
+    assert_eq!(response.header("content-type"), Some("text/event-stream"));
+    let (mut parser, mut events) = (Parser::default(), Vec::new());
+    parser.feed(&response.body(), &mut events);
+    assert_eq!(events.iter().map(|event| (event.text(), &event.id)).collect::<Vec<_>>(), [("meow".to_owned(), &id)]);
+    assert_eq!(parser.committed_id, Some(id), "the next poll goes on there");
+}
+
+#[test]
+fn a_poll_that_is_given_up_is_forgotten() {
+    use std::io::Write;
+    let (_folder, daemon) = start("1h");
+    let mut socket = daemon.public().connect().unwrap();
+    let request = request(daemon.public(), "cats", "").header("Accept", "application/json");
+    socket.write_all(&request.to_bytes()).unwrap();
+    eventually("it waits", || (daemon.subscribers("cats") == 1).then_some(()));
+    drop(socket);
+    eventually("it is forgotten", || daemon.stats().is_empty().then_some(()));
+}

@@ -1,0 +1,150 @@
+//! The program under test, with its sockets in a test's folder.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use super::{child::Child, folder::Folder, http::Request, response::Response, socket::Endpoint};
+
+/// The program that Cargo has built.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ssecast");
+
+pub(crate) struct Daemon {
+    child: Child,
+    config: PathBuf,
+    log: PathBuf,
+    public: Endpoint,
+    admin: Endpoint,
+}
+
+impl Daemon {
+    /// Starts it with the tables `tables` beside `[listen]`, and waits until it is ready.
+    pub(crate) fn start(folder: &Folder, tables: &str) -> Self {
+        let mut daemon = Self::start_unready(folder, tables);
+        daemon.wait_until_ready();
+        daemon
+    }
+
+    /// As [`Daemon::start`], but waits only until it answers: its sources may be away.
+    pub(crate) fn start_unready(folder: &Folder, tables: &str) -> Self {
+        Self::start_named(folder, "ssecast", tables)
+    }
+
+    /// A daemon whose files in `folder` begin with `name`, where a test has several.
+    pub(crate) fn start_named(folder: &Folder, name: &str, tables: &str) -> Self {
+        let public = folder.path(&format!("{name}.sock"));
+        let admin = folder.path(&format!("{name}-admin.sock"));
+        let listen = format!("[listen]\npublic = {public:?}\nadmin = {admin:?}\n\n");
+        let config = folder.write(&format!("{name}.toml"), &(listen + tables));
+        let log = folder.path(&format!("{name}.log"));
+        let child = Self::spawn(&config, &log);
+        let mut daemon = Self { child, config, log, public: Endpoint::unix(&public), admin: Endpoint::unix(&admin) };
+        daemon.wait_until_it_answers();
+        daemon
+    }
+
+    fn spawn(config: &Path, log: &Path) -> Child {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg("--config").arg(config);
+        Child::start("ssecast", &mut command, log.to_owned())
+    }
+
+    /// Starts it again, with the same configuration, after its end.
+    pub(crate) fn start_again(&mut self) {
+        self.child.kill();
+        self.child = Self::spawn(&self.config, &self.log);
+        self.wait_until_it_answers();
+    }
+
+    fn wait_until_it_answers(&mut self) {
+        let admin = self.admin.clone();
+        self.child.wait_until("answering", || {
+            admin.connect().is_ok() && Request::get("/healthz").send(&admin).status() == 200
+        });
+    }
+
+    /// Waits until all its sources are there.
+    pub(crate) fn wait_until_ready(&mut self) {
+        let admin = self.admin.clone();
+        self.child.wait_until("ready", || Request::get("/readyz").send(&admin).status() == 200);
+    }
+
+    /// Where nginx connects.
+    pub(crate) fn public(&self) -> &Endpoint {
+        &self.public
+    }
+
+    /// Where publishers connect.
+    pub(crate) fn admin(&self) -> &Endpoint {
+        &self.admin
+    }
+
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// `GET path` on the admin socket.
+    pub(crate) fn admin_get(&self, path: &str) -> Response {
+        Request::get(path).header("Connection", "close").send(&self.admin)
+    }
+
+    /// Every channel with subscribers, and how many.
+    pub(crate) fn stats(&self) -> Vec<(String, usize)> {
+        serde_json::from_value(self.admin_get("/stats").json()).unwrap()
+    }
+
+    /// How many clients a channel has.
+    pub(crate) fn subscribers(&self, channel: &str) -> usize {
+        self.stats().into_iter().find(|(name, _)| name == channel).map_or(0, |(_, count)| count)
+    }
+
+    /// Asserts that it still answers, on both sockets.
+    pub(crate) fn assert_serving(&mut self) {
+        let ended = self.child.ended();
+        assert_eq!(ended, None, "it has ended:\n{}", self.child.log());
+        assert_eq!(self.admin_get("/healthz").status(), 200);
+        assert_eq!(Request::get("/healthz").header("Connection", "close").send(&self.public).status(), 200);
+    }
+
+    /// Asks it to end, as systemd does.
+    pub(crate) fn terminate(&self) {
+        self.child.signal(Signal::SIGTERM);
+    }
+}
+
+/// Runs the program with `arguments`, `input` on its standard input, to its end.
+pub(crate) fn run(arguments: &[&str], input: &[u8]) -> Output {
+    use std::{io::Write, process::Stdio};
+    let mut child = Command::new(PROGRAM)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end before it has read everything.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let pid = child.id();
+    let (ended, has_ended) = std::sync::mpsc::channel();
+    let watchdog = std::thread::spawn(move || {
+        let limit = super::PATIENCE;
+        if has_ended.recv_timeout(limit).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    let _ = ended.send(());
+    watchdog.join().unwrap();
+    output
+}
+
+/// How long a daemon that is asked to end may take, beyond its drain time.
+pub(crate) const GRACE: Duration = Duration::from_secs(20);

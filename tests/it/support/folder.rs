@@ -1,0 +1,58 @@
+//! What a test has to itself on the machine: a folder and free ports.
+
+use std::{
+    env,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+/// A folder that is removed at the end. Its path is short, so that Unix sockets fit (they have 108 bytes).
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("ssecast-").tempdir().unwrap())
+    }
+
+    /// The path of `name` in the folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file and gives its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+/// Ports below those that the kernel gives to outgoing connections, of which the tests make thousands.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A loopback port that nobody listens on, given to one test only.
+pub(crate) fn free_port() -> u16 {
+    let count = PORTS.end - PORTS.start;
+    // Where another run of these tests works on the same machine, it has likely begun elsewhere.
+    let first = u16::try_from(std::process::id() % u32::from(count)).unwrap();
+    loop {
+        let step = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + (first + step % count) % count;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Where `name` is found in PATH or, for programs of administrators, beside it.
+pub(crate) fn program_in_path(name: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(|folder| Path::new(folder).to_owned()))
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed; `sh tests/run` installs what the tests need"))
+}

@@ -1,0 +1,30 @@
+//! What the tests stand on: the daemon, nginx and Redis as child processes, and HTTP and event-stream clients of our own.
+//!
+//! The clients share no code with the daemon: what both got wrong in the same way would pass.
+
+mod child;
+pub(crate) mod daemon;
+mod event_stream;
+mod folder;
+mod http;
+pub(crate) mod nginx;
+pub(crate) mod publisher;
+pub(crate) mod redis;
+pub(crate) mod relay;
+mod response;
+mod socket;
+mod stream;
+mod wait;
+
+pub(crate) use child::Child;
+pub(crate) use daemon::Daemon;
+pub(crate) use event_stream::{Event, Parser};
+pub(crate) use folder::{Folder, free_port, program_in_path};
+pub(crate) use http::{Decoder, Request};
+pub(crate) use nginx::Nginx;
+pub(crate) use publisher::Published;
+pub(crate) use redis::RedisServer;
+pub(crate) use response::Response;
+pub(crate) use socket::{Endpoint, Socket};
+pub(crate) use stream::{Gap, Stream, Subscription};
+pub(crate) use wait::{PATIENCE, eventually, holds_for_a_while};

@@ -1,0 +1,103 @@
+//! An nginx of a test's own, with the shipped snippet in its server block.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use nix::unistd::geteuid;
+
+use super::{Child, Daemon, Endpoint, Folder, Request, free_port, program_in_path};
+
+/// The socket that the snippet names, in place of which a test puts its own.
+const SHIPPED_SOCKET: &str = "/run/ssecast/ssecast.sock";
+
+pub(crate) struct Nginx {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Nginx {
+    /// Starts nginx before `daemon`.
+    pub(crate) fn start(folder: &Folder, daemon: &Daemon) -> Self {
+        Self::start_before(folder, daemon.public().path())
+    }
+
+    /// Starts nginx before the Unix socket `upstream`, where a daemon may come to listen.
+    pub(crate) fn start_before(folder: &Folder, upstream: &Path) -> Self {
+        let port = free_port();
+        let config = write_config(folder, upstream, port);
+        let child = Child::start("nginx", &mut command(folder, &config), folder.path("nginx.log"));
+        let mut nginx = Self { child, address: (Ipv4Addr::LOCALHOST, port).into() };
+        let endpoint = Endpoint::tcp(nginx.address);
+        nginx.child.wait_until("answering", || {
+            endpoint.connect().is_ok() && Request::get("/is-nginx-here").send(&endpoint).status() == 204
+        });
+        nginx
+    }
+
+    /// Where a browser finds the event streams.
+    pub(crate) fn sse(&self) -> Endpoint {
+        Endpoint::tcp(self.address).under("/sse/")
+    }
+
+    /// What a browser would be given as address.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+}
+
+/// What `nginx -t` says of the shipped snippet.
+pub(crate) fn test_config(folder: &Folder) -> Output {
+    let config = write_config(folder, &folder.path("ssecast.sock"), free_port());
+    command(folder, &config).arg("-t").output().unwrap()
+}
+
+fn command(folder: &Folder, config: &Path) -> Command {
+    let mut command = Command::new(program_in_path("nginx"));
+    command.arg("-p").arg(folder.path("")).arg("-c").arg(config).arg("-e").arg("stderr");
+    command
+}
+
+/// A shipped file with the test's socket in it.
+fn shipped(name: &str, upstream: &Path) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx").join(name);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    text.replace(SHIPPED_SOCKET, upstream.to_str().unwrap())
+}
+
+fn write_config(folder: &Folder, upstream: &Path, port: u16) -> PathBuf {
+    let snippet = shipped("ssecast.conf", upstream);
+    assert!(snippet.contains(upstream.to_str().unwrap()), "the snippet does not name {SHIPPED_SOCKET}");
+    let snippet = folder.write("snippet.conf", &snippet);
+    let http_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx/ssecast-http.conf");
+    let http = if http_path.exists() { shipped("ssecast-http.conf", upstream) } else { String::new() };
+    // Without root, nginx ignores (and warns of) the user that its workers should be.
+    let user = if geteuid().is_root() { "user root;" } else { "" };
+    let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("    {kind}_temp_path {};\n", folder.path(&format!("nginx-{kind}")).display()))
+        .concat();
+    let text = format!(
+        "daemon off;
+{user}
+worker_processes 1;
+worker_rlimit_nofile 20000;
+pid {pid};
+events {{ worker_connections 18000; }}
+http {{
+    access_log off;
+{temp}
+{http}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        include {snippet};
+        location = /is-nginx-here {{ return 204; }}
+    }}
+}}
+",
+        pid = folder.path("nginx.pid").display(),
+        snippet = snippet.display(),
+    );
+    folder.write("nginx.conf", &text)
+}

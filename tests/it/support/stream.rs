@@ -1,0 +1,181 @@
+//! An EventSource: an open event stream, its events, and what it would send to resume.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Write},
+    time::Instant,
+};
+
+use super::{
+    event_stream::{Event, Parser},
+    http::Request,
+    response::Response,
+    socket::Endpoint,
+    wait::PATIENCE,
+};
+
+/// What a client asks for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Subscription {
+    channels: Vec<String>,
+    last_event_id: Option<String>,
+    envelope: bool,
+}
+
+impl Subscription {
+    pub(crate) fn to<Name: AsRef<str>>(channels: &[Name]) -> Self {
+        Self { channels: channels.iter().map(|name| name.as_ref().to_owned()).collect(), ..Self::default() }
+    }
+
+    /// Resumes after `id`.
+    pub(crate) fn after(self, id: &str) -> Self {
+        Self { last_event_id: Some(id.to_owned()), ..self }
+    }
+
+    pub(crate) fn in_envelopes(self) -> Self {
+        Self { envelope: true, ..self }
+    }
+
+    /// The request of it.
+    pub(crate) fn request(&self, endpoint: &Endpoint) -> Request {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(self.channels.iter().map(|name| ("channels", name)));
+        if self.envelope {
+            query.append_pair("envelope", "1");
+        }
+        let request = Request::get(format!("{}?{}", endpoint.base(), query.finish()))
+            .header("Accept", "text/event-stream")
+            .header("Cache-Control", "no-cache");
+        match &self.last_event_id {
+            Some(id) => request.header("Last-Event-ID", id),
+            None => request,
+        }
+    }
+
+    /// Opens it and waits for its head: from here on, nothing published is missed.
+    pub(crate) fn open(&self, endpoint: &Endpoint) -> Stream {
+        let response = self.request(endpoint).send(endpoint);
+        if response.status() != 200 {
+            panic!("{self:?} was answered {:?}: {:?}", response.head().clone(), response.text());
+        }
+        Stream::new(response)
+    }
+}
+
+/// What a gap event says.
+#[derive(Debug, PartialEq, Eq, serde::Deserialize)]
+pub(crate) struct Gap {
+    pub(crate) channels: Vec<String>,
+    pub(crate) reason: String,
+}
+
+impl Event {
+    /// The gap, where the event is one.
+    pub(crate) fn gap(&self) -> Option<Gap> {
+        (self.kind == "ssecast.gap").then(|| serde_json::from_slice(&self.data).unwrap())
+    }
+}
+
+pub(crate) struct Stream {
+    response: Response,
+    parser: Parser,
+    events: VecDeque<Event>,
+}
+
+impl Stream {
+    pub(crate) fn new(response: Response) -> Self {
+        assert_eq!(response.header("content-type"), Some("text/event-stream"), "{:?}", response.head());
+        Self { response, parser: Parser::default(), events: VecDeque::new() }
+    }
+
+    pub(crate) fn response(&self) -> &Response {
+        &self.response
+    }
+
+    /// The next event; `None` where the stream has ended.
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        let start = Instant::now();
+        while self.events.is_empty() && self.read_more() {
+            assert!(start.elapsed() < PATIENCE, "pings, but no event: {:?}", self.parser);
+        }
+        self.events.pop_front()
+    }
+
+    /// The next event of a stream that is expected to go on.
+    pub(crate) fn event(&mut self) -> Event {
+        self.next().unwrap_or_else(|| panic!("the stream has ended: {:?}", self.parser))
+    }
+
+    pub(crate) fn events(&mut self, count: usize) -> Vec<Event> {
+        (0..count).map(|_| self.event()).collect()
+    }
+
+    /// The data of the next `count` events, none of which may be a gap.
+    pub(crate) fn texts(&mut self, count: usize) -> Vec<String> {
+        let texts = self.events(count).into_iter().map(|event| {
+            assert_eq!(event.gap(), None, "a gap where none is due");
+            event.text()
+        });
+        texts.collect()
+    }
+
+    /// The next event, which is to be a gap.
+    pub(crate) fn gap(&mut self) -> Gap {
+        let event = self.event();
+        event.gap().unwrap_or_else(|| panic!("not a gap: {event:?}"))
+    }
+
+    /// What is left, up to the stream's end.
+    pub(crate) fn rest(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.next()).collect()
+    }
+
+    /// The id with which a reconnect would resume; waits for the first one.
+    pub(crate) fn last_event_id(&mut self) -> String {
+        while self.parser.committed_id.is_none() && self.read_more() {}
+        self.parser.committed_id.clone().expect("a stream begins with an id")
+    }
+
+    /// The id with which a reconnect would resume, if one has come.
+    pub(crate) fn committed_id(&self) -> Option<String> {
+        self.parser.committed_id.clone()
+    }
+
+    /// The events that have arrived, without waiting for more.
+    pub(crate) fn arrived(&mut self) -> Vec<Event> {
+        while self.response.socket().is_readable() && self.read_more() {}
+        self.events.drain(..).collect()
+    }
+
+    /// The reconnection time in milliseconds; waits for the first one.
+    pub(crate) fn retry(&mut self) -> u64 {
+        while self.parser.retry.is_none() && self.read_more() {}
+        self.parser.retry.expect("a stream says when to reconnect")
+    }
+
+    /// Waits for the next comment.
+    pub(crate) fn ping(&mut self) {
+        let comments = self.parser.comments;
+        while self.parser.comments == comments {
+            assert!(self.read_more(), "the stream has ended");
+        }
+    }
+
+    /// Sends `bytes` on the stream's connection, where nothing is expected from a client.
+    pub(crate) fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.response.socket_mut().write_all(bytes)
+    }
+
+    /// Reads what there is; false at the end of the stream, however it was ended.
+    fn read_more(&mut self) -> bool {
+        match self.response.read_some() {
+            Ok(Some(bytes)) => {
+                self.parser.feed(&bytes, &mut self.events);
+                true
+            }
+            Ok(None) => false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("nothing comes: {:?}", self.parser),
+            Err(_) => false,
+        }
+    }
+}
