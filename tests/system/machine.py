@@ -74,7 +74,9 @@ def _debian() -> tuple[str, str]:
     codename = release["VERSION_CODENAME"]
     indexes = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     for line in indexes.stdout.splitlines():
         name, _, mirror = line.partition(" ")
@@ -87,7 +89,15 @@ def _make(release: str, mirror: str, folder: pathlib.Path) -> None:
     print(f"making a Debian {release} for the tests; this is done once", flush=True)
     part, log = folder.with_suffix(".part"), folder.with_suffix(".log")
     shutil.rmtree(part, ignore_errors=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", f"--keyring={KEYRING}", release, part, mirror]
+    command = [
+        "debootstrap",
+        "--variant=minbase",
+        f"--include={PACKAGES}",
+        f"--keyring={KEYRING}",
+        release,
+        part,
+        mirror,
+    ]
     with log.open("wb") as out:
         done = subprocess.run(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, timeout=540)
     if done.returncode != 0:
@@ -110,12 +120,20 @@ class Machine:
         self.root = root
         self.init = init
 
-    def run(self, command: str, *, seconds: float = 30, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, *, seconds: float = 30, check: bool = True, stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """Runs a shell command in the container, as its root."""
         try:
             done = subprocess.run(
-                self.enter("sh", "-c", command), input=stdin, env=_ENVIRONMENT, text=True, errors="replace",
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds,
+                self.enter("sh", "-c", command),
+                input=stdin,
+                env=_ENVIRONMENT,
+                text=True,
+                errors="replace",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=seconds,
                 # A signal to the command's own process group stays in the container.
                 start_new_session=True,
             )
@@ -151,7 +169,11 @@ class Running:
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
-            command, env=_ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command,
+            env=_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         self._printed = bytearray()
@@ -186,7 +208,11 @@ class Running:
 
 
 # Nothing of the host's environment concerns the container.
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/root"}
+_ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/root",
+}
 
 
 @contextlib.contextmanager
@@ -200,7 +226,9 @@ def booted(lower: pathlib.Path) -> Iterator[Machine]:
         (folder / "upper").chmod(0o755)
         root = folder / "root"
         options = f"lowerdir={lower},upperdir={folder / 'upper'},workdir={folder / 'work'}"
-        mounted = subprocess.run(["mount", "-t", "overlay", "-o", options, "ssecast-system", root], capture_output=True, text=True)
+        mounted = subprocess.run(
+            ["mount", "-t", "overlay", "-o", options, "ssecast-system", root], capture_output=True, text=True
+        )
         if mounted.returncode != 0:
             raise CannotBoot(f"no overlay file system here: {mounted.stderr.strip()}")
         try:
@@ -211,9 +239,18 @@ def booted(lower: pathlib.Path) -> Iterator[Machine]:
 
 def _boot(root: pathlib.Path, console: pathlib.Path) -> Iterator[Machine]:
     command = [
-        "systemd-nspawn", "--quiet", "-D", str(root), "--hostname=ssecast-test", "--boot", "--console=pipe", "--link-journal=no",
+        "systemd-nspawn",
+        "--quiet",
+        "-D",
+        str(root),
+        "--hostname=ssecast-test",
+        "--boot",
+        "--console=pipe",
+        "--link-journal=no",
         # The host may have no systemd to register with.
-        "--register=no", "--keep-unit", "--private-network",
+        "--register=no",
+        "--keep-unit",
+        "--private-network",
     ]
     # The container has one cgroup tree, as Debian has, though the host may have several.
     environment = dict(os.environ, SYSTEMD_NSPAWN_UNIFIED_HIERARCHY="1")
@@ -235,7 +272,11 @@ def _boot(root: pathlib.Path, console: pathlib.Path) -> Iterator[Machine]:
         try:
             machine = Machine(root, int(str(wait_for("the container's first process", init, 30))))
             # It names what has failed, if anything has; the tests tell whether that matters.
-            wait_for("systemd in the container", lambda: machine.succeeds("systemctl is-system-running | grep -E 'running|degraded'"), 90)
+            wait_for(
+                "systemd in the container",
+                lambda: machine.succeeds("systemctl is-system-running | grep -E 'running|degraded'"),
+                90,
+            )
         except Failed as failed:
             raise CannotBoot(f"{failed}; console: {_tail(console.read_text(errors='replace'), 5)}") from None
         yield machine
