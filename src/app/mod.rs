@@ -111,7 +111,7 @@ pub async fn supervise(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     let files = limits::raise_open_files();
-    let Start { config, sockets, mut pidfile, relaunch, succession } = start;
+    let Start { config, mut sockets, mut pidfile, relaunch, succession } = start;
     let config = Arc::new(config);
     let (daemon, inherited) = match succession {
         None => (begin(&config).await?, Vec::new()),
@@ -120,6 +120,8 @@ pub async fn supervise(
             if let Some(pidfile) = &mut pidfile {
                 pidfile.write()?;
             }
+            sockets.public.own_file();
+            sockets.admin.own_file();
             (taken.daemon, taken.admin)
         }
     };

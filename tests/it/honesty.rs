@@ -99,7 +99,9 @@ impl World {
             self.daemon.publish_many(channel, messages.iter().map(String::as_str));
         } else if self.redis_is_up {
             let mut pipe = redis::pipe();
-            messages.iter().for_each(|message| drop(pipe.publish(channel, message).ignore()));
+            for message in &messages {
+                pipe.publish(channel, message).ignore();
+            }
             pipe.exec(&mut self.redis.connect()).unwrap();
         } else {
             return;

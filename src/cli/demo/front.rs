@@ -213,7 +213,8 @@ fn wants_json(request: &Request<Incoming>) -> bool {
 /// The hub doesn't answer. EventSource gives up for good on any status but 200.
 fn away(stream: bool) -> Response<Body> {
     if stream {
-        let retry = format!("retry: {}\n\n", fastrand::u32(1000..4000));
+        // No blank line after it: that would end an event without an id, and set back where the browser was.
+        let retry = format!("retry: {}\n", fastrand::u32(1000..4000));
         return plain(StatusCode::OK, "text/event-stream", retry);
     }
     plain(StatusCode::SERVICE_UNAVAILABLE, "application/json", "{\"status\":\"error\",\"error\":\"the hub is away\"}\n")

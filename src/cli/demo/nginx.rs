@@ -1,7 +1,9 @@
 //! The demo's nginx: found, configured with the shipped snippet, started as an unprivileged child, ended and waited for.
 
 use std::{
-    env, fs, io,
+    env,
+    ffi::OsStr,
+    fs, io,
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -36,8 +38,6 @@ const SNIPPET: &str = include_str!("../../../nginx/ssecast.conf");
 /// The socket that the snippet names.
 const SNIPPET_SOCKET: &str = "unix:/run/ssecast/ssecast.sock:";
 const TEMPLATE: &str = include_str!("nginx.conf");
-/// Where it is, beside PATH: Debian keeps it out of the PATH of users.
-const PLACES: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin", "/usr/local/bin"];
 /// The modules whose temporary folders nginx makes at start, used or not.
 const MODULES: [&str; 3] = ["fastcgi", "uwsgi", "scgi"];
 /// nginx tries for 2.5 s to listen on a port that is taken.
@@ -54,11 +54,15 @@ pub(super) struct Program {
     build: String,
 }
 
-/// Looks for nginx in PATH and in the usual places.
+/// Looks for nginx in PATH, and in the `sbin` beside each `bin` of it: Debian keeps those out of the PATH of users.
 pub(super) fn find() -> Option<Program> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let places: Vec<PathBuf> = env::split_paths(&path).chain(PLACES.map(PathBuf::from)).collect();
-    places.iter().map(|place| place.join("nginx")).find_map(Program::ask)
+    places(&env::var_os("PATH")?).iter().map(|place| place.join("nginx")).find_map(Program::ask)
+}
+
+fn places(path: &OsStr) -> Vec<PathBuf> {
+    let listed: Vec<PathBuf> = env::split_paths(path).collect();
+    let beside = listed.iter().filter(|place| place.ends_with("bin")).map(|place| place.with_file_name("sbin"));
+    listed.iter().cloned().chain(beside).collect()
 }
 
 impl Program {
@@ -239,6 +243,13 @@ mod tests {
     #[test]
     fn the_snippet_names_the_socket_that_is_replaced() {
         assert_eq!(SNIPPET.matches(SNIPPET_SOCKET).count(), 1);
+    }
+
+    #[test]
+    fn it_is_looked_for_where_users_have_no_path_to() {
+        let found: Vec<_> =
+            places("/usr/bin:/opt/x:/bin".as_ref()).iter().map(|place| place.display().to_string()).collect();
+        assert_eq!(found, ["/usr/bin", "/opt/x", "/bin", "/usr/sbin", "/sbin"]);
     }
 
     #[test]
