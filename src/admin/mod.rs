@@ -25,6 +25,8 @@ use crate::{
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A request with many messages may be this many times as long as one message.
 const MESSAGES_A_REQUEST: usize = 16;
+/// What an event is taken to have beside its message, in bytes.
+const EVENT_BYTES: usize = 64;
 
 /// What the admin socket answers with.
 pub struct Admin {
@@ -53,7 +55,7 @@ impl Admin {
             async move { Answer::<Infallible>::Response(admin.answer(request, peer.as_deref()).await) }
         };
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).pipeline_flush(true);
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         match http::serve(stream, &builder, answer, leave).await {
             Ended::Left(stream) => Some(stream),
             Ended::Taken(_, never) => match never {},
@@ -113,7 +115,9 @@ impl Admin {
         };
         let request = match request.and_then(|request| self.check_length(request)) {
             Ok(request) => request,
-            Err(what @ BodyError::TooLong { .. }) => return error(StatusCode::PAYLOAD_TOO_LARGE, &what.to_string()),
+            Err(what @ (BodyError::TooLong { .. } | BodyError::TooMuch { .. })) => {
+                return error(StatusCode::PAYLOAD_TOO_LARGE, &what.to_string());
+            }
             Err(what) => return error(StatusCode::BAD_REQUEST, &what.to_string()),
         };
         let bearer =
@@ -133,10 +137,13 @@ impl Admin {
 
     fn check_length(&self, request: publish::Request) -> Result<publish::Request, BodyError> {
         let allowed = self.config.max_message;
-        match request.messages.iter().map(|message| message.data.len()).find(|&given| given > allowed) {
-            Some(given) => Err(BodyError::TooLong { given, allowed }),
-            None => Ok(request),
+        if let Some(given) = request.messages.iter().map(|message| message.data.len()).find(|&given| given > allowed) {
+            return Err(BodyError::TooLong { given, allowed });
         }
+        // One message on many channels is as many events.
+        let given = request.messages.iter().map(|message| message.data.len() + EVENT_BYTES).sum();
+        let allowed = allowed.saturating_mul(MESSAGES_A_REQUEST);
+        if given > allowed { Err(BodyError::TooMuch { given, allowed }) } else { Ok(request) }
     }
 
     async fn stats(&self) -> Answered {

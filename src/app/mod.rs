@@ -19,7 +19,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use self::{accept::Accepting, daemon::Daemon};
+use self::{accept::Accepting, daemon::Daemon, succession::Taken};
 pub use self::{handover::Relaunch, succession::Succession};
 use crate::{
     admin::{Admin, ReloadRequest, Reloads},
@@ -113,8 +113,8 @@ pub async fn supervise(
     let files = limits::raise_open_files();
     let Start { config, mut sockets, mut pidfile, relaunch, succession } = start;
     let config = Arc::new(config);
-    let (daemon, inherited) = match succession {
-        None => (begin(&config).await?, Vec::new()),
+    let (daemon, inherited, link) = match succession {
+        None => (begin(&config).await?, Vec::new(), None),
         Some(succession) => {
             let taken = succession.succeed(&config).await?;
             if let Some(pidfile) = &mut pidfile {
@@ -122,7 +122,8 @@ pub async fn supervise(
             }
             sockets.public.own_file();
             sockets.admin.own_file();
-            (taken.daemon, taken.admin)
+            let (daemon, inherited, link) = taken.into_parts();
+            (daemon, inherited, Some(link))
         }
     };
     let admin = daemon.admin(&config, Reloads::new(reloads.asking.clone()));
@@ -132,6 +133,9 @@ pub async fn supervise(
     serving.daemon.sources_ready().await;
     let workers = serving.config.process.workers;
     tracing::info!(files, workers, node = %dispatcher.cursor().node, "serving");
+    if let Some(link) = link {
+        Taken::named(link).await;
+    }
     on_ready();
     let mut reporting = JoinSet::new(); // What is in it ends with it.
     reporting.spawn(notify::report(serving.daemon.vitals(&serving.admin)));
@@ -141,7 +145,7 @@ pub async fn supervise(
         tokio::select! {
             () = shutdown.as_mut() => break,
             () = advance(&dispatcher) => {}
-            ended = &mut serving.daemon.ended => anyhow::bail!("a shard ended by itself: {}", ended.unwrap_or_default()),
+            ended = &mut serving.daemon.ended => anyhow::bail!("a thread ended that must not: {}", ended.unwrap_or_default()),
             Some(asked) = reloads.asked.recv() => {
                 if let Some(pid) = serving.reload(relaunch.as_ref(), asked, &mut reloads.asked).await {
                     serving.leave();

@@ -57,6 +57,16 @@ impl Feed {
         self.dispatcher.confirm(self.source, name, ticket);
     }
 
+    /// The source may not deliver the channel that the demand is for: clients of it are told so.
+    pub fn refuse(&self, name: &ChannelName, ticket: Ticket) {
+        self.dispatcher.refuse(name, ticket);
+    }
+
+    /// All that was published before `at` (microseconds since 1970) on the channels that are wanted has been passed on.
+    pub fn alive(&self, at: u64) {
+        self.dispatcher.alive(self.source, at);
+    }
+
     /// The source is away: messages may be missed from now on.
     pub fn lost(&self) {
         self.dispatcher.lost(self.source);

@@ -4,9 +4,9 @@
 //! before it, the successor what comes after it. From the marker on the predecessor keeps messages (it may have to go on
 //! after all), and until the marker the successor drops them.
 
-use std::{mem, sync::Arc};
+use std::{collections::HashSet, mem, sync::Arc};
 
-use super::{Demand, Dispatcher, Mode, Op, State, Ticket, Wanted, now_micros};
+use super::{Dispatcher, Mode, Op, State, Ticket, Wanted, now_micros};
 use crate::{
     event::{ChannelName, Message},
     hub::Sequencer,
@@ -101,6 +101,12 @@ impl Dispatcher {
         let mut state = self.lock();
         state.sequencer = sequencer;
         let mut inexact = Vec::new();
+        // What was let go meanwhile, no shard has; whoever needs it asks anew.
+        let kept: HashSet<&ChannelName> = open.iter().collect();
+        let let_go: Vec<ChannelName> = state.wanted.keys().filter(|name| !kept.contains(name)).cloned().collect();
+        for name in let_go {
+            self.forget(&mut state, &name);
+        }
         for name in open {
             if !state.wanted.contains_key(name) && !self.sources.is_empty() {
                 // It was wanted so late that nobody has asked for it here; its confirmation tells the gap.
@@ -110,7 +116,7 @@ impl Dispatcher {
             }
         }
         let told = inexact.is_empty();
-        self.drop_marker(&mut state);
+        state.marker = None;
         state.begun = true;
         if !inexact.is_empty() {
             let since = state.sequencer.next(now_micros());
@@ -143,11 +149,8 @@ impl Dispatcher {
     }
 
     fn drop_marker(&self, state: &mut State) {
-        let Some(marker) = state.marker.take() else { return };
-        state.wanted.remove(&marker);
-        for source in &self.sources {
-            // A source that has ended has nothing to unsubscribe from.
-            let _ = source.send(Demand::Unsubscribe(marker.clone()));
+        if let Some(marker) = state.marker.take() {
+            self.forget(state, &marker);
         }
     }
 
