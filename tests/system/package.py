@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -599,6 +600,8 @@ def purge_leaves_nothing(life: Life) -> None:
 
 def main() -> int:
     packages, *words = sys.argv[1:]
+    # So that what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     begun = time.monotonic()
     try:
         with booted(image()) as machine:
