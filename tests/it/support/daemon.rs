@@ -3,12 +3,19 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
+    thread,
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
-use super::{child::Child, folder::Folder, http::Request, response::Response, socket::Endpoint};
+use super::{
+    child::{Child, processes_of},
+    folder::Folder,
+    http::Request,
+    response::Response,
+    socket::Endpoint,
+};
 
 /// The program that Cargo has built.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ssecast");
@@ -139,6 +146,17 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // A test that has failed in the middle of a reload knows nothing of the successor.
+        if thread::panicking() {
+            for process in processes_of(&self.config) {
+                let _ = kill(process, Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 fn listen_table(public: &Endpoint, admin: &Endpoint) -> String {
     format!("[listen]\npublic = {:?}\nadmin = {:?}\n\n", public.path(), admin.path())
 }
@@ -157,10 +175,10 @@ pub(crate) fn run(arguments: &[&str], input: &[u8]) -> Output {
     let _ = child.stdin.take().unwrap().write_all(input);
     let pid = child.id();
     let (ended, has_ended) = std::sync::mpsc::channel();
-    let watchdog = std::thread::spawn(move || {
+    let watchdog = thread::spawn(move || {
         let limit = super::PATIENCE;
         if has_ended.recv_timeout(limit).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            let _ = kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     });
     let output = child.wait_with_output().unwrap();
