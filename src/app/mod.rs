@@ -111,7 +111,7 @@ pub async fn supervise(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     let files = limits::raise_open_files();
-    let Start { config, sockets, mut pidfile, relaunch, succession } = start;
+    let Start { config, mut sockets, mut pidfile, relaunch, succession } = start;
     let config = Arc::new(config);
     let (daemon, inherited) = match succession {
         None => (begin(&config).await?, Vec::new()),
@@ -120,6 +120,8 @@ pub async fn supervise(
             if let Some(pidfile) = &mut pidfile {
                 pidfile.write()?;
             }
+            sockets.public.own_file();
+            sockets.admin.own_file();
             (taken.daemon, taken.admin)
         }
     };
@@ -141,7 +143,7 @@ pub async fn supervise(
             () = advance(&dispatcher) => {}
             ended = &mut serving.daemon.ended => anyhow::bail!("a shard ended by itself: {}", ended.unwrap_or_default()),
             Some(asked) = reloads.asked.recv() => {
-                if let Some(pid) = serving.reload(relaunch.as_ref(), asked).await {
+                if let Some(pid) = serving.reload(relaunch.as_ref(), asked, &mut reloads.asked).await {
                     serving.leave();
                     return Ok(Outcome::HandedOver(pid));
                 }
@@ -190,7 +192,13 @@ impl Serving {
     }
 
     /// Hands everything over, and tells whoever has asked. Gives back the new process's id, or nothing if all is as it was.
-    async fn reload(&mut self, relaunch: Option<&Relaunch>, asked: ReloadRequest) -> Option<u32> {
+    /// Whoever has asked meanwhile, by `others`, is told the same.
+    async fn reload(
+        &mut self,
+        relaunch: Option<&Relaunch>,
+        asked: ReloadRequest,
+        others: &mut mpsc::Receiver<ReloadRequest>,
+    ) -> Option<u32> {
         tracing::info!("a new process is asked for");
         let handed = match relaunch {
             Some(relaunch) => handover::hand_over(self, relaunch).await,
@@ -198,8 +206,12 @@ impl Serving {
         };
         match handed {
             Ok(pid) => {
+                others.close();
                 // Whoever sent a signal does not listen.
                 let _ = asked.send(Ok(pid));
+                while let Ok(other) = others.try_recv() {
+                    let _ = other.send(Ok(pid));
+                }
                 let _ = handover::until(TO_ANSWER, || self.admin.reloads.waiting() == 0).await;
                 Some(pid)
             }

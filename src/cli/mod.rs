@@ -7,6 +7,7 @@ pub mod check;
 pub mod client;
 pub mod demo;
 pub mod event_stream;
+pub mod generate;
 pub mod publish;
 pub mod reload;
 pub mod serve;
@@ -56,6 +57,8 @@ enum Command {
     Publish(publish::PublishArgs),
     Tail(tail::TailArgs),
     Bench(bench::BenchArgs),
+    Completions(generate::CompletionsArgs),
+    Man(generate::ManArgs),
 }
 
 /// Runs the program with the arguments it was started with. Errors go to standard error; the exit code is 0, 1 or one of
@@ -82,6 +85,8 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| Failure::from(error).report()),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

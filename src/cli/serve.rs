@@ -154,8 +154,8 @@ fn succeed(config: Config, link: Link) -> anyhow::Result<()> {
     };
     let (sockets, pidfile, former) = prepared().inspect_err(|error| succession.refuse_now(&format!("{error:#}")))?;
     let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), succession: Some(succession) };
-    // Sockets at former places go once the new ones are served.
-    serve(start, &log, || drop(former))
+    // Sockets at former places go, files and all, once the new ones are served.
+    serve(start, &log, || former.into_iter().for_each(|mut listener| listener.own_file()))
 }
 
 /// What is done by the process that stays, as the user that it stays.

@@ -132,6 +132,12 @@ impl Hub {
         }
     }
 
+    /// The node's name.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// The last position passed.
     #[must_use]
     pub fn last(&self) -> Position {

@@ -6,13 +6,16 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     Channel,
     history::{Cause, History},
 };
 use crate::{
-    event::{ChannelName, Event, Position},
-    sse::GapReason,
+    cursor::{Cursor, NodeId},
+    event::{ChannelName, Event, Form, Position},
+    sse::{self, GapReason},
 };
 
 /// How a reader came to its cursor: it decides what a gap is put down to.
@@ -52,6 +55,17 @@ pub enum Due {
 }
 
 impl Due {
+    /// Its bytes on the wire; those of a gap, which `node` tells, are made for whoever asks.
+    #[must_use]
+    pub fn frame(&self, node: NodeId, form: Form) -> Bytes {
+        match self {
+            Self::Event(event) => event.frame(form).clone(),
+            Self::Gap { position, channels, reason } => {
+                sse::encode_gap(&Cursor { node, position: *position }, channels, *reason)
+            }
+        }
+    }
+
     /// The reader's cursor once it has this.
     #[must_use]
     pub fn position(&self) -> Position {

@@ -91,15 +91,22 @@ impl Listener {
         Ok(listener)
     }
 
-    /// The same, with the file at `path` as this process's to remove.
+    /// The same, with the file at `path`, which is this process's to remove from [`Listener::own_file`] on.
     #[must_use]
     pub fn with_file(self, path: &Path) -> Self {
         match self {
             Self::Unix(listener, _) => {
                 let inode = fs::symlink_metadata(path).map(|meta| meta.ino()).ok();
-                Self::Unix(listener, inode.map(|inode| Made { path: path.to_owned(), inode }))
+                Self::Unix(listener, inode.map(|inode| Made { path: path.to_owned(), inode, owned: false }))
             }
             tcp @ Self::Tcp(_) => tcp,
+        }
+    }
+
+    /// The process that made the file has left it to this one.
+    pub fn own_file(&mut self) {
+        if let Self::Unix(_, Some(made)) = self {
+            made.owned = true;
         }
     }
 
@@ -138,11 +145,13 @@ impl AsFd for Listener {
 pub struct Made {
     path: PathBuf,
     inode: u64,
+    /// Whether it is removed with the listener: not as long as another process may still listen there.
+    owned: bool,
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
+        if self.owned && fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
             // What can't be removed is found to be stale at the next start.
             let _ = fs::remove_file(&self.path);
         }
@@ -188,7 +197,7 @@ fn bind_unix(path: &Path, mode: u32, group: Option<&str>, owner: Option<&Account
     let address = UnixAddr::new(&path).map_err(failed("listen on", &place))?;
     socket::bind(listener.as_raw_fd(), &address).map_err(failed("listen on", &place))?;
     let inode = fs::symlink_metadata(&path).map_err(failed("look at", &place))?.ino();
-    let listener = Listener::Unix(listener, Some(Made { path: path.clone(), inode }));
+    let listener = Listener::Unix(listener, Some(Made { path: path.clone(), inode, owned: true }));
     let owner = owner.map(|owner| Uid::from_raw(owner.uid));
     if owner.is_some() || group.is_some() {
         chown(&path, owner, group).map_err(failed("set the owner and group of", &place))?;

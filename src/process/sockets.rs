@@ -25,7 +25,7 @@ pub struct HandedOn {
     pub sockets: Sockets,
     /// The pidfile, if it is still the one that is configured.
     pub pidfile: Option<OwnedFd>,
-    /// Sockets at places that are configured no longer; closing them removes their files.
+    /// Sockets at places that are configured no longer. Their files go with them once they are owned: [`Listener::own_file`].
     pub former: Vec<Listener>,
 }
 
@@ -52,15 +52,7 @@ impl HandedOn {
                 }
             }
         }
-        let public = match public {
-            Some(listener) => listener,
-            None => listen::bind(&listen.public, listen.public_mode, listen.public_group.as_deref(), owner)?,
-        };
-        let admin = match admin {
-            Some(listener) => listener,
-            None => listen::bind(&listen.admin, listen.admin_mode, listen.admin_group.as_deref(), owner)?,
-        };
-        Ok(Self { sockets: Sockets { public, admin }, pidfile, former })
+        Ok(Self { sockets: Sockets::complete(public, admin, listen, owner)?, pidfile, former })
     }
 }
 
@@ -111,6 +103,16 @@ impl Sockets {
                 return Err(ListenError::UnknownName(name));
             }
         }
+        Self::complete(public, admin, listen, owner)
+    }
+
+    /// Binds those that are not there.
+    fn complete(
+        public: Option<Listener>,
+        admin: Option<Listener>,
+        listen: &config::Listen,
+        owner: Option<&Account>,
+    ) -> Result<Self, ListenError> {
         let public = match public {
             Some(listener) => listener,
             None => listen::bind(&listen.public, listen.public_mode, listen.public_group.as_deref(), owner)?,

@@ -8,7 +8,7 @@ use super::{Seat, poll::PollReply, wheel::Tick};
 use crate::{
     cursor::Start,
     event::ChannelName,
-    hub::{GroupId, Kind, Reader},
+    hub::{ChannelId, GroupId, Kind, Reader},
 };
 
 /// A client's slot, and which of the slot's successive clients it is.
@@ -44,6 +44,20 @@ pub struct Joining {
     pub reply: Option<PollReply>,
     /// Its place among the clients.
     pub seat: Seat,
+}
+
+/// A connection on its way to be a client.
+pub(super) struct Entering {
+    pub(super) fd: OwnedFd,
+    pub(super) channels: Vec<ChannelId>,
+    pub(super) kind: Kind,
+    /// Ticks until it ends by itself.
+    pub(super) expires_in: Option<Tick>,
+    /// Ticks until it is looked at for a ping.
+    pub(super) ping_in: Tick,
+    pub(super) behind: Option<Box<Behind>>,
+    pub(super) poll: Option<Box<Poll>>,
+    pub(super) seat: Seat,
 }
 
 /// An open stream or poll.

@@ -48,7 +48,7 @@ pub use self::{
     state::{Frozen, Image},
 };
 use self::{
-    client::{Behind, Client, ClientKey, Poll},
+    client::{Behind, Client, ClientKey, Entering, Poll},
     wheel::{Tick, Wheel},
     writer::{Joined, WATCHED},
 };
@@ -79,7 +79,7 @@ pub struct Shard {
     /// Clients to be removed at the end of the turn, some perhaps twice.
     dead: Vec<u32>,
     epoll: Epoll,
-    wheel: Wheel,
+    wheel: Wheel<ClientKey>,
     joined: Joined,
     /// Requests that wait for a channel's feed.
     waiting: HashMap<ChannelId, Vec<oneshot::Sender<()>>>,
@@ -186,37 +186,45 @@ impl Shard {
                 ([&joining.head[..], &preamble].concat().into(), None)
             }
         };
-        self.generation = self.generation.wrapping_add(1);
-        let now = self.wheel.now();
-        let entry = self.clients.vacant_entry();
-        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
-        let key = ClientKey { slot, generation: self.generation };
-        if let Err(error) = self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits())) {
-            tracing::error!(%error, "a client was closed: its socket can't be watched");
-            return;
-        }
-        let (group, place) = self.hub.join(channels.to_vec(), joining.kind, slot);
-        let expires = lifetime.map_or(Tick::MAX, |lifetime| now.saturating_add(self.wheel.ticks(lifetime)));
         let behind = Behind { reader, partial, armed: false, ends: false };
-        entry.insert(Client {
+        let admitted = self.admit(Entering {
             fd,
-            generation: self.generation,
-            group,
-            place,
-            written: now,
-            expires,
+            channels: channels.to_vec(),
+            kind: joining.kind,
+            expires_in: lifetime.map(|lifetime| self.wheel.ticks(lifetime)),
+            ping_in: self.wheel.ticks(stream.ping_interval),
             behind: Some(Box::new(behind)),
             poll,
-            _seat: joining.seat,
+            seat: joining.seat,
         });
-        self.hub.set_behind(group, true);
-        self.metrics.joined.add(1);
-        self.wheel.put(key, expires.min(now.saturating_add(self.wheel.ticks(stream.ping_interval))));
-        self.serve(slot);
-        if let Some((spread, _)) = self.draining {
-            self.send_away(slot, spread);
+        if let (Some(slot), Some((spread, _))) = (admitted, &self.draining) {
+            self.send_away(slot, *spread);
         }
         self.bury();
+    }
+
+    /// Makes a connection a client, and serves it what it is due.
+    fn admit(&mut self, entering: Entering) -> Option<u32> {
+        let Entering { fd, channels, kind, expires_in, ping_in, behind, poll, seat } = entering;
+        self.generation = self.generation.wrapping_add(1);
+        let (generation, now) = (self.generation, self.wheel.now());
+        let entry = self.clients.vacant_entry();
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let key = ClientKey { slot, generation };
+        if let Err(error) = self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits())) {
+            tracing::error!(%error, "a client was closed: its socket can't be watched");
+            return None;
+        }
+        let (group, place) = self.hub.join(channels, kind, slot);
+        if behind.is_some() {
+            self.hub.set_behind(group, true);
+        }
+        let expires = expires_in.map_or(Tick::MAX, |ticks| now.saturating_add(ticks));
+        entry.insert(Client { fd, generation, group, place, written: now, expires, behind, poll, _seat: seat });
+        self.metrics.joined.add(1);
+        self.wheel.put(key, expires.min(now.saturating_add(ping_in)));
+        self.serve(slot);
+        Some(slot)
     }
 
     /// Removes the clients that have ended.

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 
-use super::writer::encode_due;
 use crate::{
     cursor::Cursor,
     event::{Event, Form},
@@ -68,8 +67,7 @@ fn event_as_json(event: &Event) -> Value {
 fn encode_event_stream(form: Form, cursor: &Cursor, due: &[Due]) -> Vec<u8> {
     let mut body = Vec::new();
     for due in due {
-        let told = Cursor { node: cursor.node, position: due.position() };
-        body.extend_from_slice(&encode_due(due, form, &told));
+        body.extend_from_slice(&due.frame(cursor.node, form));
     }
     // A client that got nothing still learns where it stands.
     let _ = std::io::Write::write_fmt(&mut body, format_args!("id: {cursor}\n\n"));

@@ -9,16 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use nix::sys::epoll::EpollEvent;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Shard,
-    client::{Behind, Client, ClientKey, Poll},
+    client::{Behind, Entering, Poll},
     now_micros,
     poll::PollReply,
     wheel::Tick,
-    writer::WATCHED,
 };
 use crate::{
     event::{ChannelName, Event, Form, Position},
@@ -260,44 +258,23 @@ impl Shard {
 
     fn inherit_client(&mut self, state: ClientState, fd: OwnedFd, ids: &[u32]) {
         let channels: Vec<u32> = state.channels.iter().filter_map(|&at| ids.get(at as usize).copied()).collect();
-        self.generation = self.generation.wrapping_add(1);
-        let now = self.wheel.now();
-        let entry = self.clients.vacant_entry();
-        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
-        let key = ClientKey { slot, generation: self.generation };
-        if let Err(error) = self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits())) {
-            tracing::error!(%error, "a client was closed: its socket can't be watched");
-            return;
-        }
-        let (group, place) = self.hub.join(channels, kind_from_u8(state.kind), slot);
         let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
-        let interval = self.wheel.ticks(self.config.stream.ping_interval);
-        let expires = state.expires.map_or(Tick::MAX, |millis| now.saturating_add(ticks(millis)));
-        let is_behind = state.behind.is_some();
         let behind = state.behind.map(|behind| {
             let standing = standing_from_u8(behind.standing);
             let reader = Reader { cursor: Position(behind.cursor), standing };
             Box::new(Behind { reader, partial: behind.partial, armed: false, ends: behind.ends })
         });
-        let poll = state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) }));
-        let ping_in = interval.saturating_sub(ticks(state.silent)).max(1);
-        entry.insert(Client {
+        let interval = self.wheel.ticks(self.config.stream.ping_interval);
+        self.admit(Entering {
             fd,
-            generation: self.generation,
-            group,
-            place,
-            written: now,
-            expires,
+            channels,
+            kind: kind_from_u8(state.kind),
+            expires_in: state.expires.map(ticks),
+            ping_in: interval.saturating_sub(ticks(state.silent)).max(1),
             behind,
-            poll,
-            _seat: self.seats.make(),
+            poll: state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) })),
+            seat: self.seats.make(),
         });
-        self.metrics.joined.add(1);
-        self.wheel.put(key, expires.min(now.saturating_add(ping_in)));
-        if is_behind {
-            self.hub.set_behind(group, true);
-            self.serve(slot);
-        }
     }
 
     fn millis(&self, ticks: Tick) -> u64 {

@@ -5,20 +5,18 @@
 
 use std::time::Duration;
 
-use super::client::ClientKey;
-
 /// A time, counted in the wheel's ticks since the shard began.
 pub(super) type Tick = u32;
 
 const SLOTS: u32 = 64;
 
-pub(super) struct Wheel {
-    slots: Vec<Vec<ClientKey>>,
+pub(super) struct Wheel<K> {
+    slots: Vec<Vec<K>>,
     now: Tick,
     tick: Duration,
 }
 
-impl Wheel {
+impl<K> Wheel<K> {
     /// A wheel fine enough for pings after `interval` of silence.
     pub(super) fn new(interval: Duration) -> Self {
         let tick = (interval / 32).clamp(Duration::from_millis(5), Duration::from_secs(1));
@@ -41,13 +39,13 @@ impl Wheel {
     }
 
     /// Shows `client` again at `due`, or earlier if that is further than the wheel goes round.
-    pub(super) fn put(&mut self, client: ClientKey, due: Tick) {
+    pub(super) fn put(&mut self, client: K, due: Tick) {
         let ahead = due.saturating_sub(self.now).clamp(1, SLOTS - 1);
         self.slots[((self.now + ahead) % SLOTS) as usize].push(client);
     }
 
     /// Moves on by one tick; gives the clients to look at.
-    pub(super) fn advance(&mut self) -> Vec<ClientKey> {
+    pub(super) fn advance(&mut self) -> Vec<K> {
         self.now += 1;
         std::mem::take(&mut self.slots[(self.now % SLOTS) as usize])
     }

@@ -29,10 +29,8 @@ use super::{
     poll,
 };
 use crate::{
-    cursor::Cursor,
     event::{Event, Form, Position},
     hub::{Due, GroupId, Kind, Reader, Standing},
-    sse,
 };
 
 /// Most frames in one gathered write.
@@ -178,8 +176,7 @@ impl Shard {
         let mut gaps = 0;
         for due in self.hub.replay(client.group, behind.reader).take(FRAMES_A_WRITE) {
             gaps += u64::from(matches!(due, Due::Gap { .. }));
-            let cursor = self.hub.cursor_at(due.position());
-            frames.push((due.position(), encode_due(&due, form, &cursor)));
+            frames.push((due.position(), due.frame(self.hub.node(), form)));
         }
         if frames.is_empty() {
             return Written::Nothing;
@@ -316,14 +313,6 @@ enum Written {
     Full,
     /// The client is gone.
     Dead,
-}
-
-/// The bytes of what is due; a gap's are made for the client.
-pub(super) fn encode_due(due: &Due, form: Form, cursor: &Cursor) -> Bytes {
-    match due {
-        Due::Event(event) => event.frame(form).clone(),
-        Due::Gap { channels, reason, .. } => sse::encode_gap(cursor, channels, *reason),
-    }
 }
 
 /// Where a client stands of whose batch the first `sent` bytes were written, and the rest of the frame they end in.

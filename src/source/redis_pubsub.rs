@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -12,7 +13,7 @@ use std::{
 use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, mpsc::UnboundedReceiver},
-    time::{MissedTickBehavior, interval, sleep},
+    time::sleep,
 };
 
 use super::{Feed, Running, Source, backoff::Backoff, redis_wire};
@@ -119,8 +120,8 @@ impl Session {
 
     /// Meets demands until the connection is lost; gives the reason.
     async fn serve(&mut self, mut connection: MultiplexedConnection, gone: &Notify) -> redis::RedisError {
-        let mut pings = interval(PING_INTERVAL);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Beside the demands, which need not wait for its answer.
+        let mut silent = pin!(ping_until_silent(connection.clone()));
         loop {
             let done = tokio::select! {
                 // First: what is subscribed on a connection that is gone would wait for its timeout.
@@ -130,7 +131,7 @@ impl Session {
                     Some(demand) => self.meet(&mut connection, demand).await,
                     None => return closed("ssecast is stopping"),
                 },
-                _ = pings.tick() => redis::cmd("PING").query_async::<()>(&mut connection).await,
+                error = silent.as_mut() => return error,
             };
             if let Err(error) = done {
                 return error;
@@ -225,6 +226,16 @@ impl Receiver {
         match redis_wire::decode(name, payload) {
             Ok(message) => self.feed.publish(message),
             Err(why) => self.feed.drop_invalid(&why),
+        }
+    }
+}
+
+/// Asks the server whether it is there, again and again, until it gives no answer.
+async fn ping_until_silent(mut connection: MultiplexedConnection) -> redis::RedisError {
+    loop {
+        sleep(PING_INTERVAL).await;
+        if let Err(error) = redis::cmd("PING").query_async::<()>(&mut connection).await {
+            return error;
         }
     }
 }

@@ -110,7 +110,11 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.random.u32(..102) {
+        match self.random.u32(..105) {
+            102.. => {
+                self.daemon.reload();
+                self.note("daemon: handed over");
+            }
             100.. => self.flood(),
             0..50 => {
                 for _ in 0..self.random.usize(1..8) {

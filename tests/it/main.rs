@@ -12,6 +12,7 @@ mod clients;
 mod demo;
 mod floors;
 mod gaps;
+mod handover;
 mod honesty;
 mod hostile;
 mod lifecycle;

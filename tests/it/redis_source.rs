@@ -113,7 +113,7 @@ fn a_stream_opens_only_when_redis_has_confirmed() {
     let daemon = Daemon::start(&folder, &format!("[redis]\nurl = \"redis://127.0.0.1:{}\"\n", relay.port()));
     let mut known = open(&daemon, &["dogs"]);
 
-    relay.hold_replies();
+    relay.hold_replies_with("cats");
     let mut socket = daemon.public().connect().unwrap();
     socket.write_all(&Subscription::to(&["cats"]).request(daemon.public()).to_bytes()).unwrap();
     eventually("Redis has the subscription", || (redis.subscribers("cats") == 1).then_some(()));

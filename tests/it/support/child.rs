@@ -1,15 +1,21 @@
-//! A child process that a test started: its output goes to a file, and it is ended by its pid.
+//! A process that a test started, or that took over from one: its output goes to a file, and it is ended by its pid.
 
 use std::{
     fs::File,
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Command, ExitStatus, Stdio},
+    sync::Once,
     thread,
     time::{Duration, Instant},
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        prctl::set_child_subreaper,
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
 
@@ -17,13 +23,18 @@ use super::{eventually, wait::PATIENCE};
 
 pub(crate) struct Child {
     name: &'static str,
-    process: std::process::Child,
+    pid: Pid,
+    status: Option<ExitStatus>,
     log: PathBuf,
 }
 
 impl Child {
     /// Starts `command` with its standard output and error going to the end of the file `log`.
+    #[allow(clippy::zombie_processes, reason = "it is waited for by its pid, in `ended`")]
     pub(crate) fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Self {
+        // A daemon's successor is its child, and ours when the daemon has ended.
+        static REAPER: Once = Once::new();
+        REAPER.call_once(|| set_child_subreaper(true).unwrap());
         let output = File::options().create(true).append(true).open(&log).unwrap();
         let process = command
             .stdin(Stdio::null())
@@ -31,11 +42,18 @@ impl Child {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Self { name, process, log }
+        Self { name, pid: Pid::from_raw(process.id().cast_signed()), status: None, log }
+    }
+
+    /// Waits for its end, and stands for its child `pid` from then on.
+    pub(crate) fn succeed(&mut self, pid: u32) {
+        let status = self.wait();
+        assert!(status.success(), "{}, whose successor is {pid}, ended with {status}:\n{}", self.name, self.log());
+        (self.pid, self.status) = (Pid::from_raw(pid.cast_signed()), None);
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        self.pid.as_raw().cast_unsigned()
     }
 
     /// Everything it has said so far.
@@ -44,12 +62,19 @@ impl Child {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+        kill(self.pid, signal).unwrap();
     }
 
     /// Its exit status, once it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.process.try_wait().unwrap()
+        if self.status.is_none() {
+            self.status = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).unwrap() {
+                WaitStatus::Exited(_, code) => Some(ExitStatus::from_raw(code << 8)),
+                WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::from_raw(signal as i32)),
+                _ => None,
+            };
+        }
+        self.status
     }
 
     /// Waits for its end.
@@ -61,8 +86,8 @@ impl Child {
     /// Ends it as a crash would.
     pub(crate) fn kill(&mut self) {
         if self.ended().is_none() {
-            self.process.kill().unwrap();
-            self.process.wait().unwrap();
+            self.signal(Signal::SIGKILL);
+            self.wait();
         }
     }
 
@@ -80,14 +105,14 @@ impl Child {
 
     /// What it holds of memory in bytes, with its share of what it shares (PSS).
     pub(crate) fn memory(&self) -> usize {
-        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap();
         let line = rollup.lines().find(|line| line.starts_with("Pss:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
     }
 
     /// How many files it has open.
     pub(crate) fn open_files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count()
     }
 }
 
@@ -96,17 +121,16 @@ impl Drop for Child {
         if thread::panicking() {
             let log = std::fs::read(&self.log).unwrap_or_default();
             let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(8_000)..]);
-            eprintln!("--- {} (pid {}) said:\n{tail}", self.name, self.pid());
+            eprintln!("--- {} (pid {}) said:\n{tail}", self.name, self.pid);
         }
         // A SIGTERM first, since nginx ends its workers only then; whoever does not listen is killed.
-        if matches!(self.process.try_wait(), Ok(None)) {
-            let _ = kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM);
+        if self.ended().is_none() {
+            self.signal(Signal::SIGTERM);
             let start = Instant::now();
-            while matches!(self.process.try_wait(), Ok(None)) && start.elapsed() < Duration::from_secs(1) {
+            while self.ended().is_none() && start.elapsed() < Duration::from_secs(1) {
                 thread::sleep(Duration::from_millis(2));
             }
-            let _ = self.process.kill();
-            let _ = self.process.wait();
+            self.kill();
         }
     }
 }

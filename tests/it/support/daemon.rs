@@ -44,12 +44,11 @@ impl Daemon {
     pub(crate) fn start_program(program: &Path, folder: &Folder, name: &str, tables: &str) -> Self {
         let public = folder.path(&format!("{name}.sock"));
         let admin = folder.path(&format!("{name}-admin.sock"));
-        let listen = format!("[listen]\npublic = {public:?}\nadmin = {admin:?}\n\n");
-        let config = folder.write(&format!("{name}.toml"), &(listen + tables));
+        let (public, admin) = (Endpoint::unix(&public), Endpoint::unix(&admin));
+        let config = folder.write(&format!("{name}.toml"), &(listen_table(&public, &admin) + tables));
         let log = folder.path(&format!("{name}.log"));
         let child = Self::spawn(program, &config, &log);
-        let (program, public, admin) = (program.to_owned(), Endpoint::unix(&public), Endpoint::unix(&admin));
-        let mut daemon = Self { child, program, config, log, public, admin };
+        let mut daemon = Self { child, program: program.to_owned(), config, log, public, admin };
         daemon.wait_until_it_answers();
         daemon
     }
@@ -65,6 +64,21 @@ impl Daemon {
         self.child.kill();
         self.child = Self::spawn(&self.program, &self.config, &self.log);
         self.wait_until_it_answers();
+    }
+
+    /// Writes a new configuration for the next reload: `tables` beside the same sockets.
+    pub(crate) fn configure(&self, tables: &str) {
+        let listen = listen_table(&self.public, &self.admin);
+        std::fs::write(&self.config, listen + tables).unwrap();
+    }
+
+    /// Has a new process take over.
+    pub(crate) fn reload(&mut self) {
+        let answer = Request::post("/reload", "", "").send(&self.admin);
+        let (status, text) = (answer.status(), answer.text());
+        assert_eq!(status, 200, "{text}\n{}", self.child.log());
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        self.child.succeed(u32::try_from(answer["pid"].as_u64().unwrap()).unwrap());
     }
 
     fn wait_until_it_answers(&mut self) {
@@ -130,6 +144,10 @@ impl Daemon {
     pub(crate) fn terminate(&self) {
         self.child.signal(Signal::SIGTERM);
     }
+}
+
+fn listen_table(public: &Endpoint, admin: &Endpoint) -> String {
+    format!("[listen]\npublic = {:?}\nadmin = {:?}\n\n", public.path(), admin.path())
 }
 
 /// Runs the program with `arguments`, `input` on its standard input, to its end.

@@ -14,16 +14,19 @@ pub(crate) struct Relay {
 
 #[derive(Default)]
 struct Gate {
-    closed: Mutex<bool>,
+    /// What a reply must name to be held, with all that comes after it.
+    closed: Mutex<Option<&'static [u8]>>,
     opened: Condvar,
 }
 
 impl Gate {
-    fn pass(&self) {
-        drop(self.opened.wait_while(self.closed.lock().unwrap(), |closed| *closed).unwrap());
+    /// Returns when `reply` may pass.
+    fn pass(&self, reply: &[u8]) {
+        let holds = |closed: &mut Option<&[u8]>| closed.is_some_and(|word| memchr::memmem::find(reply, word).is_some());
+        drop(self.opened.wait_while(self.closed.lock().unwrap(), holds).unwrap());
     }
 
-    fn set_closed(&self, closed: bool) {
+    fn set_closed(&self, closed: Option<&'static [u8]>) {
         *self.closed.lock().unwrap() = closed;
         self.opened.notify_all();
     }
@@ -42,8 +45,8 @@ impl Relay {
                 let server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).unwrap();
                 let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let gate = Arc::clone(&for_replies);
-                thread::spawn(move || copy(client, to_server, || {}));
-                thread::spawn(move || copy(server, to_client, || gate.pass()));
+                thread::spawn(move || copy(client, to_server, |_| {}));
+                thread::spawn(move || copy(server, to_client, |reply| gate.pass(reply)));
             }
         });
         Self { port, gate }
@@ -53,13 +56,13 @@ impl Relay {
         self.port
     }
 
-    /// From now on, what Redis answers waits here.
-    pub(crate) fn hold_replies(&self) {
-        self.gate.set_closed(true);
+    /// From now on, an answer of Redis that names `word` waits here, and so does what follows it.
+    pub(crate) fn hold_replies_with(&self, word: &'static str) {
+        self.gate.set_closed(Some(word.as_bytes()));
     }
 
     pub(crate) fn release_replies(&self) {
-        self.gate.set_closed(false);
+        self.gate.set_closed(None);
     }
 }
 
@@ -69,10 +72,10 @@ impl Drop for Relay {
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, before_each: impl Fn()) {
+fn copy(mut from: TcpStream, mut to: TcpStream, before_each: impl Fn(&[u8])) {
     let mut buffer = [0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        before_each();
+        before_each(&buffer[..count]);
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }

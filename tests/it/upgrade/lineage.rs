@@ -20,30 +20,26 @@ use crate::support::{Daemon, Folder, Request, daemon, eventually};
 const TAKEN_OVER: &str = "a new process has taken over";
 
 /// The daemon that was started first, by which the others are reached as well.
-pub(super) struct Lineage {
-    first: Daemon,
-    /// What stands before the tables in the configuration.
-    listen: String,
-}
+pub(super) struct Lineage(Daemon);
 
 impl Deref for Lineage {
     type Target = Daemon;
 
     fn deref(&self) -> &Daemon {
-        &self.first
+        &self.0
     }
 }
 
 impl DerefMut for Lineage {
     fn deref_mut(&mut self) -> &mut Daemon {
-        &mut self.first
+        &mut self.0
     }
 }
 
 impl Lineage {
     /// Starts the first one, with the tables `tables` beside `[listen]`, and waits until it is ready.
     pub(super) fn start(folder: &Folder, tables: &str) -> Self {
-        Self::of(Daemon::start(folder, tables))
+        Self(Daemon::start(folder, tables))
     }
 
     /// The same from a program of the test's own, which it may replace; see [`program_in`].
@@ -52,17 +48,7 @@ impl Lineage {
         put_program(&program);
         let mut first = Daemon::start_program(&program, folder, "ssecast", tables);
         first.wait_until_ready();
-        Self::of(first)
-    }
-
-    fn of(first: Daemon) -> Self {
-        let listen = format!("[listen]\npublic = {:?}\nadmin = {:?}\n", first.public().path(), first.admin().path());
-        Self { first, listen }
-    }
-
-    /// Writes the configuration anew, for the next process to read.
-    pub(super) fn configure(&self, tables: &str) {
-        fs::write(self.config(), format!("{}{tables}", self.listen)).unwrap();
+        Self(first)
     }
 
     /// Asks for a new process as an administrator does, and waits for the outcome.
@@ -109,7 +95,7 @@ impl Lineage {
     }
 
     pub(super) fn first_pid(&self) -> u32 {
-        self.first.first_pid()
+        self.0.first_pid()
     }
 
     /// Every process that has taken over.

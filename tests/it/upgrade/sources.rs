@@ -234,7 +234,7 @@ fn a_redis_whose_answers_come_late_is_divided_exactly() {
                 eventually("both are subscribed", || {
                     (redis.subscribers("channel-0") == 2 || !lineage.successors().is_empty()).then_some(())
                 });
-                relay.hold_replies();
+                relay.hold_replies_with("");
                 thread::sleep(Duration::from_millis(300));
                 relay.release_replies();
             });

@@ -1,0 +1,156 @@
+//! `ssecast completions` and `ssecast man`: what packages ship beside the program, made from the grammar and from the list of
+//! configuration keys, so that neither can fall behind. Reads no configuration.
+
+use std::{fmt::Write as _, fs, io, path::PathBuf};
+
+use clap::{Command, CommandFactory as _};
+use clap_mangen::roff::{Roff, bold, roman};
+
+use super::{Cli, Failure, exit, print};
+use crate::config::{DEFAULT_PATH, KEYS};
+
+/// Print the completions of a shell
+///
+/// For packages; or by hand: ssecast completions bash > ~/.local/share/bash-completion/completions/ssecast
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub struct CompletionsArgs {
+    /// Which shell
+    shell: clap_complete::Shell,
+}
+
+/// Print the manual page, or write all of them into a folder
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub struct ManArgs {
+    /// Write ssecast(1), a page for each subcommand and ssecast.toml(5) here
+    #[arg(long, value_name = "FOLDER")]
+    to: Option<PathBuf>,
+}
+
+/// Prints completions.
+///
+/// # Errors
+/// What the system says of standard output.
+pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut grammar(), "ssecast", &mut script);
+    Ok(print(&script)?)
+}
+
+/// Prints ssecast(1), or writes every page.
+///
+/// # Errors
+/// What the system says of standard output or of the folder.
+pub fn man(args: &ManArgs) -> Result<(), Failure> {
+    let Some(folder) = &args.to else {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(grammar()).render(&mut page)?;
+        return Ok(print(&page)?);
+    };
+    let written = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        clap_mangen::generate_to(grammar(), folder)?;
+        fs::write(folder.join("ssecast.toml.5"), configuration_page())
+    };
+    written().map_err(|error| Failure::new(exit::IO, format_args!("{}: {error}", folder.display())))
+}
+
+/// The grammar without what is hidden, such as the subcommands here: completions would offer them.
+fn grammar() -> Command {
+    let whole = Cli::command();
+    let shown: Vec<_> = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
+    // `ssecast help` would be listed with a page that there isn't.
+    Command::new("ssecast")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(whole.get_about().cloned().unwrap_or_default())
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
+        .subcommands(shown)
+}
+
+/// ssecast.toml(5): every key with its default and its meaning.
+fn configuration_page() -> String {
+    let mut page = Roff::new();
+    page.control("TH", ["ssecast.toml", "5"]);
+    page.control("SH", ["NAME"]);
+    page.text([roman("ssecast.toml - configuration of ssecast")]);
+    page.control("SH", ["SYNOPSIS"]);
+    page.text([roman(DEFAULT_PATH)]);
+    page.control("SH", ["DESCRIPTION"]);
+    page.text([
+        roman("A TOML document. Every key is optional. Durations are written as \"20s\", sizes as \"64MiB\". "),
+        bold("ssecast check"),
+        roman(" tells every error of the file with its line, "),
+        bold("ssecast check --defaults"),
+        roman(" prints a file with every key at its default."),
+    ]);
+    let mut table = "";
+    for key in KEYS {
+        if key.table() != table {
+            table = key.table();
+            page.control("SH", [format!("[{table}]").as_str()]);
+        }
+        page.control("TP", []);
+        page.text([bold(key.name()), roman(format!(" = {}", key.default))]);
+        page.text([roman(sentence(key.help))]);
+    }
+    page.control("SH", ["EXAMPLE"]);
+    page.control("nf", []);
+    page.text([roman(example())]);
+    page.control("fi", []);
+    page.control("SH", ["SEE ALSO"]);
+    page.text([bold("ssecast"), roman("(1), "), bold("ssecast-check"), roman("(1)")]);
+    page.render()
+}
+
+/// The help of a key as it stands in running text.
+fn sentence(help: &str) -> String {
+    let mut chars = help.chars();
+    let first = chars.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(chars).chain(['.']).collect()
+}
+
+/// The shortest file that is of use: publishes come from a Redis.
+fn example() -> String {
+    let mut example = String::new();
+    for key in KEYS.iter().filter(|key| key.path == "redis.url") {
+        // Writing into a String cannot fail.
+        let _ = write!(example, "[{}]\n{} = {}", key.table(), key.name(), key.default);
+    }
+    example
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_page_for_each_subcommand_and_each_key_is_in_the_configurations() {
+        let folder = tempfile::tempdir().unwrap();
+        man(&ManArgs { to: Some(folder.path().join("man")) }).unwrap();
+        let page = |name: &str| fs::read_to_string(folder.path().join("man").join(name)).unwrap();
+        assert!(page("ssecast.1").contains("ssecast\\-publish(1)"));
+        assert!(page("ssecast-publish.1").contains(".SH SYNOPSIS"));
+        let configuration = page("ssecast.toml.5");
+        for key in KEYS {
+            let line = format!("\n\\fB{}\\fR = ", key.name().replace('-', "\\-"));
+            assert!(configuration.contains(&line), "{line} in {configuration}");
+        }
+    }
+
+    #[test]
+    fn hidden_subcommands_are_in_no_page_and_no_completion() {
+        let mut script = Vec::new();
+        clap_complete::generate(clap_complete::Shell::Bash, &mut grammar(), "ssecast", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        assert!(script.contains("--admin-socket") && !script.contains("completions"), "{script}");
+        let mut page = Vec::new();
+        clap_mangen::Man::new(grammar()).render(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        assert!(
+            page.contains("ssecast\\-tail(1)") && !page.contains("completions") && !page.contains("help(1)"),
+            "{page}"
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! A reload: a new process takes over everything. No client is cut, no event is lost or doubled, and where the new process
+//! can't, the old one goes on.
+
+use std::{
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    Daemon, Folder, Nginx, RedisServer, Request, Response, Stream, Subscription,
+    daemon::run,
+    eventually,
+    publisher::{accepted, refused},
+};
+
+fn start(tables: &str) -> (Folder, Daemon) {
+    let folder = Folder::new();
+    let daemon = Daemon::start(&folder, tables);
+    (folder, daemon)
+}
+
+fn open(daemon: &Daemon, count: usize, channels: &[&str]) -> Vec<Stream> {
+    (0..count).map(|_| Subscription::to(channels).open(daemon.public())).collect()
+}
+
+fn numbers(count: usize) -> Vec<String> {
+    (0..count).map(|number| number.to_string()).collect()
+}
+
+/// The data of all events up to one with `last`.
+fn texts_up_to(stream: &mut Stream, last: &str) -> Vec<String> {
+    let mut texts = stream.texts(1);
+    while texts.last().unwrap() != last {
+        texts.extend(stream.texts(1));
+    }
+    texts
+}
+
+#[test]
+fn streams_go_on_as_if_nothing_had_happened() {
+    let (_folder, mut daemon) = start("[process]\nworkers = 2\n");
+    let mut clients = open(&daemon, 50, &["cats", "dogs"]);
+    let mut published = Vec::new();
+    for round in 0..4 {
+        for channel in ["cats", "dogs"] {
+            let answer = daemon.publish(channel, &format!("{channel} {round}"));
+            assert_eq!(answer.subscribers, 50, "in round {round}");
+            published.push(answer.id.unwrap());
+        }
+        let before = daemon.child().pid();
+        daemon.reload();
+        assert_ne!(daemon.child().pid(), before);
+        assert_eq!(daemon.stats(), [("cats".to_owned(), 50), ("dogs".to_owned(), 50)]);
+    }
+    for client in &mut clients {
+        let events = client.events(published.len());
+        assert!(events.iter().all(|event| event.gap().is_none()));
+        assert_eq!(events.into_iter().map(|event| event.id).collect::<Vec<_>>(), published);
+    }
+    let node = |id: &str| id.split_once('-').unwrap().0.to_owned();
+    assert!(published.iter().all(|id| node(id) == node(&published[0])), "the node is handed on: {published:?}");
+    drop(clients);
+    eventually("the successor sees that they have left", || daemon.stats().is_empty().then_some(()));
+}
+
+#[test]
+fn what_is_published_meanwhile_arrives_once_and_in_order() {
+    let (_folder, mut daemon) = start("[history]\nmessages = 100000\n");
+    let mut clients = open(&daemon, 20, &["cats"]);
+    let admin = daemon.admin().clone();
+    let done = AtomicBool::new(false);
+    let published = thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            let mut count = 0;
+            while !done.load(Ordering::Acquire) {
+                // Whoever publishes notices nothing either.
+                accepted(Request::post("/publish/cats", "", count.to_string()).send(&admin));
+                count += 1;
+            }
+            count
+        });
+        for _ in 0..8 {
+            daemon.reload();
+        }
+        done.store(true, Ordering::Release);
+        publishing.join().unwrap()
+    });
+    assert!(published > 8, "{published}");
+    for client in &mut clients {
+        assert_eq!(texts_up_to(client, &(published - 1).to_string()), numbers(published));
+    }
+}
+
+#[test]
+fn what_redis_passes_on_meanwhile_arrives_once_and_in_order() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let mut daemon = Daemon::start(&folder, &format!("{}[history]\nmessages = 100000\n", redis.table()));
+    let mut clients = open(&daemon, 5, &["cats", "dogs"]);
+    let mut pace = open(&daemon, 1, &["cats", "dogs"]).remove(0);
+    let done = AtomicBool::new(false);
+    let published = thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            let mut connection = redis.connect();
+            // It publishes no faster than this reads: Redis cuts off those who fall behind.
+            let mut count = 0;
+            while !done.load(Ordering::Acquire) {
+                for number in count..count + 20 {
+                    let channel = ["cats", "dogs"][number % 2];
+                    let heard: usize = redis::Commands::publish(&mut connection, channel, number).unwrap();
+                    assert!(heard > 0, "nobody was subscribed for a moment");
+                }
+                assert_eq!(pace.texts(20), numbers(count + 20)[count..]);
+                count += 20;
+            }
+            count
+        });
+        for _ in 0..8 {
+            daemon.reload();
+        }
+        done.store(true, Ordering::Release);
+        publishing.join().unwrap()
+    });
+    assert!(published > 8, "{published}");
+    for client in &mut clients {
+        assert_eq!(texts_up_to(client, &(published - 1).to_string()), numbers(published));
+    }
+    eventually("the old process's subscriptions are gone", || (redis.subscribers("cats") == 1).then_some(()));
+}
+
+#[test]
+fn behind_nginx_nobody_notices() {
+    let (folder, mut daemon) = start("");
+    let nginx = Nginx::start(&folder, &daemon);
+    let mut stream = Subscription::to(&["cats"]).open(&nginx.sse());
+    for round in 0..5 {
+        daemon.publish("cats", &format!("{round} before"));
+        daemon.reload();
+        daemon.publish("cats", &format!("{round} after"));
+        assert_eq!(stream.texts(2), [format!("{round} before"), format!("{round} after")]);
+        let mut late = Subscription::to(&["cats"]).open(&nginx.sse());
+        daemon.publish("cats", "to both");
+        assert_eq!((stream.texts(1), late.texts(1)), (vec!["to both".to_owned()], vec!["to both".to_owned()]));
+    }
+}
+
+#[test]
+fn a_frame_that_was_half_written_is_finished() {
+    let (_folder, mut daemon) = start("[publish]\nmax_message = \"16MiB\"\n");
+    let mut slow = open(&daemon, 1, &["cats"]).remove(0);
+    let long: String = (0..3_000_000).map(|number: u32| char::from(b'a' + (number % 26) as u8)).collect();
+    daemon.publish_raw("cats", long.as_bytes());
+    daemon.publish("cats", "behind it");
+    for _ in 0..3 {
+        daemon.reload();
+    }
+    daemon.publish("cats", "the last");
+    let texts = slow.texts(3);
+    assert!(texts[0] == long, "{} bytes came as {}", long.len(), texts[0].len());
+    assert_eq!(texts[1..], ["behind it", "the last"]);
+}
+
+#[test]
+fn slow_readers_stay_slow_readers() {
+    let (_folder, mut daemon) = start("[history]\nmessages = 100000\nstretch = \"60s\"\n");
+    let mut slow = open(&daemon, 10, &["cats"]);
+    let padding = "x".repeat(200);
+    let messages: Vec<String> = (0..5000).map(|number| format!("{number} {padding}")).collect();
+    for lot in messages.chunks(1000) {
+        daemon.publish_many("cats", lot.iter().map(String::as_str));
+        daemon.reload();
+    }
+    for client in &mut slow {
+        assert!(client.texts(messages.len()) == messages);
+    }
+}
+
+#[test]
+fn histories_are_handed_on() {
+    let (_folder, mut daemon) = start("");
+    let cursor = Subscription::to(&["elsewhere"]).open(daemon.public()).last_event_id();
+    for message in numbers(50) {
+        daemon.publish("cats", &message);
+    }
+    daemon.reload();
+    daemon.publish("cats", "50");
+    daemon.reload();
+    let mut resumed = Subscription::to(&["cats"]).after(&cursor).open(daemon.public());
+    assert_eq!(resumed.texts(51), numbers(51), "and no gap");
+}
+
+#[test]
+fn a_poll_that_waits_is_answered_by_the_successor() {
+    let (_folder, mut daemon) = start("[stream]\nping_interval = \"1h\"\n");
+    let mut socket = daemon.public().connect().unwrap();
+    let request = Request::get("/?channels=cats").header("Accept", "application/json").header("Connection", "close");
+    socket.write_all(&request.to_bytes()).unwrap();
+    eventually("it waits", || (daemon.subscribers("cats") == 1).then_some(()));
+    daemon.reload();
+    daemon.publish("cats", "by the successor");
+    let answer = Response::read_head(socket).unwrap().json();
+    assert_eq!(answer["events"][0]["data"], "by the successor");
+}
+
+#[test]
+fn connections_that_wait_for_a_request_are_handed_on() {
+    let (_folder, mut daemon) = start("");
+    let mut idle = daemon.public().connect().unwrap();
+    let mut half = daemon.public().connect().unwrap();
+    half.write_all(b"GET /?channels=cats HTTP/1.1\r\nHost: loc").unwrap();
+    // Both are accepted before the process that is to be succeeded ends.
+    daemon.assert_serving();
+    daemon.reload();
+    let request = Subscription::to(&["cats"]).request(daemon.public()).to_bytes();
+    idle.write_all(&request).unwrap();
+    half.write_all(b"alhost\r\n\r\n").unwrap();
+    let mut streams = [idle, half].map(|socket| Stream::new(Response::read_head(socket).unwrap()));
+    daemon.publish("cats", "1");
+    for stream in &mut streams {
+        assert_eq!(stream.texts(1), ["1"]);
+    }
+}
+
+#[test]
+fn the_new_configuration_counts() {
+    let (_folder, mut daemon) = start("[stream]\nmax_clients = 10\nmax_channels_per_client = 2\n");
+    let clients = open(&daemon, 3, &["cats"]);
+    daemon.configure("[stream]\nmax_clients = 4\nmax_channels_per_client = 3\nping_interval = \"50ms\"\n");
+    daemon.reload();
+    let mut fourth = Subscription::to(&["a", "b", "c"]).open(daemon.public());
+    fourth.ping();
+    refused(Request::get("/?channels=cats").send(daemon.public()), 503);
+    drop(clients);
+}
+
+#[test]
+fn where_the_new_configuration_is_wrong_the_old_process_goes_on() {
+    let (_folder, mut daemon) = start("");
+    let mut client = open(&daemon, 1, &["cats"]).remove(0);
+    let pid = daemon.child().pid();
+    daemon.configure("[stream]\nretyr = \"1s\"\n");
+    let said = refused(Request::post("/reload", "", "").send(daemon.admin()), 500);
+    assert!(said.contains("retyr") && said.contains("retry"), "{said}");
+    let output = run(&["reload", "--admin-socket", daemon.admin().path().to_str().unwrap()], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("retyr"));
+    assert_eq!(daemon.child().ended(), None, "{}", daemon.child().log());
+    assert!(daemon.child().log().contains("retyr"), "the log says why: {}", daemon.child().log());
+    daemon.publish("cats", "undisturbed");
+    assert_eq!(client.texts(1), ["undisturbed"]);
+    daemon.configure("");
+    daemon.reload();
+    assert_ne!(daemon.child().pid(), pid);
+    daemon.publish("cats", "and later");
+    assert_eq!(client.texts(1), ["and later"]);
+}
+
+#[test]
+fn where_the_new_redis_is_away_clients_keep_what_they_have() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let mut daemon = Daemon::start(&folder, &redis.table());
+    let mut client = open(&daemon, 1, &["cats"]).remove(0);
+    daemon.configure("[redis]\nurl = \"redis://127.0.0.1:1\"\n");
+    let answer = Request::post("/reload", "", "").send(daemon.admin());
+    assert_ne!(answer.status(), 200, "nothing is given up that isn't held already");
+    assert_eq!(daemon.child().ended(), None);
+    redis.publish("cats", "undisturbed");
+    assert_eq!(client.texts(1), ["undisturbed"]);
+}
+
+#[test]
+fn sighup_is_a_reload_and_the_pidfile_follows() {
+    let folder = Folder::new();
+    let pidfile = folder.path("ssecast.pid");
+    let mut daemon = Daemon::start(&folder, &format!("[process]\npidfile = {pidfile:?}\n"));
+    let mut client = open(&daemon, 1, &["cats"]).remove(0);
+    let read = || std::fs::read_to_string(&pidfile).ok()?.trim().parse::<u32>().ok();
+    let before = daemon.child().pid();
+    assert_eq!(read(), Some(before));
+    daemon.child().signal(Signal::SIGHUP);
+    let after = eventually("another pid in the pidfile", || read().filter(|pid| *pid != before));
+    daemon.child().succeed(after);
+    daemon.publish("cats", "by the successor");
+    assert_eq!(client.texts(1), ["by the successor"]);
+    daemon.terminate();
+    assert!(daemon.child().wait().success());
+    assert!(!pidfile.exists(), "the successor removes it");
+    assert!(!daemon.public().path().exists() && !daemon.admin().path().exists());
+}
+
+#[test]
+fn reload_after_reload_leaves_nothing_behind() {
+    let (_folder, mut daemon) = start("");
+    let _clients = open(&daemon, 10, &["cats"]);
+    daemon.reload();
+    let files = daemon.child().open_files();
+    for _ in 0..12 {
+        daemon.reload();
+    }
+    eventually("as many files are open as before", || (daemon.child().open_files() <= files).then_some(()));
+    daemon.assert_serving();
+}
+
+#[test]
+fn those_who_ask_together_are_all_answered() {
+    let (_folder, mut daemon) = start("");
+    let mut client = open(&daemon, 1, &["cats"]).remove(0);
+    let admin = daemon.admin().clone();
+    let answers: Vec<serde_json::Value> = thread::scope(|scope| {
+        let asking: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| Request::post("/reload", "", "").send(&admin).json())).collect();
+        asking.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    // Each was carried out by whoever served then; follow them from one to the next.
+    let mut successors: Vec<u32> =
+        answers.iter().map(|answer| u32::try_from(answer["pid"].as_u64().expect("a pid")).unwrap()).collect();
+    successors.sort_unstable();
+    successors.dedup();
+    for pid in successors {
+        daemon.child().succeed(pid);
+    }
+    daemon.publish("cats", "still here");
+    assert_eq!(client.texts(1), ["still here"]);
+}
