@@ -53,8 +53,8 @@ pub(super) struct Entering {
     pub(super) kind: Kind,
     /// Ticks until it ends by itself.
     pub(super) expires_in: Option<Tick>,
-    /// Ticks until it is looked at for a ping.
-    pub(super) ping_in: Tick,
+    /// Ticks since something was written to it, by whatever process.
+    pub(super) silent: Tick,
     pub(super) behind: Option<Box<Behind>>,
     pub(super) poll: Option<Box<Poll>>,
     pub(super) seat: Seat,

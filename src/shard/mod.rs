@@ -192,7 +192,7 @@ impl Shard {
             channels: channels.to_vec(),
             kind: joining.kind,
             expires_in: lifetime.map(|lifetime| self.wheel.ticks(lifetime)),
-            ping_in: self.wheel.ticks(stream.ping_interval),
+            silent: 0,
             behind: Some(Box::new(behind)),
             poll,
             seat: joining.seat,
@@ -205,7 +205,7 @@ impl Shard {
 
     /// Makes a connection a client, and serves it what it is due.
     fn admit(&mut self, entering: Entering) -> Option<u32> {
-        let Entering { fd, channels, kind, expires_in, ping_in, behind, poll, seat } = entering;
+        let Entering { fd, channels, kind, expires_in, silent, behind, poll, seat } = entering;
         self.generation = self.generation.wrapping_add(1);
         let (generation, now) = (self.generation, self.wheel.now());
         let entry = self.clients.vacant_entry();
@@ -220,9 +220,11 @@ impl Shard {
             self.hub.set_behind(group, true);
         }
         let expires = expires_in.map_or(Tick::MAX, |ticks| now.saturating_add(ticks));
-        entry.insert(Client { fd, generation, group, place, written: now, expires, behind, poll, _seat: seat });
+        let written = now.saturating_sub(silent);
+        entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, _seat: seat });
         self.metrics.joined.add(1);
-        self.wheel.put(key, expires.min(now.saturating_add(ping_in)));
+        let interval = self.wheel.ticks(self.config.stream.ping_interval);
+        self.wheel.put(key, expires.min(written.saturating_add(interval)));
         self.serve(slot);
         Some(slot)
     }

@@ -264,13 +264,12 @@ impl Shard {
             let reader = Reader { cursor: Position(behind.cursor), standing };
             Box::new(Behind { reader, partial: behind.partial, armed: false, ends: behind.ends })
         });
-        let interval = self.wheel.ticks(self.config.stream.ping_interval);
         self.admit(Entering {
             fd,
             channels,
             kind: kind_from_u8(state.kind),
             expires_in: state.expires.map(ticks),
-            ping_in: interval.saturating_sub(ticks(state.silent)).max(1),
+            silent: ticks(state.silent),
             behind,
             poll: state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) })),
             seat: self.seats.make(),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-/// A time, counted in the wheel's ticks since the shard began.
+/// A time, counted in the wheel's ticks since one interval of pings before the shard began.
 pub(super) type Tick = u32;
 
 const SLOTS: u32 = 64;
@@ -20,7 +20,10 @@ impl<K> Wheel<K> {
     /// A wheel fine enough for pings after `interval` of silence.
     pub(super) fn new(interval: Duration) -> Self {
         let tick = (interval / 32).clamp(Duration::from_millis(5), Duration::from_secs(1));
-        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now: 0, tick }
+        let mut wheel = Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now: 0, tick };
+        // A client that was taken over may have been silent for an interval before the shard began.
+        wheel.now = wheel.ticks(interval);
+        wheel
     }
 
     /// The length of a tick.
