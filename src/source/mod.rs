@@ -57,6 +57,16 @@ impl Feed {
         self.dispatcher.confirm(self.source, name, ticket);
     }
 
+    /// The demand can't be met, now or later: the source will not deliver the channel.
+    pub fn refuse(&self, name: &ChannelName, ticket: Ticket, why: &dyn std::fmt::Display) {
+        self.metrics.refused_channels.add(1);
+        let count = self.metrics.refused_channels.get();
+        if count.is_power_of_two() {
+            tracing::warn!(channel = %name, %why, count, "a source refuses a channel; who listens to it gets nothing from there");
+        }
+        self.dispatcher.refuse(self.source, name, ticket);
+    }
+
     /// The source is away: messages may be missed from now on.
     pub fn lost(&self) {
         self.dispatcher.lost(self.source);

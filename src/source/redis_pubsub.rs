@@ -113,8 +113,14 @@ impl Session {
             self.note(demand);
         }
         let names: Vec<ChannelName> = self.wanted.keys().cloned().collect();
-        self.subscribe(&mut connection, &names).await?;
-        self.feed.restored(self.wanted.iter().map(|(name, &ticket)| (name, ticket)));
+        let refused = self.subscribe(&mut connection, &names).await?;
+        let met = self.wanted.iter().filter(|(name, _)| !refused.contains_key(*name));
+        self.feed.restored(met.map(|(name, &ticket)| (name, ticket)));
+        for (name, why) in &refused {
+            if let Some(&ticket) = self.wanted.get(name) {
+                self.feed.refuse(name, ticket, why);
+            }
+        }
         Ok(())
     }
 
@@ -160,10 +166,12 @@ impl Session {
             if subscribes {
                 // Tickets as they stand now: a later demand for the same channel has one of its own.
                 let tickets: Vec<Option<Ticket>> = names.iter().map(|name| self.wanted.get(name).copied()).collect();
-                self.subscribe(connection, &names).await?;
+                let refused = self.subscribe(connection, &names).await?;
                 for (name, ticket) in names.iter().zip(tickets) {
-                    if let Some(ticket) = ticket {
-                        self.feed.confirm(name, ticket);
+                    match (ticket, refused.get(name)) {
+                        (Some(ticket), None) => self.feed.confirm(name, ticket),
+                        (Some(ticket), Some(why)) => self.feed.refuse(name, ticket, why),
+                        (None, _) => {}
                     }
                 }
             } else {
@@ -173,11 +181,30 @@ impl Session {
         Ok(())
     }
 
-    async fn subscribe(&self, connection: &mut MultiplexedConnection, names: &[ChannelName]) -> redis::RedisResult<()> {
+    /// Subscribes to all that Redis allows; gives back what it refuses, and why.
+    async fn subscribe(
+        &self,
+        connection: &mut MultiplexedConnection,
+        names: &[ChannelName],
+    ) -> redis::RedisResult<HashMap<ChannelName, redis::RedisError>> {
+        let mut refused = HashMap::new();
         for names in names.chunks(CHANNELS_A_COMMAND) {
-            connection.subscribe(self.in_redis(names)).await?;
+            match connection.subscribe(self.in_redis(names)).await {
+                Err(error) if is_refusal(&error) => {}
+                done => {
+                    done?;
+                    continue;
+                }
+            }
+            // Redis refuses all of them because of one: which one is found by asking for each.
+            for name in names {
+                match connection.subscribe(self.in_redis(std::slice::from_ref(name))).await {
+                    Err(why) if is_refusal(&why) => drop(refused.insert(name.clone(), why)),
+                    done => done?,
+                }
+            }
         }
-        Ok(())
+        Ok(refused)
     }
 
     fn in_redis(&self, names: &[ChannelName]) -> Vec<String> {
@@ -228,6 +255,11 @@ impl Receiver {
             Err(why) => self.feed.drop_invalid(&why),
         }
     }
+}
+
+/// Whether Redis is there, but its user may not have the channel (ACL).
+fn is_refusal(error: &redis::RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoPerm)
 }
 
 /// Asks the server whether it is there, again and again, until it gives no answer.

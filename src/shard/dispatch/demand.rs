@@ -47,15 +47,22 @@ impl Dispatcher {
                 state.early_bytes -= wanted.early.iter().map(|message| message.data.len()).sum::<usize>();
             }
             self.to_all(|| Op::Unasked(name.clone()));
-            for source in &self.sources {
-                let _ = source.send(Demand::Unsubscribe(name.clone()));
-            }
+            self.unsubscribe(name);
         }
     }
 
     /// Source `source` delivers the channel from now on, as the demand with `ticket` has asked.
     pub fn confirm(&self, source: usize, name: &ChannelName, ticket: Ticket) {
         let mut state = self.lock();
+        self.confirm_all(&mut state, source, [(name, ticket)].into_iter());
+    }
+
+    /// Source `source` will not deliver the channel, and has told why. Joins don't wait for it; the marker is none any more.
+    pub fn refuse(&self, source: usize, name: &ChannelName, ticket: Ticket) {
+        let mut state = self.lock();
+        if state.marker.as_ref() == Some(name) {
+            return self.drop_marker(&mut state);
+        }
         self.confirm_all(&mut state, source, [(name, ticket)].into_iter());
     }
 

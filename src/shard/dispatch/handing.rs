@@ -4,7 +4,7 @@
 //! before it, the successor what comes after it. From the marker on the predecessor keeps messages (it may have to go on
 //! after all), and until the marker the successor drops them.
 
-use std::{mem, sync::Arc};
+use std::{collections::HashSet, mem, sync::Arc};
 
 use super::{Demand, Dispatcher, Mode, Op, State, Ticket, Wanted, now_micros};
 use crate::{
@@ -31,6 +31,32 @@ impl Dispatcher {
         self.demand_open(&mut state, name, 0);
     }
 
+    /// Whether every source has said whether it delivers the marker's channel.
+    #[must_use]
+    pub fn marker_is_answered(&self) -> bool {
+        let state = self.lock();
+        let wanted = state.marker.as_ref().and_then(|marker| state.wanted.get(marker));
+        wanted.is_none_or(|wanted| wanted.awaiting == 0)
+    }
+
+    /// Whether there is a marker that no source has refused.
+    #[must_use]
+    pub fn has_marker(&self) -> bool {
+        self.lock().marker.is_some()
+    }
+
+    /// Whether messages are kept: the marker has come.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        matches!(self.lock().mode, Mode::Holding(_))
+    }
+
+    /// Whether a source was lost since [`Dispatcher::note_subscribed`], and with it perhaps the marker.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.lock().broken
+    }
+
     /// Whether all that is wanted, the marker included, is confirmed by every source.
     #[must_use]
     pub fn is_subscribed(&self) -> bool {
@@ -55,7 +81,7 @@ impl Dispatcher {
     pub async fn held(&self) {
         loop {
             let turned = self.turned.notified();
-            if matches!(self.lock().mode, Mode::Holding(_)) {
+            if self.is_holding() {
                 return;
             }
             turned.await;
@@ -100,13 +126,16 @@ impl Dispatcher {
     pub fn begin(&self, sequencer: Sequencer, open: &[ChannelName], exact: bool) -> bool {
         let mut state = self.lock();
         state.sequencer = sequencer;
+        self.forget_all_but(&mut state, open);
         let mut inexact = Vec::new();
         for name in open {
-            if !state.wanted.contains_key(name) && !self.sources.is_empty() {
+            match state.wanted.get(name) {
                 // It was wanted so late that nobody has asked for it here; its confirmation tells the gap.
-                self.demand_open(&mut state, name, self.all_shards());
-            } else if !exact || state.broken {
-                inexact.push(name.clone());
+                None if !self.sources.is_empty() => self.demand_open(&mut state, name, self.all_shards()),
+                // Where a source is away, the gap is told when it is back.
+                Some(wanted) if wanted.awaiting != 0 => {}
+                _ if !exact || state.broken => inexact.push(name.clone()),
+                _ => {}
             }
         }
         let told = inexact.is_empty();
@@ -142,12 +171,31 @@ impl Dispatcher {
         self.demand(state, name, wanted);
     }
 
-    fn drop_marker(&self, state: &mut State) {
+    /// Lets go what was asked for in advance, and what the other process's shards had no more in the end.
+    fn forget_all_but(&self, state: &mut State, open: &[ChannelName]) {
+        let open: HashSet<&ChannelName> = open.iter().collect();
+        let marker = state.marker.clone();
+        let State { wanted, early_bytes, .. } = state;
+        wanted.retain(|name, wanted| {
+            let stays = open.contains(name) || marker.as_ref() == Some(name);
+            if !stays {
+                *early_bytes -= wanted.early.iter().map(|message| message.data.len()).sum::<usize>();
+                self.unsubscribe(name);
+            }
+            stays
+        });
+    }
+
+    pub(super) fn drop_marker(&self, state: &mut State) {
         let Some(marker) = state.marker.take() else { return };
         state.wanted.remove(&marker);
+        self.unsubscribe(&marker);
+    }
+
+    pub(super) fn unsubscribe(&self, name: &ChannelName) {
         for source in &self.sources {
             // A source that has ended has nothing to unsubscribe from.
-            let _ = source.send(Demand::Unsubscribe(marker.clone()));
+            let _ = source.send(Demand::Unsubscribe(name.clone()));
         }
     }
 

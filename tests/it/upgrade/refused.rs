@@ -104,11 +104,8 @@ fn a_program_that_goes_wrong_after_any_word_changes_nothing() {
         ("Hello hear Ready hear Ready hear take Holding hear fail", "the moon is full"),
         ("Hello hear Ready hear Ready hear take Holding hear close hang", "closed the link"),
     ];
-    let cases: Vec<(Box<dyn Fn()>, &str)> = parts
-        .iter()
-        .map(|&(part, why)| (Box::new(move || imposter::put(program, part)) as Box<dyn Fn()>, why))
-        .collect();
-    let cases: Vec<(&dyn Fn(), &str)> = cases.iter().map(|(put, why)| (&**put, *why)).collect();
+    let puts: Vec<_> = parts.iter().map(|(part, _)| move || imposter::put(program, part)).collect();
+    let cases: Vec<(&dyn Fn(), &str)> = puts.iter().zip(parts).map(|(put, (_, why))| (put as &dyn Fn(), why)).collect();
     assert_refused(&folder, &lineage, &mut ByRedis(redis.connect()), &cases);
     eventually("no marker is left over", || {
         let channels: Vec<String> = redis.query(redis::cmd("PUBSUB").arg("CHANNELS"));

@@ -1,7 +1,12 @@
 //! Redis across a change of the process: subscriptions, the marker that divides its messages, and what is told when it can't.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -49,11 +54,11 @@ fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let lineage = Lineage::start(&folder, &format!("{}[history]\nlinger = \"0s\"\n", redis.table()));
-    let done = AtomicBool::new(false);
+    let (done, gaps) = (AtomicBool::new(false), AtomicUsize::new(0));
     let came = thread::scope(|scope| {
         let comers: Vec<_> = (0..COMERS)
             .map(|comer| {
-                let (done, lineage, redis) = (&done, &lineage, &redis);
+                let (done, gaps, lineage, redis) = (&done, &gaps, &lineage, &redis);
                 scope.spawn(move || {
                     let mut connection = redis.connect();
                     let mut count = 0;
@@ -66,7 +71,12 @@ fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
                         assert!(heard > 0, "nobody is subscribed to {name}");
                         let told = stream.event();
                         // Nothing can be missing before the first event, but a gap is no lie.
-                        let told = if told.gap().is_some() { stream.event() } else { told };
+                        let told = if told.gap().is_some() {
+                            gaps.fetch_add(1, Ordering::Relaxed);
+                            stream.event()
+                        } else {
+                            told
+                        };
                         assert_eq!(told.text(), text);
                         count += 1;
                     }
@@ -81,7 +91,7 @@ fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
         done.store(true, Ordering::Relaxed);
         comers.into_iter().map(|comer| comer.join().unwrap()).sum::<usize>()
     });
-    println!("{came} came");
+    println!("{came} came, and {gaps:?} were told of a gap");
     assert_eq!(lineage.exact(), [true; 10]);
     eventually("everything is let go", || all_channels(&redis).is_empty().then_some(()));
     // No channel is in a state that keeps those who come next from it.
@@ -208,6 +218,7 @@ fn another_redis_is_another_source() {
     lineage.configure("");
     lineage.reload();
     lineage.publish("cats", "from nobody's Redis");
+    assert_eq!(stream.gap(), source_gap("cats"));
     assert_eq!(stream.texts(1), ["from nobody's Redis"]);
     lineage.configure(&redis.table());
     lineage.reload();
@@ -217,31 +228,59 @@ fn another_redis_is_another_source() {
     assert_eq!(stream.texts(1), ["from the first one"]);
 }
 
+/// A relay to Redis, of which later connections hear everything [`LATE`].
+struct LateRelay {
+    port: u16,
+    is_late: Arc<AtomicBool>,
+}
+
+const LATE: Duration = Duration::from_millis(150);
+
+impl LateRelay {
+    fn start(target: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let is_late = Arc::new(AtomicBool::new(false));
+        let from_now_on = Arc::clone(&is_late);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (mut client, mut server) =
+                    (client.unwrap(), TcpStream::connect((Ipv4Addr::LOCALHOST, target)).unwrap());
+                let (mut to_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let late = if from_now_on.load(Ordering::Relaxed) { LATE } else { Duration::ZERO };
+                thread::spawn(move || {
+                    let _ = io::copy(&mut client, &mut to_server);
+                    let _ = to_server.shutdown(Shutdown::Both);
+                });
+                thread::spawn(move || {
+                    let mut buffer = [0; 64 << 10];
+                    while let Ok(count @ 1..) = server.read(&mut buffer) {
+                        thread::sleep(late);
+                        if to_client.write_all(&buffer[..count]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to_client.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Self { port, is_late }
+    }
+}
+
 #[test]
-fn a_redis_whose_answers_come_late_is_divided_exactly() {
-    use crate::support::relay::Relay;
+fn messages_that_come_to_the_new_process_late_are_divided_exactly() {
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let relay = Relay::start(redis.port());
-    let lineage = Lineage::start(&folder, &redis.table());
-    let relayed = format!("[redis]\nurl = \"redis://127.0.0.1:{}\"\n", relay.port());
+    let relay = LateRelay::start(redis.port());
+    let lineage = Lineage::start(&folder, &format!("[redis]\nurl = \"redis://127.0.0.1:{}\"\n", relay.port));
     let mut publisher = ByRedis(redis.connect());
     LIGHT.during(&lineage, &mut publisher, |_| {
-        lineage.configure(&relayed);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                // As soon as the new process is subscribed by way of the relay, what it is sent comes late.
-                eventually("both are subscribed", || {
-                    (redis.subscribers("channel-0") == 2 || !lineage.successors().is_empty()).then_some(())
-                });
-                relay.hold_replies_with("");
-                thread::sleep(Duration::from_millis(300));
-                relay.release_replies();
-            });
-            lineage.ask();
-        });
-        if lineage.successors().is_empty() {
-            lineage.reload();
-        }
+        thread::sleep(Duration::from_millis(100));
+        relay.is_late.store(true, Ordering::Relaxed);
+        lineage.reload();
+        // And now the old one hears as late as the new one.
+        lineage.reload();
     });
+    assert_eq!(lineage.exact(), [true; 2]);
 }
