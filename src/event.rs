@@ -183,6 +183,9 @@ pub enum Form {
     Envelope,
 }
 
+/// What an event costs beside itself, in bytes: its place in a history and a share of the history.
+const OVERHEAD: usize = 128;
+
 /// A message with its position, encoded. All clients share its bytes.
 #[derive(Debug)]
 pub struct Event {
@@ -231,7 +234,7 @@ impl Event {
     /// What it holds of memory, in bytes: its frames and what describes them.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.plain.len() + size_of::<Self>() + 2 * size_of::<usize>()
+        self.plain.len() + size_of::<Self>() + OVERHEAD
     }
 }
 

@@ -38,8 +38,6 @@ pub struct Metrics {
     pub gaps: Counter,
     /// Clients refused because of `stream.max_clients`.
     pub refused: Counter,
-    /// Channels that a source refused to deliver.
-    pub refused_channels: Counter,
     /// Messages of a source that were dropped since they could not be events.
     pub invalid: Counter,
 }

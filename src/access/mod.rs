@@ -1,8 +1,14 @@
 //! Who may publish: the kernel's word about the peer, or a key.
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _},
+};
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::{
+    libc,
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+};
 use subtle::ConstantTimeEq;
 
 use crate::config;
@@ -17,23 +23,39 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Asks the kernel who has connected (`SO_PEERCRED`, unix(7)).
+    /// Asks the kernel who has connected (`SO_PEERCRED` and `SO_PEERGROUPS`, unix(7)).
     ///
     /// # Errors
     /// What the operating system says.
     pub fn of(socket: &impl AsFd) -> io::Result<Self> {
         let credentials = getsockopt(socket, PeerCredentials)?;
-        let mut groups = supplementary_groups(credentials.pid());
+        let mut groups = groups_of(socket)?;
         groups.push(credentials.gid());
         Ok(Self { user: credentials.uid(), groups })
     }
 }
 
-/// The groups of a process beside its own. A process that has ended has none: it then has no answer to read either.
-fn supplementary_groups(pid: i32) -> Vec<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
-    line.split_whitespace().filter_map(|group| group.parse().ok()).collect()
+/// The peer's groups beside its own, as they were when it connected.
+#[expect(unsafe_code, reason = "nix has no SO_PEERGROUPS")]
+fn groups_of(socket: &impl AsFd) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 32];
+    loop {
+        let mut bytes = libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `bytes` bytes, which is what the vector has, and each group is a u32.
+        let done = unsafe {
+            let fd = socket.as_fd().as_raw_fd();
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &raw mut bytes)
+        };
+        // Either as many as there are, or as many as there is room needed for.
+        groups.resize(bytes as usize / size_of::<u32>(), 0);
+        if done == 0 {
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) {
+            return Err(error);
+        }
+    }
 }
 
 /// Why a publish is refused.
@@ -77,6 +99,16 @@ pub fn may_publish(config: &config::Publish, peer: Option<&Peer>, key: Option<&[
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_knows_this_process() {
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = Peer::of(&ours).unwrap();
+        assert_eq!(peer.user, nix::unistd::geteuid().as_raw());
+        let mut groups: Vec<u32> = nix::unistd::getgroups().unwrap().iter().map(|group| group.as_raw()).collect();
+        groups.push(nix::unistd::getegid().as_raw());
+        assert_eq!(peer.groups, groups);
+    }
 
     fn config(keys: &[&str], users: &[u32], groups: &[u32]) -> config::Publish {
         config::Publish {

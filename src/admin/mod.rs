@@ -26,6 +26,8 @@ use crate::{
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A request with many messages may be this many times as long as one message.
 const MESSAGES_A_REQUEST: usize = 16;
+/// What an event is taken to have beside its message, in bytes.
+const EVENT_BYTES: usize = 64;
 
 /// How long a publish that has begun may take to be whole once a new process takes over: clients wait meanwhile.
 const TO_BE_WHOLE: Duration = Duration::from_millis(200);
@@ -162,7 +164,9 @@ impl Admin {
         };
         let request = match request.and_then(|request| self.check_length(request)) {
             Ok(request) => request,
-            Err(what @ BodyError::TooLong { .. }) => return error(StatusCode::PAYLOAD_TOO_LARGE, &what.to_string()),
+            Err(what @ (BodyError::TooLong { .. } | BodyError::TooMuch { .. })) => {
+                return error(StatusCode::PAYLOAD_TOO_LARGE, &what.to_string());
+            }
             Err(what) => return error(StatusCode::BAD_REQUEST, &what.to_string()),
         };
         let bearer =
@@ -178,10 +182,13 @@ impl Admin {
 
     fn check_length(&self, request: publish::Request) -> Result<publish::Request, BodyError> {
         let allowed = self.config.max_message;
-        match request.messages.iter().map(|message| message.data.len()).find(|&given| given > allowed) {
-            Some(given) => Err(BodyError::TooLong { given, allowed }),
-            None => Ok(request),
+        if let Some(given) = request.messages.iter().map(|message| message.data.len()).find(|&given| given > allowed) {
+            return Err(BodyError::TooLong { given, allowed });
         }
+        // One message on many channels is as many events.
+        let given = request.messages.iter().map(|message| message.data.len() + EVENT_BYTES).sum();
+        let allowed = allowed.saturating_mul(MESSAGES_A_REQUEST);
+        if given > allowed { Err(BodyError::TooMuch { given, allowed }) } else { Ok(request) }
     }
 
     async fn stats(&self) -> Answered {

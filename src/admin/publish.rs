@@ -25,6 +25,10 @@ pub(super) enum BodyError {
     NotUtf8(&'static str),
     #[error("a message has {given} bytes; at most {allowed} are allowed (publish.max_message)")]
     TooLong { given: usize, allowed: usize },
+    #[error(
+        "the events of the request have {given} bytes together; at most {allowed} are allowed (16 times publish.max_message)"
+    )]
+    TooMuch { given: usize, allowed: usize },
 }
 
 /// What a request asks to publish.

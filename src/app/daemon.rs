@@ -1,6 +1,11 @@
 //! The sources, the dispatcher and the shards: made, wired, started, drained and stopped.
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::{
@@ -24,6 +29,9 @@ use crate::{
 /// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
 const SOURCES_AT_START: Duration = Duration::from_secs(3);
 
+/// Where the first thread to end says why.
+type Ending = Arc<Mutex<Option<oneshot::Sender<String>>>>;
+
 /// A source that has not been started, and what will be asked of it.
 type Waiting = (Box<dyn Source>, mpsc::UnboundedReceiver<Demand>);
 
@@ -35,7 +43,7 @@ pub(super) struct Daemon {
     pub(super) sources: Vec<&'static str>,
     /// Why a shard has ended that nobody has told to.
     pub(super) ended: oneshot::Receiver<String>,
-    ending: Arc<std::sync::Mutex<Option<oneshot::Sender<String>>>>,
+    ending: Ending,
     metrics: Arc<Metrics>,
     seats: Arc<Seats>,
     waiting: Vec<Waiting>,
@@ -66,7 +74,7 @@ impl Daemon {
             publisher,
             sources: sources.iter().map(|source| source.name()).collect(),
             ended,
-            ending: Arc::new(std::sync::Mutex::new(Some(ending))),
+            ending: Arc::new(Mutex::new(Some(ending))),
             metrics,
             seats: Seats::new(config.stream.max_clients),
             waiting: sources.into_iter().zip(wanted).collect(),
@@ -81,13 +89,17 @@ impl Daemon {
             let feed = Feed::new(number, Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
             let mut running = self.running.subscribe();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            thread::Builder::new().name(format!("source-{}", source.name())).spawn(move || {
+            let ending = Arc::clone(&self.ending);
+            let name = format!("source-{}", source.name());
+            thread::Builder::new().name(name.clone()).spawn(move || {
+                let mut obituary = Obituary { ending, why: format!("{name} panicked") };
                 runtime.block_on(async {
                     tokio::select! {
                         () = source.run(feed, demands) => {}
                         _ = running.changed() => {}
                     }
                 });
+                obituary.why.clear();
             })?;
         }
         Ok(())
@@ -121,12 +133,10 @@ impl Daemon {
                     // An error says that the sender is gone, which is the sign.
                     let _ = running.changed().await;
                 };
-                if let Err(error) = shard::run(parts, &serve, stopped)
-                    && let Ok(mut ending) = ending.lock()
-                    && let Some(ending) = ending.take()
-                {
-                    // The daemon may be stopping for another reason.
-                    let _ = ending.send(format!("{name}: {error}"));
+                let mut obituary = Obituary { ending, why: format!("{name} panicked") };
+                match shard::run(parts, &serve, stopped) {
+                    Ok(()) => obituary.why.clear(),
+                    Err(error) => obituary.why = format!("{name}: {error}"),
                 }
             })?;
             self.threads.push(thread);
@@ -193,6 +203,25 @@ impl Daemon {
         });
         if timeout(Duration::from_secs(2), joined).await.is_err() {
             tracing::warn!("a shard's thread does not end; the process ends without it");
+        }
+    }
+}
+
+/// Tells the daemon how a thread has ended, whatever the reason: without one of them nobody would be served, and nobody told.
+struct Obituary {
+    ending: Ending,
+    /// Empty where it has ended as it should.
+    why: String,
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if self.why.is_empty() {
+            return;
+        }
+        if let Some(ending) = self.ending.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The daemon may be stopping for another reason.
+            let _ = ending.send(std::mem::take(&mut self.why));
         }
     }
 }

@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
+use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -26,7 +27,10 @@ use crate::{
     admin::{ReloadRequest, Reloaded},
     config::Config,
     event::{ChannelName, Message},
-    process::handover::{DESCRIPTORS_A_WORD, Link, LinkError, PROGRAM_TIME, Successor, VERSION, Word, memfd, program},
+    process::{
+        handover::{DESCRIPTORS_A_WORD, Link, LinkError, PROGRAM_TIME, Successor, VERSION, Word, memfd, program},
+        notify,
+    },
     shard::{Frozen, Image, Op},
     stream::Stream,
 };
@@ -343,6 +347,8 @@ async fn commit(
     talk.expect(Word::Holding, TO_TAKE, "had taken everything").await?;
     talk.say(Word::Go, &[]).await?;
     talk.receipt().await?;
+    // The new process tells the service manager nothing before the link is closed, since nobody would believe it.
+    notify::tell(&[NotifyState::MainPid(talk.successor.pid())]);
     tracing::info!(clients, exact, stood_still = ?began.elapsed(), pid = talk.successor.pid(), "a new process has taken over");
     Ok(())
 }

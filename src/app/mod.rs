@@ -19,7 +19,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use self::{accept::Accepting, daemon::Daemon, handover::Meanwhile};
+use self::{accept::Accepting, daemon::Daemon, handover::Meanwhile, succession::Taken};
 pub use self::{handover::Relaunch, succession::Succession};
 use crate::{
     admin::{Admin, ReloadRequest, Reloaded, Reloads},
@@ -114,8 +114,8 @@ pub async fn supervise(
     let files = limits::raise_open_files();
     let Start { config, mut sockets, mut pidfile, relaunch, succession } = start;
     let config = Arc::new(config);
-    let (daemon, inherited) = match succession {
-        None => (begin(&config).await?, Vec::new()),
+    let (daemon, inherited, link) = match succession {
+        None => (begin(&config).await?, Vec::new(), None),
         Some(succession) => {
             let taken = succession.succeed(&config).await?;
             if let Some(Err(error)) = pidfile.as_mut().map(Pidfile::write) {
@@ -124,7 +124,8 @@ pub async fn supervise(
             }
             sockets.public.own_file();
             sockets.admin.own_file();
-            (taken.daemon, taken.admin)
+            let (daemon, inherited, link) = taken.into_parts();
+            (daemon, inherited, Some(link))
         }
     };
     let admin = daemon.admin(&config, Reloads::new(reloads.asking.clone()));
@@ -134,6 +135,9 @@ pub async fn supervise(
     serving.daemon.sources_ready().await;
     let workers = serving.config.process.workers;
     tracing::info!(files, workers, node = %dispatcher.cursor().node, "serving");
+    if let Some(link) = link {
+        Taken::named(link).await;
+    }
     on_ready();
     let mut reporting = JoinSet::new(); // What is in it ends with it.
     reporting.spawn(notify::report(serving.daemon.vitals(&serving.admin)));
@@ -143,7 +147,7 @@ pub async fn supervise(
         tokio::select! {
             () = shutdown.as_mut() => break,
             () = advance(&dispatcher) => {}
-            ended = &mut serving.daemon.ended => anyhow::bail!("a shard ended by itself: {}", ended.unwrap_or_default()),
+            ended = &mut serving.daemon.ended => anyhow::bail!("a thread ended that must not: {}", ended.unwrap_or_default()),
             Some(asked) = reloads.asked.recv() => {
                 let mut meanwhile =
                     Meanwhile { stop: shutdown.as_mut(), stopped: false, requests: &mut reloads.asked, again: false };

@@ -28,11 +28,27 @@ const TO_DIVIDE: Duration = Duration::from_secs(5);
 /// Longest wait for the next word of the old process, which may take its time but not for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Longest wait for the old process to name this one.
+const TO_BE_NAMED: Duration = Duration::from_secs(2);
+
 /// What was taken over.
 pub(super) struct Taken {
-    pub(super) daemon: Daemon,
+    daemon: Daemon,
     /// Connections of the admin socket.
-    pub(super) admin: Vec<Stream>,
+    admin: Vec<Stream>,
+    link: Arc<Link>,
+}
+
+impl Taken {
+    /// Waits until the old process has told the service manager which one is the main process now.
+    pub(super) async fn named(link: Arc<Link>) {
+        // The link closes then; if the old process is slow, the service manager learns the rest a little later.
+        let _ = spawn_blocking(move || link.hear(TO_BE_NAMED)).await;
+    }
+
+    pub(super) fn into_parts(self) -> (Daemon, Vec<Stream>, Arc<Link>) {
+        (self.daemon, self.admin, self.link)
+    }
 }
 
 /// A process on its way to take over: its end of the link, and what came with the first words.
@@ -109,7 +125,7 @@ impl Succession {
             tracing::warn!("what was published during the change of processes may have been missed; clients are told");
         }
         daemon.start_shards(config, cursor, inherited.into_iter().map(Some).collect())?;
-        Ok(Taken { daemon, admin })
+        Ok(Taken { daemon, admin, link: self.link })
     }
 
     /// Waits until the sources have confirmed what was asked for, and says so.

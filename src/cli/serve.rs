@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use super::Failure;
 use crate::{
     admin::ReloadRequest,
-    app::{self, Outcome, Relaunch, Start, Succession},
+    app::{self, Relaunch, Start, Succession},
     config::{Config, ConfigErrors, Override},
     process::{
         daemon,
@@ -172,10 +171,8 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
             on_ready();
         };
         let (reload, reloads) = app::reload_requests();
-        match app::supervise(start, reloads, on_ready, until_asked_to_stop(signals, log, reload)).await? {
-            Outcome::Stopped => {}
-            Outcome::HandedOver(pid) => notify::tell(&[NotifyState::MainPid(pid)]),
-        }
+        let outcome = app::supervise(start, reloads, on_ready, until_asked_to_stop(signals, log, reload)).await?;
+        tracing::debug!(?outcome, "ended");
         Ok(())
     })
 }

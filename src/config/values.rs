@@ -122,10 +122,10 @@ pub(super) fn positive_count(value: &Value) -> Result<usize, Problem> {
 /// A number of threads.
 pub(super) fn threads(value: &Value) -> Result<NonZeroUsize, Problem> {
     /// More would be a typing error: there is no gain in more threads than cores.
-    const MOST: usize = 1024;
+    const MOST: usize = 64;
     NonZeroUsize::new(count(value)?)
         .filter(|threads| threads.get() <= MOST)
-        .ok_or_else(|| wrong_type(value, "write 1, or up to the number of the machine's cores"))
+        .ok_or_else(|| wrong_type(value, "write 1, or up to the number of the machine's cores, at most 64"))
 }
 
 /// A file mode as `"0660"`, or as TOML's `0o660`.

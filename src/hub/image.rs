@@ -57,6 +57,8 @@ impl Hub {
         for event in image.events {
             self.keep(id, &event);
         }
+        // Its clients come after it; a channel without any is forgotten by a sweep.
+        self.idle += 1;
         id
     }
 

@@ -32,9 +32,6 @@ use crate::{
     event::{ChannelName, Event, Position},
 };
 
-/// What a channel without events or clients is taken to hold of memory, in bytes.
-const CHANNEL_WEIGHT: usize = 256;
-
 /// An index of [`Hub`]'s channels.
 pub type ChannelId = u32;
 
@@ -102,6 +99,8 @@ pub struct Hub {
     channels: Slab<Channel>,
     names: HashMap<ChannelName, ChannelId>,
     groups: Groups,
+    /// Channels that nobody listens to.
+    idle: usize,
     /// Bytes of all histories.
     bytes: usize,
     /// Channels with events, those that give way first in front.
@@ -125,6 +124,7 @@ impl Hub {
             channels: Slab::new(),
             names: HashMap::new(),
             groups: Groups::default(),
+            idle: 0,
             bytes: 0,
             eviction: std::collections::VecDeque::new(),
             touched: Vec::new(),
@@ -199,9 +199,9 @@ impl Hub {
         Replay::new(self.groups.channels(group).map(|id| &self.channels[id as usize]), reader)
     }
 
-    /// Where a client that starts like this begins to read.
+    /// Where a client that starts like this begins to read. `now`: microseconds since 1970.
     #[must_use]
-    pub fn reader(&self, start: Start) -> Reader {
+    pub fn reader(&self, start: Start, now: u64) -> Reader {
         match start {
             Start::Now => Reader { cursor: self.last, standing: Standing::Live },
             Start::After(cursor) if cursor.node == self.node => {
@@ -209,7 +209,9 @@ impl Hub {
             }
             Start::After(cursor) => {
                 let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
-                let cursor = Position(cursor.position.0.saturating_sub(skew)).min(self.last);
+                let cursor = Position(cursor.position.0.saturating_sub(skew));
+                // From a clock so far ahead, nothing follows about what its client has.
+                let cursor = if cursor.0 > now { Position(0) } else { cursor.min(self.last) };
                 Reader { cursor, standing: Standing::Foreign }
             }
             Start::Unknown => Reader { cursor: Position(0), standing: Standing::Foreign },
@@ -221,7 +223,7 @@ impl Hub {
         let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
         let channel = &mut self.channels[id as usize];
         channel.holds += 1;
-        channel.idle_since = None;
+        self.set_listened_to(id);
         id
     }
 
@@ -229,9 +231,7 @@ impl Hub {
     pub fn release(&mut self, id: ChannelId, now: u64) {
         let channel = &mut self.channels[id as usize];
         channel.holds -= 1;
-        if !channel.is_listened_to() {
-            channel.idle_since = Some(now);
-        }
+        self.set_idle_if_left(id, now);
     }
 
     /// Adds a member to the group of `channels` (in any order, without repeats) and `kind`.
@@ -240,7 +240,7 @@ impl Hub {
         for &id in &channels {
             let channel = &mut self.channels[id as usize];
             channel.members += 1;
-            channel.idle_since = None;
+            self.set_listened_to(id);
         }
         self.groups.join(&channels, kind, member, &mut self.channels)
     }
@@ -248,14 +248,25 @@ impl Hub {
     /// Takes the member at `slot` out of its group. Gives back the member that stands at `slot` now, if there is one.
     /// `now`: microseconds since 1970.
     pub fn leave(&mut self, group: GroupId, slot: u32, now: u64) -> Option<Member> {
-        for id in self.groups.channels(group) {
-            let channel = &mut self.channels[id as usize];
-            channel.members -= 1;
-            if !channel.is_listened_to() {
-                channel.idle_since = Some(now);
-            }
+        let channels: Vec<ChannelId> = self.groups.channels(group).collect();
+        let moved = self.groups.leave(group, slot, &mut self.channels);
+        for id in channels {
+            self.channels[id as usize].members -= 1;
+            self.set_idle_if_left(id, now);
         }
-        self.groups.leave(group, slot, &mut self.channels)
+        moved
+    }
+
+    fn set_listened_to(&mut self, id: ChannelId) {
+        self.idle -= usize::from(self.channels[id as usize].idle_since.take().is_some());
+    }
+
+    fn set_idle_if_left(&mut self, id: ChannelId, now: u64) {
+        let channel = &mut self.channels[id as usize];
+        if !channel.is_listened_to() {
+            self.idle += usize::from(channel.idle_since.replace(now).is_none());
+            self.forget_if_unused(id);
+        }
     }
 
     /// Notes that a member of `group` has fallen behind (`true`) or caught up.
@@ -356,7 +367,6 @@ impl Hub {
         };
         let id = u32::try_from(self.channels.insert(Channel::new(name.clone(), history, feed))).unwrap_or(u32::MAX);
         self.names.insert(name, id);
-        self.bytes += CHANNEL_WEIGHT;
         id
     }
 }

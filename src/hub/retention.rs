@@ -2,13 +2,15 @@
 //!
 //! Invariant: after [`Hub::trim`] the histories of all channels hold at most `history.bytes`, whatever clients do.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use super::{CHANNEL_WEIGHT, ChannelId, Feed, Hub};
+use super::{ChannelId, Feed, Hub};
 use crate::event::{ChannelName, Position};
 
 /// Fewest channels that one sweep looks at.
 const SWEEP_AT_LEAST: usize = 1024;
+/// With more channels that nobody listens to, `history.linger` is not waited for.
+const MOST_IDLE: usize = 10_000;
 /// A whole round of sweeps takes this many calls, with many channels.
 const SWEEPS_A_ROUND: usize = 30;
 
@@ -18,11 +20,13 @@ impl Hub {
     pub fn trim(&mut self, now: u64) {
         let stretched_from = before(now, self.limits.stretch);
         let kept_from = before(now, self.limits.age);
+        // Where memory is short, nobody's slowness costs others their history.
+        let stretch = self.bytes <= self.limits.bytes;
         while let Some(id) = self.touched.pop() {
             let Some(channel) = self.channels.get_mut(id as usize) else { continue };
             while let Some(oldest) = channel.history.oldest() {
-                let too_many =
-                    channel.history.len() > self.limits.messages && (channel.behind == 0 || oldest < stretched_from);
+                let too_many = channel.history.len() > self.limits.messages
+                    && (!stretch || channel.behind == 0 || oldest < stretched_from);
                 if !too_many && oldest >= kept_from {
                     break;
                 }
@@ -38,9 +42,13 @@ impl Hub {
     pub fn sweep(&mut self, now: u64) -> Vec<ChannelName> {
         let kept_from = before(now, self.limits.age);
         let stretched_from = before(now, self.limits.stretch);
-        let idle_from = before(now, self.limits.linger).0;
+        // Whoever asks for channels by the thousand, to leave at once, does not keep them subscribed.
+        let linger = if self.idle > MOST_IDLE { Duration::ZERO } else { self.limits.linger };
+        let idle_from = before(now, linger).0;
+        let mut emptied = HashSet::new();
         let slots = self.channels.capacity();
         let mut unwanted = Vec::new();
+        let mut looked_at = Vec::new();
         for _ in 0..slots.min(SWEEP_AT_LEAST.max(slots / SWEEPS_A_ROUND)) {
             let at = self.sweep_at;
             self.sweep_at = if at + 1 >= slots { 0 } else { at + 1 };
@@ -53,12 +61,21 @@ impl Hub {
                 }
                 self.bytes -= channel.history.drop_oldest();
             }
+            if channel.history.is_empty() && channel.queued_at.take().is_some() {
+                emptied.insert(u32::try_from(at).unwrap_or(u32::MAX));
+            }
             let idle = channel.idle_since.is_some_and(|since| since <= idle_from);
             if idle && channel.wanted {
                 channel.wanted = false;
                 unwanted.push(channel.name.clone());
             }
-            self.forget_if_unused(u32::try_from(at).unwrap_or(u32::MAX));
+            looked_at.push(u32::try_from(at).unwrap_or(u32::MAX));
+        }
+        if !emptied.is_empty() {
+            self.eviction.retain(|id| !emptied.contains(id));
+        }
+        for id in looked_at {
+            self.forget_if_unused(id);
         }
         unwanted
     }
@@ -99,7 +116,7 @@ impl Hub {
         }
         let channel = self.channels.remove(id as usize);
         self.names.remove(&channel.name);
-        self.bytes -= CHANNEL_WEIGHT;
+        self.idle -= usize::from(channel.idle_since.is_some());
         // What the channel could not vouch for, nobody can for a channel that is not here.
         if channel.history.complete_since() > self.floor.0 {
             self.floor = (channel.history.complete_since(), channel.history.cause());

@@ -90,8 +90,14 @@ async fn join(request: &Request<Incoming>, shard: &ShardHandle, routes: &Routes)
         return Answer::Response(response);
     }
     let joining = joining.into_joining(seat);
-    let hold = shard.hold(&joining.channels).await;
-    Answer::Take((joining, hold))
+    match shard.hold(&joining.channels).await {
+        Ok(hold) => Answer::Take((joining, hold)),
+        Err(channel) => {
+            let what =
+                format!("channel {channel} is refused by the source (Redis's ACL): ask for another, or allow it there");
+            Answer::Response(error(StatusCode::FORBIDDEN, &what))
+        }
+    }
 }
 
 /// The answer to a client too many.

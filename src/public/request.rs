@@ -82,7 +82,11 @@ pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result
     if channels.is_empty() {
         return Err(RequestError::NoChannel);
     }
-    let id = headers.get("last-event-id").map(header::HeaderValue::as_bytes).or(last_event_id.as_deref());
+    let id = headers
+        .get("last-event-id")
+        .map(header::HeaderValue::as_bytes)
+        .filter(|id| !id.is_empty())
+        .or(last_event_id.as_deref());
     let reply = poll_reply(headers, form);
     Ok(Asked {
         channels,

@@ -53,7 +53,7 @@ pub(super) struct Entering {
     pub(super) kind: Kind,
     /// Ticks until it ends by itself.
     pub(super) expires_in: Option<Tick>,
-    /// Ticks since something was written to it, by whatever process.
+    /// Ticks since something was written to it.
     pub(super) silent: Tick,
     pub(super) behind: Option<Box<Behind>>,
     pub(super) poll: Option<Box<Poll>>,

@@ -55,7 +55,10 @@ impl Drop for Hold {
 
 impl ShardHandle {
     /// Holds the channels, and waits until their events arrive or a source is known to be away.
-    pub async fn hold(&self, names: &[ChannelName]) -> Hold {
+    ///
+    /// # Errors
+    /// The first channel that a source may not deliver.
+    pub async fn hold(&self, names: &[ChannelName]) -> Result<Hold, ChannelName> {
         let mut hold = Hold { handle: self.clone(), channels: Vec::with_capacity(names.len()) };
         let mut answers = Vec::new();
         {
@@ -66,15 +69,17 @@ impl ShardHandle {
                 if !shard.is_fed(id, name) {
                     let (answer, answered) = oneshot::channel();
                     shard.waiting.entry(id).or_default().push(answer);
-                    answers.push(answered);
+                    answers.push((name, answered));
                 }
             }
         }
-        for answered in answers {
+        for (name, answered) in answers {
             // An answer that never comes is a shard that has ended, and this task with it.
-            let _ = answered.await;
+            if !answered.await.unwrap_or(true) {
+                return Err(name.clone());
+            }
         }
-        hold
+        Ok(hold)
     }
 
     /// Gives a connection to the shard, which owns it from now on.

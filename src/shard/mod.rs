@@ -63,6 +63,8 @@ use crate::{
 
 /// Most bytes of events that are gathered before they are sent: about what a socket takes.
 const BYTES_A_FLUSH: usize = 128 << 10;
+/// A client that is behind and takes nothing for so long is closed (nginx's `send_timeout` is as long); it can resume.
+const TO_TAKE: Duration = Duration::from_secs(60);
 /// Most reads of what a client sends after its request, before it is closed: it has nothing to say.
 const READS_A_CLIENT: usize = 4;
 
@@ -82,11 +84,13 @@ pub struct Shard {
     wheel: Wheel<ClientKey>,
     joined: Joined,
     /// Requests that wait for a channel's feed.
-    waiting: HashMap<ChannelId, Vec<oneshot::Sender<()>>>,
+    waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
     /// Set once clients are sent away; later ones are as well.
     draining: Option<(Duration, oneshot::Sender<()>)>,
-    /// Gaps told since they were last logged.
-    untold_gaps: u64,
+    /// Clients closed since they took nothing, that were not logged yet.
+    stalled: u64,
+    /// Gaps told that were not logged yet.
+    unlogged_gaps: u64,
 }
 
 /// What a turn leaves to the shard's loop.
@@ -94,6 +98,7 @@ pub struct Shard {
 struct Turned {
     accepted: Vec<Stream>,
     freeze: Option<oneshot::Sender<Frozen>>,
+    thaw: bool,
 }
 
 impl Shard {
@@ -123,12 +128,17 @@ impl Shard {
                 Op::Publish(..) => {}
                 Op::Open(name, since) => self.open(&name, since),
                 Op::Restored(names, since) => self.restore(&names, since),
+                Op::Refused(name) => self.refuse(&name),
                 Op::Advance(position) => self.hub.advance(position),
                 Op::Unasked(name) => self.hub.set_unasked(&name),
                 Op::Accept(stream) => turned.accepted.push(stream),
                 Op::Drain(spread, gone) => self.drain(spread, gone),
                 Op::Freeze(wanted) => turned.freeze = Some(wanted),
-                Op::Thaw => {} // It was never frozen.
+                Op::Thaw => {
+                    // It came before the shard stood still.
+                    turned.freeze = None;
+                    turned.thaw = true;
+                }
                 Op::Stop => self.stop(),
                 Op::Ask(question) => question(self),
             }
@@ -141,9 +151,21 @@ impl Shard {
     fn open(&mut self, name: &ChannelName, since: Option<Position>) {
         self.hub.set_open(name, since);
         if let Some(id) = self.hub.id(name) {
-            for waiting in self.waiting.remove(&id).unwrap_or_default() {
-                let _ = waiting.send(()); // It may have given up.
-            }
+            self.answer_waiting(id, true);
+        }
+    }
+
+    /// A source may not deliver the channel. Those who have it already, since the rules have changed, keep what they have.
+    fn refuse(&mut self, name: &ChannelName) {
+        let Some(id) = self.hub.id(name) else { return };
+        self.hub.set_wanted(id, false);
+        self.answer_waiting(id, false);
+        self.hub.set_unasked(name);
+    }
+
+    fn answer_waiting(&mut self, id: ChannelId, open: bool) {
+        for waiting in self.waiting.remove(&id).unwrap_or_default() {
+            let _ = waiting.send(open); // It may have given up.
         }
     }
 
@@ -171,7 +193,7 @@ impl Shard {
 
     /// Takes over a connection whose request was accepted; `channels` are held.
     fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
-        let reader = self.hub.reader(joining.start);
+        let reader = self.hub.reader(joining.start, now_micros());
         let stream = &self.config.stream;
         let lifetime = match (&joining.reply, stream.max_lifetime) {
             (Some(_), _) => Some(stream.ping_interval),
@@ -220,11 +242,11 @@ impl Shard {
             self.hub.set_behind(group, true);
         }
         let expires = expires_in.map_or(Tick::MAX, |ticks| now.saturating_add(ticks));
-        let written = now.saturating_sub(silent);
+        let written = if behind.is_some() { now } else { now.saturating_sub(silent) };
+        let ping_at = written.saturating_add(self.wheel.ticks(self.config.stream.ping_interval));
         entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, _seat: seat });
         self.metrics.joined.add(1);
-        let interval = self.wheel.ticks(self.config.stream.ping_interval);
-        self.wheel.put(key, expires.min(written.saturating_add(interval)));
+        self.wheel.put(key, expires.min(ping_at));
         self.serve(slot);
         Some(slot)
     }
@@ -287,6 +309,7 @@ impl Shard {
     /// One tick of the wheel: pings, ends of streams, answers of polls.
     fn tick(&mut self) {
         let interval = self.wheel.ticks(self.config.stream.ping_interval);
+        let patience = self.wheel.ticks(TO_TAKE);
         let ping = sse::encode_ping(&self.hub.cursor_at(self.hub.last()));
         for key in self.wheel.advance() {
             let (slot, now) = (key.slot, self.wheel.now());
@@ -294,16 +317,18 @@ impl Shard {
             if client.generation != key.generation {
                 continue;
             }
+            let waits = client.poll.is_some();
+            let over = client.expires <= now;
             let silent = client.behind.is_none() && client.written.saturating_add(interval) <= now;
-            match (client.poll.is_some(), client.expires <= now) {
-                (true, true) => self.answer_empty(slot),
-                (false, true) => {
-                    // A stream's lifetime is over, or a poll's answer was not taken.
-                    self.dead.push(slot);
-                    continue;
-                }
-                (false, false) if silent => self.ping(slot, &ping),
-                _ => {}
+            let stalled = client.behind.is_some() && client.written.saturating_add(patience) <= now;
+            if waits && over {
+                self.answer_empty(slot);
+            } else if !waits && (over || stalled) {
+                self.stalled += u64::from(stalled);
+                self.dead.push(slot);
+                continue;
+            } else if !waits && silent {
+                self.ping(slot, &ping);
             }
             let client = &self.clients[slot as usize];
             let due = if client.behind.is_some() { now } else { client.written }.saturating_add(interval);
@@ -327,7 +352,14 @@ impl Shard {
         for name in self.hub.sweep(now_micros()) {
             self.dispatcher.unwant(self.number, &name);
         }
-        let gaps = mem::take(&mut self.untold_gaps);
+        let stalled = mem::take(&mut self.stalled);
+        if stalled > 0 {
+            tracing::info!(
+                clients = stalled,
+                "closed: they took nothing for {TO_TAKE:?}; they resume when they come back"
+            );
+        }
+        let gaps = mem::take(&mut self.unlogged_gaps);
         if gaps > 0 {
             tracing::warn!(gaps, "clients were told that they may have missed events; each gap event says why");
         }
@@ -352,6 +384,8 @@ impl Shard {
             DurationRange { min: Duration::from_millis(1), max: spread.max(Duration::from_millis(1)) }.pick(),
         );
         match &mut client.behind {
+            // A poll's answer is under way, and ends by itself.
+            Some(behind) if behind.ends => {}
             Some(behind) => {
                 // The rest of a frame goes out first; the histories serve the client when it is back.
                 behind.partial = [&behind.partial[..], &retry].concat().into();

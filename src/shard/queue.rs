@@ -27,6 +27,8 @@ pub enum Op {
     Open(ChannelName, Option<Position>),
     /// A source is back: the channels are complete again from the position.
     Restored(Arc<[ChannelName]>, Position),
+    /// A source may not deliver the channel.
+    Refused(ChannelName),
     /// Nothing more has a position up to this one.
     Advance(Position),
     /// Nobody in the process wants the channel any more.

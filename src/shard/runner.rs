@@ -87,7 +87,8 @@ impl Shard {
             joined: Joined::default(),
             waiting: std::collections::HashMap::new(),
             draining: None,
-            untold_gaps: 0,
+            stalled: 0,
+            unlogged_gaps: 0,
         })
     }
 
@@ -117,7 +118,7 @@ impl Driver<'_> {
     async fn drive(&mut self) -> io::Result<()> {
         let readiness = self.epoll_readiness()?;
         let mut ticks = interval(self.handle.shard.borrow().wheel.tick());
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -162,6 +163,10 @@ impl Driver<'_> {
             self.ops = Vec::new(); // A burst's buffer is not kept.
         }
         self.spawn(turned.accepted);
+        if turned.thaw {
+            self.freezing = None;
+            self.thaw();
+        }
         if let Some(wanted) = turned.freeze {
             self.freezing = Some((wanted, Instant::now() + SETTLE));
             self.handle.connections.leaving.set(true);
@@ -199,9 +204,15 @@ impl Driver<'_> {
                 break;
             }
         }
-        self.handle.connections.leaving.set(false);
         self.spawn(handed);
+        self.thaw();
         self.ops = waiting;
         self.turn();
+    }
+
+    /// Keeps connections again, those as well that were handed on too late to be given away.
+    fn thaw(&self) {
+        self.handle.connections.leaving.set(false);
+        self.spawn(mem::take(&mut *self.handle.connections.handed.borrow_mut()));
     }
 }

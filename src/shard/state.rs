@@ -231,11 +231,14 @@ impl Shard {
         self.hub.set_floor(Position(image.floor.0), cause_from_u8(image.floor.1));
         let mut ids = Vec::with_capacity(image.channels.len());
         for channel in image.channels {
-            // Names were checked when they came in.
-            let Ok(name) = ChannelName::new(&channel.name) else { continue };
+            // Names were checked when they came in; what this version no longer allows is lost.
+            let Ok(name) = ChannelName::new(&channel.name) else {
+                ids.push(None);
+                continue;
+            };
             let event = |(position, frame)| Arc::new(Event::from_frame(Position(position), name.clone(), frame));
             let events = channel.events.into_iter().map(event).collect();
-            ids.push(self.hub.import(
+            ids.push(Some(self.hub.import(
                 ChannelImage {
                     name: name.clone(),
                     open: channel.open,
@@ -245,7 +248,7 @@ impl Shard {
                     events,
                 },
                 now,
-            ));
+            )));
         }
         let mut given = given.into_iter();
         for (client, fd) in image.clients.into_iter().zip(given.by_ref()) {
@@ -256,8 +259,9 @@ impl Shard {
         connections.filter_map(|(unread, fd)| Stream::from_fd(fd, unread).ok()).collect()
     }
 
-    fn inherit_client(&mut self, state: ClientState, fd: OwnedFd, ids: &[u32]) {
-        let channels: Vec<u32> = state.channels.iter().filter_map(|&at| ids.get(at as usize).copied()).collect();
+    fn inherit_client(&mut self, state: ClientState, fd: OwnedFd, ids: &[Option<u32>]) {
+        let channels: Vec<u32> =
+            state.channels.iter().filter_map(|&at| ids.get(at as usize).copied().flatten()).collect();
         let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
         let behind = state.behind.map(|behind| {
             let standing = standing_from_u8(behind.standing);

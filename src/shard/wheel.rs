@@ -1,14 +1,17 @@
 //! A timer wheel: when to look at a client again, for a ping or its end.
 //!
-//! A client is in exactly one slot. Writing to a client does not move it: when its slot comes up, the shard looks whether
+//! A client is in exactly one slot; one that has ended stays there until the slot comes up. Writing to a client does not move it: when its slot comes up, the shard looks whether
 //! the time has really come and, if not, puts it where it will be due.
 
 use std::time::Duration;
 
-/// A time, counted in the wheel's ticks since one interval of pings before the shard began.
+/// A time, counted in the wheel's ticks.
 pub(super) type Tick = u32;
 
 const SLOTS: u32 = 64;
+
+/// Where the wheel begins, so that there is a time before: an inherited client was last written to then.
+const BEGINNING: Tick = 1 << 24;
 
 pub(super) struct Wheel<K> {
     slots: Vec<Vec<K>>,
@@ -20,10 +23,7 @@ impl<K> Wheel<K> {
     /// A wheel fine enough for pings after `interval` of silence.
     pub(super) fn new(interval: Duration) -> Self {
         let tick = (interval / 32).clamp(Duration::from_millis(5), Duration::from_secs(1));
-        let mut wheel = Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now: 0, tick };
-        // A client that was taken over may have been silent for an interval before the shard began.
-        wheel.now = wheel.ticks(interval);
-        wheel
+        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), now: BEGINNING, tick }
     }
 
     /// The length of a tick.

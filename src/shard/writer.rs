@@ -10,7 +10,6 @@ use std::{
     io::IoSlice,
     os::fd::{AsFd, AsRawFd},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +26,7 @@ use super::{
     Shard,
     client::{Behind, Client, ClientKey},
     poll,
+    wheel::Tick,
 };
 use crate::{
     event::{Event, Form, Position},
@@ -38,10 +38,7 @@ const FRAMES_A_WRITE: usize = 64;
 /// Most bytes that one client is served from the histories before others have their turn.
 const BYTES_A_TURN: usize = 1 << 20;
 /// Most bytes in a poll's answer, unless one event alone has more.
-const BYTES_A_POLL: usize = 1 << 20;
-
-/// A last answer of which nothing is taken for so long is given up (nginx's `send_timeout` is as long).
-const TO_TAKE_AN_ANSWER: Duration = Duration::from_secs(60);
+const BYTES_A_POLL: usize = 64 << 10;
 
 /// The events of a batch one after the other, for the groups that get the same ones.
 #[derive(Default)]
@@ -118,6 +115,7 @@ impl Shard {
         let client = &mut self.clients[slot as usize];
         debug_assert!(client.behind.is_none());
         client.behind = Some(Box::new(Behind { reader, partial, armed: false, ends: false }));
+        client.written = self.wheel.now(); // From here on it is known whether it takes anything.
         self.hub.set_behind(client.group, true);
         self.metrics.fell_behind.add(1);
     }
@@ -132,16 +130,14 @@ impl Shard {
                 match send(client.fd.as_raw_fd(), &behind.partial, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
                     Ok(n) => {
                         client.written = self.wheel.now();
-                        if behind.ends {
-                            client.expires = client.written.saturating_add(self.wheel.ticks(TO_TAKE_AN_ANSWER));
-                        }
                         bytes::Buf::advance(&mut behind.partial, n);
                         if !behind.partial.is_empty() {
                             return self.arm(slot);
                         }
                         behind.partial = Bytes::new();
                     }
-                    Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => return self.arm(slot),
+                    Err(Errno::EAGAIN) => return self.arm(slot),
+                    Err(Errno::EINTR | Errno::ENOBUFS) => return self.rearm(slot), // No edge follows these.
                     Err(_) => return self.dead.push(slot),
                 }
             }
@@ -158,6 +154,7 @@ impl Shard {
                 Written::Nothing => return self.catch_up(slot),
                 Written::All(n) => budget = budget.saturating_sub(n),
                 Written::Full => return self.arm(slot),
+                Written::Later => return self.rearm(slot),
                 Written::Dead => return self.dead.push(slot),
             }
             if budget == 0 {
@@ -184,11 +181,12 @@ impl Shard {
         let slices: Vec<IoSlice<'_>> = frames.iter().map(|(_, frame)| IoSlice::new(frame)).collect();
         let mut sent = match writev(client.fd.as_fd(), &slices) {
             Ok(n) => n,
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => return Written::Full,
+            Err(Errno::EAGAIN) => return Written::Full,
+            Err(Errno::EINTR | Errno::ENOBUFS) => return Written::Later,
             Err(_) => return Written::Dead,
         };
         self.metrics.gaps.add(gaps);
-        self.untold_gaps += gaps;
+        self.unlogged_gaps += gaps;
         client.written = self.wheel.now();
         let total = sent;
         for (position, frame) in &frames {
@@ -294,7 +292,8 @@ impl Shard {
         behind.partial = poll::encode_response(&poll.head, poll.reply, &cursor, &due);
         behind.reader.cursor = position;
         behind.ends = true;
-        client.expires = self.wheel.now().saturating_add(self.wheel.ticks(TO_TAKE_AN_ANSWER));
+        client.expires = Tick::MAX;
+        client.written = self.wheel.now();
         self.metrics.replayed.add(due.len() as u64);
         client.poll = None;
         true
@@ -311,6 +310,8 @@ enum Written {
     All(usize),
     /// The socket is full.
     Full,
+    /// The system could not; no edge of epoll's follows.
+    Later,
     /// The client is gone.
     Dead,
 }

@@ -57,14 +57,14 @@ impl Feed {
         self.dispatcher.confirm(self.source, name, ticket);
     }
 
-    /// The demand can't be met, now or later: the source will not deliver the channel.
-    pub fn refuse(&self, name: &ChannelName, ticket: Ticket, why: &dyn std::fmt::Display) {
-        self.metrics.refused_channels.add(1);
-        let count = self.metrics.refused_channels.get();
-        if count.is_power_of_two() {
-            tracing::warn!(channel = %name, %why, count, "a source refuses a channel; who listens to it gets nothing from there");
-        }
-        self.dispatcher.refuse(self.source, name, ticket);
+    /// The source may not deliver the channel that the demand is for: clients of it are told so.
+    pub fn refuse(&self, name: &ChannelName, ticket: Ticket) {
+        self.dispatcher.refuse(name, ticket);
+    }
+
+    /// All that was published before `at` (microseconds since 1970) on the channels that are wanted has been passed on.
+    pub fn alive(&self, at: u64) {
+        self.dispatcher.alive(self.source, at);
     }
 
     /// The source is away: messages may be missed from now on.

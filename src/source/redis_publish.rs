@@ -70,6 +70,9 @@ impl Publisher for RedisPublisher {
                 PublishError(format!("Redis is away ({error}); nothing was published: publish again later"))
             })?;
             let mut commands = redis::pipe();
+            if messages.len() > 1 {
+                commands.atomic(); // All of a list or, where one is refused, none.
+            }
             for message in &messages {
                 let channel = format!("{}{}", self.prefix, message.channel);
                 commands.publish(channel, &redis_wire::encode(message)[..]);

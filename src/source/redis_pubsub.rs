@@ -13,18 +13,18 @@ use std::{
 use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{Notify, mpsc::UnboundedReceiver},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use super::{Feed, Running, Source, backoff::Backoff, redis_wire};
 use crate::{
     config,
     event::ChannelName,
-    shard::{Demand, Ticket},
+    shard::{Demand, Ticket, now_micros},
 };
 
 /// How often Redis is asked whether it is still there.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Most channels in one SUBSCRIBE.
 const CHANNELS_A_COMMAND: usize = 1000;
 
@@ -91,7 +91,12 @@ impl Session {
             if tries.is_power_of_two() {
                 tracing::warn!(%error, tries, "Redis is away; what is published there now is missed, and clients will be told");
             }
-            sleep(wait).await;
+            let meanwhile = async {
+                while let Some(demand) = self.demands.recv().await {
+                    note(&mut self.wanted, demand);
+                }
+            };
+            let _ = timeout(wait, meanwhile).await; // It ends early if nobody can ask any more.
         }
     }
 
@@ -110,24 +115,18 @@ impl Session {
     /// Subscribes to all that is wanted.
     async fn resume(&mut self, mut connection: MultiplexedConnection) -> redis::RedisResult<()> {
         while let Ok(demand) = self.demands.try_recv() {
-            self.note(demand);
+            note(&mut self.wanted, demand);
         }
         let names: Vec<ChannelName> = self.wanted.keys().cloned().collect();
-        let refused = self.subscribe(&mut connection, &names).await?;
-        let met = self.wanted.iter().filter(|(name, _)| !refused.contains_key(*name));
-        self.feed.restored(met.map(|(name, &ticket)| (name, ticket)));
-        for (name, why) in &refused {
-            if let Some(&ticket) = self.wanted.get(name) {
-                self.feed.refuse(name, ticket, why);
-            }
-        }
+        self.subscribe(&mut connection, &names).await?;
+        self.feed.restored(self.wanted.iter().map(|(name, &ticket)| (name, ticket)));
         Ok(())
     }
 
     /// Meets demands until the connection is lost; gives the reason.
     async fn serve(&mut self, mut connection: MultiplexedConnection, gone: &Notify) -> redis::RedisError {
         // Beside the demands, which need not wait for its answer.
-        let mut silent = pin!(ping_until_silent(connection.clone()));
+        let mut silent = pin!(ping_until_silent(connection.clone(), self.feed.clone()));
         loop {
             let done = tokio::select! {
                 // First: what is subscribed on a connection that is gone would wait for its timeout.
@@ -150,11 +149,11 @@ impl Session {
         let mut next = Some(first);
         while let Some(demand) = next.take() {
             let subscribes = matches!(demand, Demand::Subscribe(..));
-            let mut names = HashSet::from([self.note(demand)]);
+            let mut names = HashSet::from([note(&mut self.wanted, demand)]);
             while names.len() < CHANNELS_A_COMMAND {
                 match self.demands.try_recv() {
                     Ok(demand) if matches!(demand, Demand::Subscribe(..)) == subscribes => {
-                        names.insert(self.note(demand));
+                        names.insert(note(&mut self.wanted, demand));
                     }
                     other => {
                         next = other.ok();
@@ -164,14 +163,11 @@ impl Session {
             }
             let names: Vec<ChannelName> = names.into_iter().collect();
             if subscribes {
-                // Tickets as they stand now: a later demand for the same channel has one of its own.
-                let tickets: Vec<Option<Ticket>> = names.iter().map(|name| self.wanted.get(name).copied()).collect();
-                let refused = self.subscribe(connection, &names).await?;
-                for (name, ticket) in names.iter().zip(tickets) {
-                    match (ticket, refused.get(name)) {
-                        (Some(ticket), None) => self.feed.confirm(name, ticket),
-                        (Some(ticket), Some(why)) => self.feed.refuse(name, ticket, why),
-                        (None, _) => {}
+                self.subscribe(connection, &names).await?;
+                // Those that were refused are wanted no longer.
+                for name in &names {
+                    if let Some(&ticket) = self.wanted.get(name) {
+                        self.feed.confirm(name, ticket);
                     }
                 }
             } else {
@@ -181,46 +177,55 @@ impl Session {
         Ok(())
     }
 
-    /// Subscribes to all that Redis allows; gives back what it refuses, and why.
+    /// Subscribes to the channels; those that Redis refuses (its ACL) are refused to whoever wants them.
     async fn subscribe(
-        &self,
+        &mut self,
         connection: &mut MultiplexedConnection,
         names: &[ChannelName],
-    ) -> redis::RedisResult<HashMap<ChannelName, redis::RedisError>> {
-        let mut refused = HashMap::new();
+    ) -> redis::RedisResult<()> {
         for names in names.chunks(CHANNELS_A_COMMAND) {
             match connection.subscribe(self.in_redis(names)).await {
-                Err(error) if is_refusal(&error) => {}
-                done => {
-                    done?;
-                    continue;
-                }
-            }
-            // Redis refuses all of them because of one: which one is found by asking for each.
-            for name in names {
-                match connection.subscribe(self.in_redis(std::slice::from_ref(name))).await {
-                    Err(why) if is_refusal(&why) => drop(refused.insert(name.clone(), why)),
-                    done => done?,
-                }
+                Err(error) if is_refusal(&error) => self.subscribe_one_by_one(connection, names).await?,
+                done => done?,
             }
         }
-        Ok(refused)
+        Ok(())
+    }
+
+    async fn subscribe_one_by_one(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        names: &[ChannelName],
+    ) -> redis::RedisResult<()> {
+        for name in names {
+            match connection.subscribe(self.in_redis(std::slice::from_ref(name))).await {
+                Err(error) if is_refusal(&error) => {
+                    tracing::warn!(channel = %name, %error, "Redis refuses a channel: clients that ask for it get 403");
+                    if let Some(ticket) = self.wanted.remove(name) {
+                        self.feed.refuse(name, ticket);
+                    }
+                }
+                done => done?,
+            }
+        }
+        Ok(())
     }
 
     fn in_redis(&self, names: &[ChannelName]) -> Vec<String> {
         names.iter().map(|name| format!("{}{name}", self.source.prefix)).collect()
     }
+}
 
-    fn note(&mut self, demand: Demand) -> ChannelName {
-        match demand {
-            Demand::Subscribe(name, ticket) => {
-                self.wanted.insert(name.clone(), ticket);
-                name
-            }
-            Demand::Unsubscribe(name) => {
-                self.wanted.remove(&name);
-                name
-            }
+/// Notes what is wanted from now on; gives the channel.
+fn note(wanted: &mut HashMap<ChannelName, Ticket>, demand: Demand) -> ChannelName {
+    match demand {
+        Demand::Subscribe(name, ticket) => {
+            wanted.insert(name.clone(), ticket);
+            name
+        }
+        Demand::Unsubscribe(name) => {
+            wanted.remove(&name);
+            name
         }
     }
 }
@@ -257,19 +262,22 @@ impl Receiver {
     }
 }
 
-/// Whether Redis is there, but its user may not have the channel (ACL).
-fn is_refusal(error: &redis::RedisError) -> bool {
-    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoPerm)
-}
-
 /// Asks the server whether it is there, again and again, until it gives no answer.
-async fn ping_until_silent(mut connection: MultiplexedConnection) -> redis::RedisError {
+async fn ping_until_silent(mut connection: MultiplexedConnection, feed: Feed) -> redis::RedisError {
     loop {
-        sleep(PING_INTERVAL).await;
+        // What was published before the question arrives before the answer.
+        let asked = now_micros();
         if let Err(error) = redis::cmd("PING").query_async::<()>(&mut connection).await {
             return error;
         }
+        feed.alive(asked);
+        sleep(PING_INTERVAL).await;
     }
+}
+
+/// Whether the server is there and says no.
+fn is_refusal(error: &redis::RedisError) -> bool {
+    error.code() == Some("NOPERM")
 }
 
 fn closed(why: &'static str) -> redis::RedisError {

@@ -48,7 +48,7 @@ def image() -> pathlib.Path:
     """The folder with the Debian, made at the first call on a host: SSECAST_CACHE, by default /var/cache/ssecast-tests."""
     if os.geteuid() != 0:
         raise CannotBoot("it takes root to boot a container")
-    for program in ("debootstrap", "systemd-nspawn", "nsenter"):
+    for program in ("debootstrap", "systemd-nspawn", "nsenter", "setpriv"):
         if not shutil.which(program):
             raise CannotBoot(f"{program} is not installed")
     if not pathlib.Path(KEYRING).exists():
@@ -239,6 +239,8 @@ def booted(lower: pathlib.Path) -> Iterator[Machine]:
 
 def _boot(root: pathlib.Path, console: pathlib.Path) -> Iterator[Machine]:
     command = [
+        # However this process ends, the container ends with it.
+        *("setpriv", "--pdeathsig", "KILL"),
         "systemd-nspawn",
         "--quiet",
         "-D",

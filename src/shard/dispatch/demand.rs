@@ -43,26 +43,42 @@ impl Dispatcher {
         let Some(wanted) = state.wanted.get_mut(name) else { return };
         wanted.shards &= !(1 << shard);
         if wanted.shards == 0 {
-            if let Some(wanted) = state.wanted.remove(name) {
-                state.early_bytes -= wanted.early.iter().map(|message| message.data.len()).sum::<usize>();
-            }
+            self.forget(&mut state, name);
             self.to_all(|| Op::Unasked(name.clone()));
-            self.unsubscribe(name);
         }
+    }
+
+    /// Lets a channel go at the sources.
+    pub(super) fn forget(&self, state: &mut State, name: &ChannelName) {
+        if let Some(wanted) = state.wanted.remove(name) {
+            state.early_bytes -= wanted.early.iter().map(|message| message.data.len()).sum::<usize>();
+        }
+        for source in &self.sources {
+            // A source that has ended has nothing to unsubscribe from.
+            let _ = source.send(Demand::Unsubscribe(name.clone()));
+        }
+    }
+
+    /// A source may not deliver the channel: whoever waits for it is told so.
+    pub fn refuse(&self, name: &ChannelName, ticket: Ticket) {
+        let mut state = self.lock();
+        if state.marker.as_ref() == Some(name) {
+            // Nobody waits for it but whoever hands over, who does without.
+            self.drop_marker(&mut state);
+        } else if state.wanted.get(name).is_some_and(|wanted| wanted.ticket == ticket) {
+            self.forget(&mut state, name);
+            self.to_all(|| Op::Refused(name.clone()));
+        }
+    }
+
+    /// Source `source` has been there at `at` (microseconds since 1970): what was published there before has arrived.
+    pub fn alive(&self, source: usize, at: u64) {
+        self.lock().alive[source] = at;
     }
 
     /// Source `source` delivers the channel from now on, as the demand with `ticket` has asked.
     pub fn confirm(&self, source: usize, name: &ChannelName, ticket: Ticket) {
         let mut state = self.lock();
-        self.confirm_all(&mut state, source, [(name, ticket)].into_iter());
-    }
-
-    /// Source `source` will not deliver the channel, and has told why. Joins don't wait for it; the marker is none any more.
-    pub fn refuse(&self, source: usize, name: &ChannelName, ticket: Ticket) {
-        let mut state = self.lock();
-        if state.marker.as_ref() == Some(name) {
-            return self.drop_marker(&mut state);
-        }
         self.confirm_all(&mut state, source, [(name, ticket)].into_iter());
     }
 

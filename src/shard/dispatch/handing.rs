@@ -6,7 +6,7 @@
 
 use std::{collections::HashSet, mem, sync::Arc};
 
-use super::{Demand, Dispatcher, Mode, Op, State, Ticket, Wanted, now_micros};
+use super::{Dispatcher, Mode, Op, State, Ticket, Wanted, now_micros};
 use crate::{
     event::{ChannelName, Message},
     hub::Sequencer,
@@ -126,8 +126,13 @@ impl Dispatcher {
     pub fn begin(&self, sequencer: Sequencer, open: &[ChannelName], exact: bool) -> bool {
         let mut state = self.lock();
         state.sequencer = sequencer;
-        self.forget_all_but(&mut state, open);
         let mut inexact = Vec::new();
+        // What was let go meanwhile, no shard has; whoever needs it asks anew.
+        let kept: HashSet<&ChannelName> = open.iter().collect();
+        let let_go: Vec<ChannelName> = state.wanted.keys().filter(|name| !kept.contains(name)).cloned().collect();
+        for name in let_go {
+            self.forget(&mut state, &name);
+        }
         for name in open {
             match state.wanted.get(name) {
                 // It was wanted so late that nobody has asked for it here; its confirmation tells the gap.
@@ -139,7 +144,7 @@ impl Dispatcher {
             }
         }
         let told = inexact.is_empty();
-        self.drop_marker(&mut state);
+        state.marker = None;
         state.begun = true;
         if !inexact.is_empty() {
             let since = state.sequencer.next(now_micros());
@@ -171,31 +176,9 @@ impl Dispatcher {
         self.demand(state, name, wanted);
     }
 
-    /// Lets go what was asked for in advance, and what the other process's shards had no more in the end.
-    fn forget_all_but(&self, state: &mut State, open: &[ChannelName]) {
-        let open: HashSet<&ChannelName> = open.iter().collect();
-        let marker = state.marker.clone();
-        let State { wanted, early_bytes, .. } = state;
-        wanted.retain(|name, wanted| {
-            let stays = open.contains(name) || marker.as_ref() == Some(name);
-            if !stays {
-                *early_bytes -= wanted.early.iter().map(|message| message.data.len()).sum::<usize>();
-                self.unsubscribe(name);
-            }
-            stays
-        });
-    }
-
     pub(super) fn drop_marker(&self, state: &mut State) {
-        let Some(marker) = state.marker.take() else { return };
-        state.wanted.remove(&marker);
-        self.unsubscribe(&marker);
-    }
-
-    pub(super) fn unsubscribe(&self, name: &ChannelName) {
-        for source in &self.sources {
-            // A source that has ended has nothing to unsubscribe from.
-            let _ = source.send(Demand::Unsubscribe(name.clone()));
+        if let Some(marker) = state.marker.take() {
+            self.forget(state, &marker);
         }
     }
 

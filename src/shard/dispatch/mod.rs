@@ -65,6 +65,8 @@ struct State {
     /// Sources that have said once whether they are there.
     heard: Bits,
     tickets: u64,
+    /// When each source was last known to have delivered everything, in microseconds since 1970.
+    alive: Vec<u64>,
     /// Bytes of the messages that came early.
     early_bytes: usize,
     mode: Mode,
@@ -88,7 +90,7 @@ enum Mode {
 
 /// See the module.
 pub struct Dispatcher {
-    /// A lock, and not a task, since it is held for less than a microsecond an event, and publishers need no answer from it.
+    /// A lock, and not a task, since it is held for little more than the encoding of what is published, and publishers need no answer from it.
     state: Mutex<State>,
     queues: Vec<Arc<Queue>>,
     sources: Vec<UnboundedSender<Demand>>,
@@ -113,6 +115,7 @@ impl Dispatcher {
             heard: 0,
             tickets: 0,
             early_bytes: 0,
+            alive: vec![0; sources.len()],
             mode: Mode::Live,
             begun: true,
             broken: false,
@@ -168,11 +171,13 @@ impl Dispatcher {
         cursors
     }
 
-    /// Moves the position on to the time where nothing is published, so that cursors of quiet channels are not old.
+    /// Moves the position on towards the time where nothing is published, so that cursors of quiet channels are not old.
     pub fn advance(&self) {
         let mut state = self.lock();
-        if matches!(state.mode, Mode::Live) {
-            let position = state.sequencer.next(now_micros());
+        // Only as far as every source is known to have delivered: another node takes a cursor at its word.
+        let until = if self.sources.is_empty() { now_micros() } else { state.alive.iter().copied().min().unwrap_or(0) };
+        if matches!(state.mode, Mode::Live) && state.away == 0 && until > state.sequencer.last().0 {
+            let position = state.sequencer.next(until);
             self.to_all(|| Op::Advance(position));
         }
     }
