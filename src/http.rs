@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
@@ -24,7 +24,7 @@ use crate::stream::{AttachedStream, Stream};
 
 /// What becomes of a request.
 pub enum Answer<T> {
-    /// It is answered.
+    /// It is answered; if with `Connection: close`, the connection is not given back any more.
     Response(Response<Full<Bytes>>),
     /// It takes the connection, which hyper writes nothing more to.
     Take(T),
@@ -38,6 +38,13 @@ pub enum Ended<T> {
     Taken(AttachedStream, T),
     /// It was asked for between two requests.
     Left(Stream),
+}
+
+/// The same, while the connection is still hyper's.
+enum Part<T> {
+    Closed,
+    Taken(T),
+    Left,
 }
 
 /// Serves a connection by `answer`. When `leave` resolves, and no request is under way, hyper's part ends.
@@ -60,7 +67,9 @@ where
         Box::pin(async move {
             match answering.await {
                 Answer::Response(response) => {
-                    busy.store(false, Ordering::Relaxed);
+                    // What is left of a request that was answered before its end is no request.
+                    let closes = response.headers().contains_key(header::CONNECTION);
+                    busy.store(closes, Ordering::Relaxed);
                     Ok::<_, Infallible>(response)
                 }
                 Answer::Take(what) => {
@@ -78,20 +87,20 @@ where
         // Errors of a connection are its client's: hyper has answered what could be answered.
         let closed = Pin::new(&mut connection).poll(cx).is_ready();
         if let Poll::Ready(Some(what)) = taken.poll_recv(cx) {
-            return Poll::Ready(Some(what));
+            return Poll::Ready(Part::Taken(what));
         }
         leaving = leaving || leave.as_mut().poll(cx).is_ready();
         if closed {
-            return Poll::Ready(None);
+            return Poll::Ready(Part::Closed);
         }
         // A response that was made has been written by now, unless the socket would not take all of it.
         let under_way = busy.load(Ordering::Relaxed) || stalled.load(Ordering::Relaxed);
-        if leaving && !under_way { Poll::Ready(None) } else { Poll::Pending }
+        if leaving && !under_way { Poll::Ready(Part::Left) } else { Poll::Pending }
     });
-    match (ended.await, leaving) {
-        (Some(what), _) => Ended::Taken(connection.into_parts().io.into_inner(), what),
-        (None, false) => Ended::Closed,
-        (None, true) => {
+    match ended.await {
+        Part::Closed => Ended::Closed,
+        Part::Taken(what) => Ended::Taken(connection.into_parts().io.into_inner(), what),
+        Part::Left => {
             let parts = connection.into_parts();
             match parts.io.into_inner().into_stream(parts.read_buf) {
                 Ok(stream) => Ended::Left(stream),

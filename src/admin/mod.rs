@@ -3,16 +3,17 @@
 mod publish;
 mod reload;
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1};
 use hyper_util::rt::TokioTimer;
 use serde_json::{Value, json};
+use tokio::{sync::watch, time::sleep};
 
 use self::publish::{BodyError, Shape};
-pub use self::reload::{ReloadRequest, Reloads};
+pub use self::reload::{ReloadRequest, Reloaded, Reloads};
 use crate::{
     access::{self, Peer},
     config,
@@ -27,6 +28,22 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const MESSAGES_A_REQUEST: usize = 16;
 /// What an event is taken to have beside its message, in bytes.
 const EVENT_BYTES: usize = 64;
+
+/// How long a publish that has begun may take to be whole once a new process takes over: clients wait meanwhile.
+const TO_BE_WHOLE: Duration = Duration::from_millis(200);
+/// A request that came too late for one reload, as it is asked again for the next one.
+const ASKED_AGAIN: &[u8] = b"POST /reload HTTP/1.1\r\nHost: ssecast\r\nConnection: close\r\n\r\n";
+
+/// Whether connections are to end after the request under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// They are not.
+    No,
+    /// A new process takes over.
+    HandOver,
+    /// The daemon stops.
+    Stop,
+}
 
 /// What the admin socket answers with.
 pub struct Admin {
@@ -45,38 +62,60 @@ pub struct Admin {
 type Answered = Response<Full<Bytes>>;
 
 impl Admin {
-    /// Serves one connection until it ends. Once `leave` resolves, and the request under way is answered, the connection is
+    /// Serves one connection until it ends. Once `ending` says so, and the request under way is answered, the connection is
     /// given back.
-    pub async fn serve(self: Arc<Self>, stream: AttachedStream, leave: impl Future<Output = ()>) -> Option<Stream> {
+    pub async fn serve(self: Arc<Self>, stream: AttachedStream, ending: watch::Receiver<Ending>) -> Option<Stream> {
         // A peer that the kernel doesn't know has no rights by being one.
         let peer = stream.as_unix().and_then(|stream| Peer::of(stream).ok()).map(Arc::new);
         let answer = |request| {
-            let (admin, peer) = (Arc::clone(&self), peer.clone());
-            async move { Answer::<Infallible>::Response(admin.answer(request, peer.as_deref()).await) }
+            let (admin, peer, ending) = (Arc::clone(&self), peer.clone(), ending.clone());
+            async move { admin.answer(request, peer.as_deref(), ending).await }
+        };
+        let mut until = ending.clone();
+        let leave = async move {
+            // An error says that the sender is gone, and with it everything.
+            let _ = until.wait_for(|ending| *ending != Ending::No).await;
         };
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         match http::serve(stream, &builder, answer, leave).await {
             Ended::Left(stream) => Some(stream),
-            Ended::Taken(_, never) => match never {},
+            Ended::Taken(stream, ()) => stream.into_stream(Bytes::from_static(ASKED_AGAIN)).ok(),
             Ended::Closed => None,
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: Option<&Peer>) -> Answered {
+    /// Answers a request; one for a reload that has to be asked again takes its connection.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<&Peer>,
+        ending: watch::Receiver<Ending>,
+    ) -> Answer<()> {
+        if request.method() == Method::POST && request.uri().path() == "/reload" {
+            return self.reload(peer).await.map_or(Answer::Take(()), Answer::Response);
+        }
+        Answer::Response(self.respond(request, peer, ending).await)
+    }
+
+    async fn respond(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<&Peer>,
+        ending: watch::Receiver<Ending>,
+    ) -> Answered {
         let path = request.uri().path().to_owned();
         let method = request.method().clone();
         match (method, path.as_str()) {
-            (Method::POST, "/publish") => self.publish(request, None, peer).await,
+            (Method::POST, "/publish") => self.publish(request, None, peer, ending).await,
             (Method::POST, path) if path.starts_with("/publish/") => {
                 let channel: Vec<u8> = percent_encoding::percent_decode_str(&path["/publish/".len()..]).collect();
-                self.publish(request, Some(channel), peer).await
+                self.publish(request, Some(channel), peer, ending).await
             }
             (_, path) if path == "/publish" || path.starts_with("/publish/") => not_allowed("POST"),
             (Method::GET | Method::HEAD, "/stats") => self.stats().await,
             (Method::GET | Method::HEAD, "/healthz") => json(StatusCode::OK, &json!({ "status": "ok" })),
             (Method::GET | Method::HEAD, "/readyz") => self.ready(),
-            (Method::POST, "/reload") => self.reload(peer).await,
             (_, "/reload") => not_allowed("POST"),
             (_, "/stats" | "/healthz" | "/readyz") => not_allowed("GET, HEAD"),
             (_, path) => {
@@ -88,13 +127,23 @@ impl Admin {
         }
     }
 
-    async fn publish(&self, request: Request<Incoming>, channel: Option<Vec<u8>>, peer: Option<&Peer>) -> Answered {
+    async fn publish(
+        &self,
+        request: Request<Incoming>,
+        channel: Option<Vec<u8>>,
+        peer: Option<&Peer>,
+        ending: watch::Receiver<Ending>,
+    ) -> Answered {
         let (head, body) = request.into_parts();
         let limit = match channel {
             Some(_) => self.config.max_message,
             None => self.config.max_message.saturating_mul(MESSAGES_A_REQUEST),
         };
-        let body = match Limited::new(body, limit).collect().await {
+        let collected = tokio::select! {
+            collected = Limited::new(body, limit).collect() => collected,
+            () = too_late(ending) => return broken_off(),
+        };
+        let body = match collected {
             Ok(body) => body.to_bytes(),
             Err(cause) if cause.is::<LengthLimitError>() => return too_long(limit),
             Err(cause) => return error(StatusCode::BAD_REQUEST, &format!("the request's body broke off: {cause}")),
@@ -127,11 +176,7 @@ impl Admin {
         }
         match self.publisher.publish(request.messages).await {
             Ok(published) => render(&published, request.shape),
-            Err(what) => {
-                let mut response = error(StatusCode::SERVICE_UNAVAILABLE, &what.to_string());
-                response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-                response
-            }
+            Err(what) => unavailable(&what.to_string()),
         }
     }
 
@@ -153,16 +198,18 @@ impl Admin {
     }
 
     /// A new process takes over. Only who may end this one may ask for that: root, and the daemon's own user.
-    async fn reload(&self, peer: Option<&Peer>) -> Answered {
+    /// Gives back nothing where it has to be asked again.
+    async fn reload(&self, peer: Option<&Peer>) -> Option<Answered> {
         if !peer.is_some_and(|peer| peer.user == 0 || peer.user == nix::unistd::geteuid().as_raw()) {
-            return error(
-                StatusCode::FORBIDDEN,
-                "only root and the daemon's own user may ask for a reload, on the Unix socket",
-            );
+            let what = "only root and the daemon's own user may ask for a reload, on the Unix socket";
+            return Some(error(StatusCode::FORBIDDEN, what));
         }
         match self.reloads.ask().await {
-            Ok(pid) => json(StatusCode::OK, &json!({ "status": "ok", "pid": pid })),
-            Err(why) => error(StatusCode::INTERNAL_SERVER_ERROR, &format!("nothing has changed: {why}")),
+            Reloaded::By(pid) => Some(json(StatusCode::OK, &json!({ "status": "ok", "pid": pid }))),
+            Reloaded::Failed(why) => {
+                Some(error(StatusCode::INTERNAL_SERVER_ERROR, &format!("nothing has changed: {why}")))
+            }
+            Reloaded::Again => None,
         }
     }
 
@@ -200,6 +247,29 @@ fn render(published: &[Published], shape: Shape) -> Answered {
             with_type(StatusCode::OK, "application/x-ndjson", lines)
         }
     }
+}
+
+/// Resolves when a new process can't wait any more for a publish to be whole.
+async fn too_late(mut ending: watch::Receiver<Ending>) {
+    if ending.wait_for(|ending| *ending == Ending::HandOver).await.is_err() {
+        // The sender is gone: whoever ends this connection will not wait for it.
+        std::future::pending::<()>().await;
+    }
+    sleep(TO_BE_WHOLE).await;
+}
+
+/// The answer to a publish that was not whole in time. What comes of it later is nothing any more.
+fn broken_off() -> Answered {
+    let what = "a new process takes over, and the request was not whole in time; nothing was published: publish again";
+    let mut response = unavailable(what);
+    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    response
+}
+
+fn unavailable(what: &str) -> Answered {
+    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, what);
+    response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+    response
 }
 
 fn too_long(limit: usize) -> Answered {

@@ -1,19 +1,52 @@
 //! `POST /reload`: asks for a new process, and waits for the outcome. What a reload does is not this room's business.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{mpsc, oneshot};
 
-/// Somebody wants a new process: whom to tell the outcome, the new process's id or why there is none.
-pub type ReloadRequest = oneshot::Sender<Result<u32, String>>;
+/// What became of a request for a new process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reloaded {
+    /// The process with this id has taken over.
+    By(u32),
+    /// There is none, and everything is as it was; with the reason.
+    Failed(String),
+    /// It came while a new process was on its way, which may have read its configuration before: it is to be asked again.
+    Again,
+}
+
+/// Somebody wants a new process.
+#[derive(Debug)]
+pub struct ReloadRequest {
+    answer: oneshot::Sender<Reloaded>,
+    asker: Weak<()>,
+}
+
+impl ReloadRequest {
+    /// A request that nobody waits for: a signal.
+    #[must_use]
+    pub fn unheard() -> Self {
+        Self { answer: oneshot::channel().0, asker: Weak::new() }
+    }
+
+    /// Whether somebody waits for the answer.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.asker.strong_count() > 0
+    }
+
+    /// Answers, if somebody waits for it.
+    pub fn answer(self, outcome: Reloaded) {
+        // Whoever has asked may have gone.
+        let _ = self.answer.send(outcome);
+    }
+}
 
 /// Where reloads are asked for, and what became of the last one.
 pub struct Reloads {
     requests: mpsc::Sender<ReloadRequest>,
-    waiting: AtomicUsize,
+    /// Who has asked for the reload that is under way.
+    asker: Mutex<Weak<()>>,
     last_failure: Mutex<Option<String>>,
 }
 
@@ -21,29 +54,29 @@ impl Reloads {
     /// Asks by `requests`.
     #[must_use]
     pub fn new(requests: mpsc::Sender<ReloadRequest>) -> Self {
-        Self { requests, waiting: AtomicUsize::new(0), last_failure: Mutex::new(None) }
+        Self { requests, asker: Mutex::default(), last_failure: Mutex::new(None) }
     }
 
-    /// Asks for a new process. Gives back its id, or why there is none: then everything is as it was.
-    ///
-    /// # Errors
-    /// The reason.
-    pub async fn ask(&self) -> Result<u32, String> {
+    /// Asks for a new process, and waits for the outcome.
+    pub async fn ask(&self) -> Reloaded {
         let (answer, answered) = oneshot::channel();
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let asked = self.requests.send(answer).await;
-        let outcome = match asked {
-            Ok(()) => answered.await.unwrap_or_else(|_| Err("ssecast is stopping".to_owned())),
-            Err(_) => Err("ssecast is stopping, or was started in a way that knows no reload".to_owned()),
-        };
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        outcome
+        // It goes with this call, also where that is not waited for to its end.
+        let asker = Arc::new(());
+        match self.requests.send(ReloadRequest { answer, asker: Arc::downgrade(&asker) }).await {
+            Ok(()) => answered.await.unwrap_or_else(|_| Reloaded::Failed("ssecast is stopping".to_owned())),
+            Err(_) => Reloaded::Failed("ssecast is stopping, or was started in a way that knows no reload".to_owned()),
+        }
     }
 
-    /// Requests that wait for an outcome.
+    /// Notes that the reload that `request` asks for is under way.
+    pub fn begin(&self, request: &ReloadRequest) {
+        *self.asker.lock().unwrap_or_else(PoisonError::into_inner) = request.asker.clone();
+    }
+
+    /// How many wait for the outcome of the reload that is under way: one, or none.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        usize::from(self.asker.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0)
     }
 
     /// Why the last reload failed, if it did.

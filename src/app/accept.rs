@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::Admin,
+    admin::{Admin, Ending},
     process::listen::Listener,
     shard::{Op, Queue},
     stream::{Socket, Stream},
@@ -37,7 +37,7 @@ enum Duplicate {
 
 /// Accepts on both sockets until it is paused.
 pub(super) struct Accepting {
-    stop: watch::Sender<bool>,
+    ending: watch::Sender<Ending>,
     public: JoinHandle<()>,
     admin: JoinHandle<()>,
     left: Left,
@@ -52,21 +52,21 @@ impl Accepting {
         service: Arc<Admin>,
         inherited: Vec<Stream>,
     ) -> io::Result<Self> {
-        let (stop, stopped) = watch::channel(false);
+        let (ending, ended) = watch::channel(Ending::No);
         let left = Left::default();
         let (public, admin) = (Duplicate::of(public)?, Duplicate::of(admin)?);
-        let public = tokio::spawn(accept_public(public, queues, stopped.clone()));
-        let admin = tokio::spawn(accept_admin(admin, service, inherited, Arc::clone(&left), stopped));
-        Ok(Self { stop, public, admin, left })
+        let public = tokio::spawn(accept_public(public, queues, ended.clone()));
+        let admin = tokio::spawn(accept_admin(admin, service, inherited, Arc::clone(&left), ended));
+        Ok(Self { ending, public, admin, left })
     }
 
-    /// Stops accepting, and resolves when no request is under way on the admin socket but those for a reload. Puts the
+    /// Stops accepting, and resolves when no request is under way on the admin socket but the one for this reload. Puts the
     /// connections that are left there into `left`.
     ///
     /// # Errors
     /// A request has taken longer than `within`.
     pub(super) async fn pause(self, within: Duration, left: &mut Vec<Stream>) -> anyhow::Result<()> {
-        let _ = self.stop.send(true); // Nobody listens who has ended already.
+        let _ = self.ending.send(Ending::HandOver); // Nobody listens who has ended already.
         let paused = timeout(within, async {
             let _ = self.public.await;
             let _ = self.admin.await;
@@ -78,7 +78,7 @@ impl Accepting {
 
     /// Stops accepting, and resolves when all requests under way on the admin socket are answered.
     pub(super) async fn stop(self) {
-        let _ = self.stop.send(true);
+        let _ = self.ending.send(Ending::Stop);
         let _ = self.public.await;
         let _ = self.admin.await;
     }
@@ -95,9 +95,9 @@ impl Duplicate {
 }
 
 /// Accepts on the public socket and gives the connections to the shards by turns.
-async fn accept_public(listener: Duplicate, queues: Vec<Arc<Queue>>, stopped: watch::Receiver<bool>) {
+async fn accept_public(listener: Duplicate, queues: Vec<Arc<Queue>>, ended: watch::Receiver<Ending>) {
     let mut turn = 0;
-    accept(listener, stopped, |stream| {
+    accept(listener, ended, |stream| {
         turn = (turn + 1) % queues.len();
         queues[turn].push([Op::Accept(stream)]);
     })
@@ -110,7 +110,7 @@ async fn accept_admin(
     admin: Arc<Admin>,
     inherited: Vec<Stream>,
     left: Left,
-    stopped: watch::Receiver<bool>,
+    ended: watch::Receiver<Ending>,
 ) {
     let mut serving = JoinSet::new();
     let serve = |serving: &mut JoinSet<()>, stream: Stream| {
@@ -119,13 +119,9 @@ async fn accept_admin(
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(%error, "a connection on the admin socket was dropped"),
         };
-        let (admin, left, mut stop) = (Arc::clone(&admin), Arc::clone(&left), stopped.clone());
+        let (admin, left, ended) = (Arc::clone(&admin), Arc::clone(&left), ended.clone());
         serving.spawn(async move {
-            let stopped = async move {
-                // An error says that the sender is gone, and with it everything.
-                let _ = stop.wait_for(|stopped| *stopped).await;
-            };
-            if let Some(stream) = admin.serve(stream, stopped).await {
+            if let Some(stream) = admin.serve(stream, ended).await {
                 left.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
             }
         });
@@ -133,13 +129,13 @@ async fn accept_admin(
     for stream in inherited {
         serve(&mut serving, stream);
     }
-    accept(listener, stopped.clone(), |stream| serve(&mut serving, stream)).await;
+    accept(listener, ended.clone(), |stream| serve(&mut serving, stream)).await;
     // A request that waits for the outcome of this very pause is answered later.
     while serving.len() > admin.reloads.waiting() && serving.join_next().await.is_some() {}
     mem::take(&mut serving).detach_all();
 }
 
-async fn accept(listener: Duplicate, mut stopped: watch::Receiver<bool>, mut each: impl FnMut(Stream)) {
+async fn accept(listener: Duplicate, mut ended: watch::Receiver<Ending>, mut each: impl FnMut(Stream)) {
     let accepting = async {
         if let Err(error) = accept_from(listener, &mut each).await {
             tracing::error!(%error, "a listening socket is lost");
@@ -147,7 +143,7 @@ async fn accept(listener: Duplicate, mut stopped: watch::Receiver<bool>, mut eac
     };
     tokio::select! {
         () = accepting => {}
-        _ = stopped.wait_for(|stopped| *stopped) => {}
+        _ = ended.wait_for(|ending| *ending != Ending::No) => {}
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,13 +17,15 @@ use bytes::Bytes;
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task::spawn_blocking,
     time::{sleep, timeout},
 };
 
 use super::Serving;
 use crate::{
+    admin::{ReloadRequest, Reloaded},
+    config::Config,
     event::{ChannelName, Message},
     process::{
         handover::{DESCRIPTORS_A_WORD, Link, LinkError, PROGRAM_TIME, Successor, VERSION, Word, memfd, program},
@@ -48,10 +51,62 @@ pub(super) struct Handed {
     pub(super) cursor: (String, u64),
     /// Whether the marker divides the sources' messages.
     pub(super) exact: bool,
+    /// Where they come from; see [`origin`].
+    pub(super) origin: String,
     /// What the shards hold.
     pub(super) image: Image,
     /// What was read of each connection of the admin socket.
     pub(super) admin: Vec<Bytes>,
+}
+
+/// Where a configuration has its events from. A marker divides the messages of one origin only. It may hold a password.
+pub(super) fn origin(config: &Config) -> String {
+    config.redis.as_ref().map(|redis| format!("{} {}", redis.url, redis.prefix)).unwrap_or_default()
+}
+
+/// What is asked of the daemon while it hands over.
+pub(super) struct Meanwhile<'a, S> {
+    /// It is to stop.
+    pub(super) stop: Pin<&'a mut S>,
+    /// It was asked to stop, and `stop` has resolved.
+    pub(super) stopped: bool,
+    /// It is to hand over again.
+    pub(super) requests: &'a mut mpsc::Receiver<ReloadRequest>,
+    /// It was asked for that by a signal, which nobody waits for.
+    pub(super) again: bool,
+}
+
+impl<S: Future<Output = ()>> Meanwhile<'_, S> {
+    /// Resolves when the daemon is to stop.
+    async fn stop(&mut self) {
+        self.stop.as_mut().await;
+        self.stopped = true;
+    }
+
+    /// Has every request asked again, of whichever process it will be that serves, until this is dropped.
+    async fn put_off_requests(&mut self) {
+        while let Some(request) = self.requests.recv().await {
+            self.again |= !request.is_heard();
+            request.answer(Reloaded::Again);
+        }
+        // Nobody can ask any more.
+        std::future::pending().await
+    }
+
+    /// Takes note of what was asked for and not looked at.
+    pub(super) async fn catch_up(&mut self) {
+        if !self.stopped {
+            tokio::select! {
+                biased;
+                () = self.stop() => {}
+                () = std::future::ready(()) => {}
+            }
+        }
+        while let Ok(request) = self.requests.try_recv() {
+            self.again |= !request.is_heard();
+            request.answer(Reloaded::Again);
+        }
+    }
 }
 
 /// How to start a new process: the program as it was found at start, and the arguments of this one.
@@ -112,10 +167,28 @@ impl Talk {
         Ok(())
     }
 
+    /// Hears the receipt. A new process that is too late with it learns so, and doesn't begin.
+    async fn receipt(&mut self) -> anyhow::Result<()> {
+        let link = Arc::clone(&self.link);
+        let heard = spawn_blocking(move || match link.expect(&Word::Serving, TO_TAKE) {
+            Err(silent @ LinkError::Silent(_)) => {
+                link.shut();
+                // It may have said so just now.
+                link.expect(&Word::Serving, Duration::from_millis(1)).map_err(|_| silent)
+            }
+            heard => heard,
+        });
+        heard.await?.map_err(|error| self.explain(error, "served"))
+    }
+
     fn explain(&mut self, error: LinkError, doing: &str) -> anyhow::Error {
         match error {
             LinkError::Failed(reason) => anyhow::anyhow!("the new process can't take over: {reason}"),
             LinkError::Closed => {
+                // What it said last was for this.
+                if let Err(LinkError::Failed(reason)) = self.link.hear(Duration::from_millis(1)) {
+                    return self.explain(LinkError::Failed(reason), doing);
+                }
                 // It is about to be collected: its end of the link closes a moment before.
                 let until = Instant::now() + PROGRAM_TIME;
                 while self.successor.ended().is_none() && Instant::now() < until {
@@ -133,10 +206,17 @@ impl Talk {
 }
 
 /// Hands everything over. Gives back the successor's process id; from then on this process must only end.
-pub(super) async fn hand_over(serving: &mut Serving, relaunch: &Relaunch) -> anyhow::Result<u32> {
+pub(super) async fn hand_over<S: Future<Output = ()>>(
+    serving: &mut Serving,
+    relaunch: &Relaunch,
+    meanwhile: &mut Meanwhile<'_, S>,
+) -> anyhow::Result<u32> {
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
     let mut talk = Talk::start(relaunch).await?;
-    let prepared = prepare(serving, &mut talk).await;
+    let prepared = tokio::select! {
+        prepared = prepare(serving, &mut talk) => prepared,
+        () = meanwhile.stop() => Err(anyhow::anyhow!("ssecast is stopping")),
+    };
     let (marker, exact) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -147,7 +227,10 @@ pub(super) async fn hand_over(serving: &mut Serving, relaunch: &Relaunch) -> any
     };
     // From here on clients wait.
     let mut left = Vec::new();
-    let handed = commit(serving, &mut talk, &marker, exact, &mut left).await;
+    let handed = match pause(serving, &mut left, meanwhile).await {
+        Ok(()) => commit(serving, &mut talk, &marker, exact, &left).await,
+        Err(error) => Err(error),
+    };
     match handed {
         Ok(()) => {
             let pid = talk.successor.pid();
@@ -182,36 +265,52 @@ async fn prepare(serving: &Serving, talk: &mut Talk) -> anyhow::Result<(Option<C
     let dispatcher = &serving.daemon.dispatcher;
     let sources = !serving.daemon.sources.is_empty();
     // What a source has missed while it is away is told in any case.
-    let exact = dispatcher.away().is_empty();
-    let marker = (sources && exact).then(marker_name).transpose()?;
-    if let Some(marker) = &marker {
-        dispatcher.set_marker(marker);
-        until(TO_STAND_STILL, || dispatcher.is_subscribed())
+    let there = dispatcher.away().is_empty();
+    let mut exact = there;
+    let mut marker = (sources && there).then(marker_name).transpose()?;
+    if let Some(name) = &marker {
+        dispatcher.set_marker(name);
+        until(TO_STAND_STILL, || dispatcher.marker_is_answered())
             .await
             .context("the marker's channel can't be subscribed to")?;
+        if !dispatcher.has_marker() {
+            tracing::warn!("a source refuses the marker's channel {name}: clients will be told of a gap");
+            (exact, marker) = (false, None);
+        }
     }
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
     let (inherited, mut fds): (Vec<_>, Vec<RawFd>) = serving.inheritance().into_iter().unzip();
     fds.push(names.as_raw_fd());
     let marker_text = marker.as_ref().map(ToString::to_string);
-    talk.say(Word::Subscribe { sockets: inherited, marker: marker_text, sources: sources && exact }, &fds).await?;
+    talk.say(Word::Subscribe { sockets: inherited, marker: marker_text, sources: sources && there }, &fds).await?;
     talk.expect(Word::Ready, TO_SUBSCRIBE, "was ready").await?;
     Ok((marker, exact))
 }
 
-/// The second phase: this process stops, gives everything, and has the receipt.
-async fn commit(
+/// Stops accepting. Connections that no request is under way on are put into `left`, among them those that ask for one more
+/// reload.
+async fn pause<S: Future<Output = ()>>(
     serving: &mut Serving,
+    left: &mut Vec<Stream>,
+    meanwhile: &mut Meanwhile<'_, S>,
+) -> anyhow::Result<()> {
+    let Some(accepting) = serving.accepting.take() else { return Ok(()) };
+    tokio::select! {
+        paused = accepting.pause(TO_STAND_STILL, left) => paused,
+        () = meanwhile.put_off_requests() => Ok(()),
+    }
+}
+
+/// The second phase: this process, which has stopped, gives everything, and has the receipt.
+async fn commit(
+    serving: &Serving,
     talk: &mut Talk,
     marker: &Option<ChannelName>,
     mut exact: bool,
-    left: &mut Vec<Stream>,
+    left: &[Stream],
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
-    if let Some(accepting) = serving.accepting.take() {
-        accepting.pause(TO_STAND_STILL, left).await?;
-    }
     // Channels that were joined meanwhile.
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
     talk.say(Word::Subscribe { sockets: Vec::new(), marker: None, sources: exact }, &[names.as_raw_fd()]).await?;
@@ -231,14 +330,15 @@ async fn commit(
     let clients = frozen.image.clients();
     let mut fds = frozen.lent;
     let mut admin = Vec::new();
-    for stream in left.iter() {
+    for stream in left {
         let (fd, unread) = stream.peek();
         fds.push(fd);
         admin.push(unread);
     }
     let cursor = dispatcher.cursor();
     let cursor = (cursor.node.to_string(), cursor.position.0);
-    let state = postcard::to_stdvec(&Handed { cursor, exact, image: frozen.image, admin })?;
+    let state =
+        postcard::to_stdvec(&Handed { cursor, exact, origin: origin(&serving.config), image: frozen.image, admin })?;
     let state = memfd(&state)?;
     talk.say(Word::State { descriptors: fds.len() }, &[state.as_raw_fd()]).await?;
     for lot in fds.chunks(DESCRIPTORS_A_WORD) {
@@ -246,7 +346,7 @@ async fn commit(
     }
     talk.expect(Word::Holding, TO_TAKE, "had taken everything").await?;
     talk.say(Word::Go, &[]).await?;
-    talk.expect(Word::Serving, TO_TAKE, "served").await?;
+    talk.receipt().await?;
     // The new process tells the service manager nothing before the link is closed, since nobody would believe it.
     notify::tell(&[NotifyState::MainPid(talk.successor.pid())]);
     tracing::info!(clients, exact, stood_still = ?began.elapsed(), pid = talk.successor.pid(), "a new process has taken over");

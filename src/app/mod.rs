@@ -19,10 +19,10 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use self::{accept::Accepting, daemon::Daemon, succession::Taken};
+use self::{accept::Accepting, daemon::Daemon, handover::Meanwhile, succession::Taken};
 pub use self::{handover::Relaunch, succession::Succession};
 use crate::{
-    admin::{Admin, ReloadRequest, Reloads},
+    admin::{Admin, ReloadRequest, Reloaded, Reloads},
     config::Config,
     process::{
         handover::Part,
@@ -30,6 +30,7 @@ use crate::{
         listen::{ListenError, Listener},
         notify,
         pidfile::Pidfile,
+        signals::{self, Asked},
         sockets::Sockets,
     },
     shard::Dispatcher,
@@ -117,8 +118,9 @@ pub async fn supervise(
         None => (begin(&config).await?, Vec::new(), None),
         Some(succession) => {
             let taken = succession.succeed(&config).await?;
-            if let Some(pidfile) = &mut pidfile {
-                pidfile.write()?;
+            if let Some(Err(error)) = pidfile.as_mut().map(Pidfile::write) {
+                // All clients are here by now: a file is no reason to end.
+                tracing::error!("the pidfile tells of the process before: {:#}", anyhow::Error::from(error));
             }
             sockets.public.own_file();
             sockets.admin.own_file();
@@ -147,15 +149,41 @@ pub async fn supervise(
             () = advance(&dispatcher) => {}
             ended = &mut serving.daemon.ended => anyhow::bail!("a thread ended that must not: {}", ended.unwrap_or_default()),
             Some(asked) = reloads.asked.recv() => {
-                if let Some(pid) = serving.reload(relaunch.as_ref(), asked, &mut reloads.asked).await {
+                let mut meanwhile =
+                    Meanwhile { stop: shutdown.as_mut(), stopped: false, requests: &mut reloads.asked, again: false };
+                let handed = serving.reload(relaunch.as_ref(), asked, &mut meanwhile).await;
+                let (stopped, again) = (meanwhile.stopped, meanwhile.again);
+                if let Some(pid) = handed {
+                    pass_on(pid, stopped, again);
                     serving.leave();
                     return Ok(Outcome::HandedOver(pid));
+                }
+                if stopped {
+                    break;
+                }
+                if again {
+                    // Where there is no room, others wait already.
+                    let _ = reloads.asking.try_send(ReloadRequest::unheard());
                 }
             }
         }
     }
+    reloads.asked.close();
+    while let Ok(request) = reloads.asked.try_recv() {
+        request.answer(Reloaded::Failed("ssecast is stopping".to_owned()));
+    }
     serving.drain().await;
     Ok(Outcome::Stopped)
+}
+
+/// Asks the new process for what this one was asked for while it handed over.
+fn pass_on(pid: u32, stopped: bool, again: bool) {
+    let asked = if stopped { Asked::Stop } else { Asked::Reload };
+    if (stopped || again)
+        && let Err(error) = signals::pass_on(asked, pid)
+    {
+        tracing::error!(%error, "the new process can't be asked for what this one was asked for meanwhile: {asked:?}");
+    }
 }
 
 async fn begin(config: &Arc<Config>) -> anyhow::Result<Daemon> {
@@ -196,33 +224,29 @@ impl Serving {
     }
 
     /// Hands everything over, and tells whoever has asked. Gives back the new process's id, or nothing if all is as it was.
-    /// Whoever has asked meanwhile, by `others`, is told the same.
-    async fn reload(
+    async fn reload<S: Future<Output = ()>>(
         &mut self,
         relaunch: Option<&Relaunch>,
         asked: ReloadRequest,
-        others: &mut mpsc::Receiver<ReloadRequest>,
+        meanwhile: &mut Meanwhile<'_, S>,
     ) -> Option<u32> {
         tracing::info!("a new process is asked for");
+        self.admin.reloads.begin(&asked);
         let handed = match relaunch {
-            Some(relaunch) => handover::hand_over(self, relaunch).await,
+            Some(relaunch) => handover::hand_over(self, relaunch, meanwhile).await,
             None => Err(anyhow::anyhow!("this daemon was not started as `ssecast serve`")),
         };
         match handed {
             Ok(pid) => {
-                others.close();
-                // Whoever sent a signal does not listen.
-                let _ = asked.send(Ok(pid));
-                while let Ok(other) = others.try_recv() {
-                    let _ = other.send(Ok(pid));
-                }
+                asked.answer(Reloaded::By(pid));
                 let _ = handover::until(TO_ANSWER, || self.admin.reloads.waiting() == 0).await;
+                meanwhile.catch_up().await;
                 Some(pid)
             }
             Err(error) => {
                 tracing::error!("the reload failed, and nothing has changed: {error:#}");
                 self.admin.reloads.note(Some(format!("{error:#}")));
-                let _ = asked.send(Err(format!("{error:#}")));
+                asked.answer(Reloaded::Failed(format!("{error:#}")));
                 None
             }
         }

@@ -9,7 +9,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
     daemon::Daemon,
-    handover::{Handed, until},
+    handover::{Handed, origin, until},
 };
 use crate::{
     config::Config,
@@ -17,12 +17,14 @@ use crate::{
     event::{ChannelName, Position},
     hub::Sequencer,
     process::handover::{Link, Part, VERSION, Word, read_memfd},
-    shard::Frozen,
+    shard::{Dispatcher, Frozen},
     stream::Stream,
 };
 
 /// Longest wait for the sources.
 const TO_SUBSCRIBE: Duration = Duration::from_secs(25);
+/// Longest wait for the marker, which the old process has had already.
+const TO_DIVIDE: Duration = Duration::from_secs(5);
 /// Longest wait for the next word of the old process, which may take its time but not for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -103,7 +105,8 @@ impl Succession {
         daemon.start_sources()?;
         self.subscribe(&daemon).await?;
         let (state, fds) = self.take(&daemon).await?;
-        let Handed { cursor: (node, position), exact, image, admin } = state;
+        let Handed { cursor: (node, position), exact, origin: before, image, admin } = state;
+        let exact = exact && before == origin(config) && self.is_divided(&dispatcher).await?;
         let cursor = Cursor { node: node.parse()?, position: Position(position) };
         let open: Vec<ChannelName> = image.open_channels().filter_map(|name| ChannelName::new(name).ok()).collect();
         let mut fds = fds;
@@ -117,10 +120,11 @@ impl Succession {
             (other, _) => bail!("the old process said {other:?} and not Go"),
         }
         self.link.say(&Word::Serving, &[])?;
-        daemon.start_shards(config, cursor, inherited.into_iter().map(Some).collect())?;
+        // Before the shards: what they ask for comes after what is known already.
         if !dispatcher.begin(Sequencer::after(cursor), &open, exact) {
             tracing::warn!("what was published during the change of processes may have been missed; clients are told");
         }
+        daemon.start_shards(config, cursor, inherited.into_iter().map(Some).collect())?;
         Ok(Taken { daemon, admin, link: self.link })
     }
 
@@ -132,6 +136,17 @@ impl Succession {
         dispatcher.note_subscribed();
         self.link.say(&Word::Ready, &[])?;
         Ok(())
+    }
+
+    /// Waits until all that comes before the marker has come, which the old process has passed on. True if the marker divides.
+    async fn is_divided(&self, dispatcher: &Dispatcher) -> anyhow::Result<bool> {
+        if self.marker.is_none() {
+            return Ok(true);
+        }
+        until(TO_DIVIDE, || dispatcher.is_holding() || !dispatcher.has_marker() || dispatcher.is_broken())
+            .await
+            .context("the marker did not come to the new process")?;
+        Ok(dispatcher.is_holding())
     }
 
     /// Hears more names, until everything comes.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::Failure;
 use crate::{
@@ -184,7 +184,7 @@ async fn until_asked_to_stop(mut signals: Signals, log: &Log, reload: mpsc::Send
             Asked::Stop => break,
             Asked::ReopenLog => log.reopen(),
             // The outcome is in the log; `ssecast reload` waits for it. A reload that waits already will do.
-            Asked::Reload => drop(reload.try_send(oneshot::channel().0)),
+            Asked::Reload => drop(reload.try_send(ReloadRequest::unheard())),
         }
     }
     notify::stopping();

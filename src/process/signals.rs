@@ -2,7 +2,10 @@
 
 use std::io;
 
-use nix::sys::signal::{self as mask, SigSet};
+use nix::{
+    sys::signal::{self as mask, SigSet, kill},
+    unistd::Pid,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
@@ -61,6 +64,19 @@ impl Signals {
 /// What the system said.
 pub fn hold() -> io::Result<()> {
     Ok(listened_to().thread_block()?)
+}
+
+/// Asks another process for what this one was asked for and can't do any more.
+///
+/// # Errors
+/// What the system said, such as that the process has ended.
+pub fn pass_on(asked: Asked, process: u32) -> io::Result<()> {
+    let signal = match asked {
+        Asked::Stop => mask::SIGTERM,
+        Asked::Reload => mask::SIGHUP,
+        Asked::ReopenLog => mask::SIGUSR1,
+    };
+    Ok(kill(Pid::from_raw(process.cast_signed()), signal)?)
 }
 
 /// Lets through what is held.

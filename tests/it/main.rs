@@ -22,5 +22,7 @@ mod proxy;
 mod publish;
 mod redis_source;
 mod replay;
+mod restart;
 mod slow;
 mod streams;
+mod upgrade;

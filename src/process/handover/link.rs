@@ -14,8 +14,8 @@ use nix::{
     sys::{
         memfd::{MFdFlags, memfd_create},
         socket::{
-            AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
-            sendmsg, setsockopt, socketpair, sockopt,
+            AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
+            recvmsg, sendmsg, setsockopt, shutdown, socketpair, sockopt,
         },
         time::TimeVal,
     },
@@ -139,6 +139,12 @@ impl Link {
         }
     }
 
+    /// From now on the other end can say nothing more; what it has said is still to be heard.
+    pub fn shut(&self) {
+        // An end that is gone says nothing either.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Read);
+    }
+
     /// Hears `expected`, or fails.
     ///
     /// # Errors
@@ -193,6 +199,10 @@ mod tests {
         theirs.say(&Word::Failed { reason: "no".to_owned() }, &[]).unwrap();
         assert_eq!(ours.expect(&Word::Serving, Duration::from_secs(5)).unwrap_err().to_string(), "no");
         assert!(matches!(ours.hear(Duration::from_millis(10)), Err(LinkError::Silent(_))));
+        theirs.say(&Word::Serving, &[]).unwrap();
+        ours.shut();
+        assert!(matches!(theirs.say(&Word::Serving, &[]), Err(LinkError::Closed)), "what is said is heard, or fails");
+        ours.expect(&Word::Serving, Duration::from_secs(5)).unwrap();
         drop(theirs);
         assert!(matches!(ours.hear(Duration::from_secs(5)), Err(LinkError::Closed)));
         assert!(matches!(ours.say(&Word::Go, &[]), Err(LinkError::Closed)));

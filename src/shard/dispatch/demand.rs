@@ -62,7 +62,10 @@ impl Dispatcher {
     /// A source may not deliver the channel: whoever waits for it is told so.
     pub fn refuse(&self, name: &ChannelName, ticket: Ticket) {
         let mut state = self.lock();
-        if state.wanted.get(name).is_some_and(|wanted| wanted.ticket == ticket) {
+        if state.marker.as_ref() == Some(name) {
+            // Nobody waits for it but whoever hands over, who does without.
+            self.drop_marker(&mut state);
+        } else if state.wanted.get(name).is_some_and(|wanted| wanted.ticket == ticket) {
             self.forget(&mut state, name);
             self.to_all(|| Op::Refused(name.clone()));
         }

@@ -31,6 +31,32 @@ impl Dispatcher {
         self.demand_open(&mut state, name, 0);
     }
 
+    /// Whether every source has said whether it delivers the marker's channel.
+    #[must_use]
+    pub fn marker_is_answered(&self) -> bool {
+        let state = self.lock();
+        let wanted = state.marker.as_ref().and_then(|marker| state.wanted.get(marker));
+        wanted.is_none_or(|wanted| wanted.awaiting == 0)
+    }
+
+    /// Whether there is a marker that no source has refused.
+    #[must_use]
+    pub fn has_marker(&self) -> bool {
+        self.lock().marker.is_some()
+    }
+
+    /// Whether messages are kept: the marker has come.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        matches!(self.lock().mode, Mode::Holding(_))
+    }
+
+    /// Whether a source was lost since [`Dispatcher::note_subscribed`], and with it perhaps the marker.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.lock().broken
+    }
+
     /// Whether all that is wanted, the marker included, is confirmed by every source.
     #[must_use]
     pub fn is_subscribed(&self) -> bool {
@@ -55,7 +81,7 @@ impl Dispatcher {
     pub async fn held(&self) {
         loop {
             let turned = self.turned.notified();
-            if matches!(self.lock().mode, Mode::Holding(_)) {
+            if self.is_holding() {
                 return;
             }
             turned.await;
@@ -108,11 +134,13 @@ impl Dispatcher {
             self.forget(&mut state, &name);
         }
         for name in open {
-            if !state.wanted.contains_key(name) && !self.sources.is_empty() {
+            match state.wanted.get(name) {
                 // It was wanted so late that nobody has asked for it here; its confirmation tells the gap.
-                self.demand_open(&mut state, name, self.all_shards());
-            } else if !exact || state.broken {
-                inexact.push(name.clone());
+                None if !self.sources.is_empty() => self.demand_open(&mut state, name, self.all_shards()),
+                // Where a source is away, the gap is told when it is back.
+                Some(wanted) if wanted.awaiting != 0 => {}
+                _ if !exact || state.broken => inexact.push(name.clone()),
+                _ => {}
             }
         }
         let told = inexact.is_empty();
@@ -148,7 +176,7 @@ impl Dispatcher {
         self.demand(state, name, wanted);
     }
 
-    fn drop_marker(&self, state: &mut State) {
+    pub(super) fn drop_marker(&self, state: &mut State) {
         if let Some(marker) = state.marker.take() {
             self.forget(state, &marker);
         }

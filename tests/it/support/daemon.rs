@@ -22,6 +22,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ssecast");
 
 pub(crate) struct Daemon {
     child: Child,
+    program: PathBuf,
     config: PathBuf,
     log: PathBuf,
     public: Endpoint,
@@ -43,19 +44,24 @@ impl Daemon {
 
     /// A daemon whose files in `folder` begin with `name`, where a test has several.
     pub(crate) fn start_named(folder: &Folder, name: &str, tables: &str) -> Self {
+        Self::start_program(Path::new(PROGRAM), folder, name, tables)
+    }
+
+    /// As [`Daemon::start_named`], from a copy of the program, which a test may replace.
+    pub(crate) fn start_program(program: &Path, folder: &Folder, name: &str, tables: &str) -> Self {
         let public = folder.path(&format!("{name}.sock"));
         let admin = folder.path(&format!("{name}-admin.sock"));
         let (public, admin) = (Endpoint::unix(&public), Endpoint::unix(&admin));
         let config = folder.write(&format!("{name}.toml"), &(listen_table(&public, &admin) + tables));
         let log = folder.path(&format!("{name}.log"));
-        let child = Self::spawn(&config, &log);
-        let mut daemon = Self { child, config, log, public, admin };
+        let child = Self::spawn(program, &config, &log);
+        let mut daemon = Self { child, program: program.to_owned(), config, log, public, admin };
         daemon.wait_until_it_answers();
         daemon
     }
 
-    fn spawn(config: &Path, log: &Path) -> Child {
-        let mut command = Command::new(PROGRAM);
+    fn spawn(program: &Path, config: &Path, log: &Path) -> Child {
+        let mut command = Command::new(program);
         command.arg("serve").arg("--config").arg(config);
         Child::start("ssecast", &mut command, log.to_owned())
     }
@@ -63,7 +69,7 @@ impl Daemon {
     /// Starts it again, with the same configuration, after its end.
     pub(crate) fn start_again(&mut self) {
         self.child.kill();
-        self.child = Self::spawn(&self.config, &self.log);
+        self.child = Self::spawn(&self.program, &self.config, &self.log);
         self.wait_until_it_answers();
     }
 
@@ -111,6 +117,11 @@ impl Daemon {
 
     pub(crate) fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// The process that was started; another one may have taken over from it.
+    pub(crate) fn first_pid(&self) -> u32 {
+        self.child.pid()
     }
 
     pub(crate) fn child(&mut self) -> &mut Child {

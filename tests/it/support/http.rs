@@ -25,6 +25,11 @@ impl Request {
         Self { body: Some(body.into()), ..request }
     }
 
+    /// The same with a body; the connection stays.
+    pub(crate) fn body(self, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: Some(body.into()), ..self }
+    }
+
     pub(crate) fn header(mut self, name: &'static str, value: impl AsRef<[u8]>) -> Self {
         self.headers.push((name, value.as_ref().to_vec()));
         self

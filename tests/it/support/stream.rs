@@ -153,6 +153,11 @@ impl Stream {
         self.parser.retry.expect("a stream says when to reconnect")
     }
 
+    /// Comments that have been read so far.
+    pub(crate) fn comments(&self) -> usize {
+        self.parser.comments
+    }
+
     /// Waits for the next comment.
     pub(crate) fn ping(&mut self) {
         let comments = self.parser.comments;

@@ -1,0 +1,12 @@
+//! Handing over to a new process: nobody is cut, nothing is lost or doubled, whatever becomes of the new process.
+
+mod connections;
+mod crossing;
+mod imposter;
+mod lineage;
+mod load;
+mod refused;
+mod requests;
+mod sources;
+mod swarm;
+mod traffic;

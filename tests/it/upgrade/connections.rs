@@ -1,0 +1,187 @@
+//! Connections on which no stream runs: those that wait for a request, and those in the middle of one.
+
+use std::{
+    io::Write as _,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use super::{lineage::Lineage, traffic::read_answer};
+use crate::support::{Endpoint, Folder, Request, Response, Socket, Stream, Subscription, eventually};
+
+fn publish(message: &str) -> Vec<u8> {
+    Request::new("POST", "/publish/cats").body(message).to_bytes()
+}
+
+fn connect(endpoint: &Endpoint) -> Socket {
+    endpoint.connect().unwrap()
+}
+
+#[test]
+fn connections_that_are_kept_live_on() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let mut unused = connect(lineage.admin());
+    let mut used = connect(lineage.admin());
+    let mut health = connect(lineage.public());
+    let ask_health = |socket: &mut Socket| {
+        socket.write_all(&Request::get("/healthz").to_bytes()).unwrap();
+        assert_eq!(read_answer(socket), (200, "ok\n".to_owned()));
+    };
+    for round in 0..3 {
+        used.write_all(&publish(&round.to_string())).unwrap();
+        assert_eq!(read_answer(&mut used).0, 200);
+        ask_health(&mut health);
+        lineage.reload();
+    }
+    unused.write_all(&publish("3")).unwrap();
+    assert_eq!(read_answer(&mut unused).0, 200);
+    ask_health(&mut health);
+    assert_eq!(stream.texts(4), ["0", "1", "2", "3"]);
+}
+
+/// Sends the first `count` bytes of `request`, has a new process take over, and sends the rest.
+fn send_in_two(lineage: &Lineage, endpoint: &Endpoint, request: &[u8], count: usize) -> Socket {
+    let mut socket = connect(endpoint);
+    socket.write_all(&request[..count]).unwrap();
+    // A moment to be read in; if it is not, it crosses over in the socket, which is as good.
+    thread::sleep(std::time::Duration::from_millis(20));
+    lineage.reload();
+    socket.write_all(&request[count..]).unwrap();
+    socket
+}
+
+#[test]
+fn half_a_request_s_head_crosses_over() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let request = publish("in two");
+    for count in [1, 10, 40] {
+        let mut socket = send_in_two(&lineage, lineage.admin(), &request, count);
+        assert_eq!(read_answer(&mut socket).0, 200);
+        assert_eq!(stream.texts(1), ["in two"]);
+    }
+    let request = Subscription::to(&["cats"]).request(lineage.public()).to_bytes();
+    for count in [1, 10, request.len() - 1] {
+        let socket = send_in_two(&lineage, lineage.public(), &request, count);
+        let mut late = Stream::new(Response::read_head(socket).unwrap());
+        lineage.publish("cats", "to one who came late");
+        assert_eq!(late.texts(1), ["to one who came late"]);
+    }
+}
+
+#[test]
+fn half_a_publish_neither_holds_a_change_up_nor_is_lost_unsaid() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let request = publish("in two");
+    let mut socket = connect(lineage.admin());
+    socket.write_all(&request[..request.len() - 3]).unwrap();
+    thread::sleep(std::time::Duration::from_millis(20));
+    lineage.reload();
+    // Either it is taken, or its publisher is told that it was not, and publishes again.
+    let _ = socket.write_all(&request[request.len() - 3..]);
+    let (status, said) = read_answer(&mut socket);
+    assert!(matches!(status, 200 | 503), "{status} {said}");
+    if status == 503 {
+        assert!(said.contains("nothing was published"), "{said}");
+        lineage.publish("cats", "in two");
+    }
+    assert_eq!(stream.texts(1), ["in two"]);
+}
+
+#[test]
+fn requests_sent_without_waiting_are_all_answered() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    // One and a half, so that the half is read with the whole one.
+    let both = [publish("first"), publish("second")].concat();
+    let mut socket = send_in_two(&lineage, lineage.admin(), &both, both.len() - 50);
+    assert_eq!((read_answer(&mut socket).0, read_answer(&mut socket).0), (200, 200));
+    assert_eq!(stream.texts(2), ["first", "second"]);
+    // Many, under way all the time.
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let publishing = scope.spawn(|| {
+            let (mut socket, mut count) = (connect(lineage.admin()), 0);
+            while !done.load(Ordering::Relaxed) {
+                let ten: Vec<u8> = (count..count + 10).flat_map(|number| publish(&number.to_string())).collect();
+                socket.write_all(&ten).unwrap();
+                for _ in 0..10 {
+                    assert_eq!(read_answer(&mut socket).0, 200);
+                }
+                count += 10;
+            }
+            count
+        });
+        (0..5).for_each(|_| _ = lineage.reload());
+        done.store(true, Ordering::Relaxed);
+        let count = publishing.join().unwrap();
+        assert_eq!(stream.texts(count), (0..count).map(|number| number.to_string()).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn an_answer_that_is_not_read_is_not_cut_off() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "[publish]\nmax_message = \"16MiB\"\n");
+    // The answer to so many lines is more than the socket holds.
+    let lines = "{\"channel\":\"cats\",\"message\":\"1\"}\n".repeat(20_000);
+    let mut socket = connect(lineage.admin());
+    let request = Request::new("POST", "/publish").header("Content-Type", "application/x-ndjson").body(lines);
+    socket.write_all(&request.to_bytes()).unwrap();
+    eventually("it is published", || socket.is_readable().then_some(()));
+    let output = thread::scope(|scope| {
+        let asked = scope.spawn(|| lineage.ask());
+        thread::sleep(std::time::Duration::from_millis(500));
+        let (status, said) = read_answer(&mut socket);
+        assert_eq!((status, said.lines().count()), (200, 20_000));
+        asked.join().unwrap()
+    });
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn those_who_come_during_a_change_are_let_in() {
+    const COMERS: usize = 4;
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "[process]\nworkers = 2\n");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let comers: Vec<_> = (0..COMERS)
+            .map(|comer| {
+                let (done, lineage) = (&done, &lineage);
+                scope.spawn(move || {
+                    let mut streams = Vec::new();
+                    while !done.load(Ordering::Relaxed) && streams.len() < 1_000 {
+                        let name = format!("{comer} {}", streams.len());
+                        let mut stream = Subscription::to(&[&name]).open(lineage.public());
+                        assert!(!stream.last_event_id().is_empty());
+                        lineage.publish(&name, &name);
+                        streams.push((name, stream));
+                        // Now and then one leaves.
+                        if streams.len() % 3 == 0 {
+                            let at = streams.len() - 2;
+                            streams[at].1.response().socket().finish_sending();
+                        }
+                    }
+                    streams
+                })
+            })
+            .collect();
+        (0..6).for_each(|_| _ = lineage.reload());
+        done.store(true, Ordering::Relaxed);
+        for comer in comers {
+            let streams = comer.join().unwrap();
+            println!("{} came", streams.len());
+            for (name, mut stream) in streams {
+                assert_eq!(stream.texts(1), [name]);
+            }
+        }
+    });
+    eventually("all have left", || lineage.stats().is_empty().then_some(()));
+}

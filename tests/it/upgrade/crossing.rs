@@ -1,0 +1,225 @@
+//! What crosses over to a new process: histories and cursors, those who are behind, polls, times, limits, files.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::lineage::{Lineage, lives};
+use crate::support::{Endpoint, Folder, Request, Stream, Subscription, eventually, publisher};
+
+fn node(id: &str) -> &str {
+    id.split_once('-').unwrap().0
+}
+
+fn position(id: &str) -> u64 {
+    id.split_once('-').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn histories_and_cursors_cross_over_exactly() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "[history]\nmessages = 5\n");
+    let mut stream = Subscription::to(&["cats", "dogs"]).open(lineage.public());
+    let begin = stream.last_event_id();
+    let ids: Vec<String> =
+        (0..8).map(|number| lineage.publish(["cats", "dogs"][number / 7], &number.to_string()).id.unwrap()).collect();
+    lineage.publish("nobody", "kept for nobody");
+    lineage.reload();
+    let resume = |channels: &[&str], id: &str| Subscription::to(channels).after(id).open(lineage.public());
+    assert_eq!(resume(&["cats", "dogs"], &ids[4]).texts(3), ["5", "6", "7"]);
+    assert_eq!(resume(&["dogs"], &begin).texts(1), ["7"]);
+    let mut late = resume(&["cats"], &begin);
+    assert_eq!(late.gap().reason, "history", "an evicted event is told");
+    assert_eq!(late.texts(5), ["2", "3", "4", "5", "6"]);
+    assert_eq!(resume(&["nobody"], &begin).texts(1), ["kept for nobody"]);
+    let next = lineage.publish("cats", "8").id.unwrap();
+    assert!(node(&next) == node(&begin) && position(&next) > position(&ids[7]), "{next} after {ids:?}");
+    assert_eq!(stream.texts(9), ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
+    assert_eq!(resume(&["cats", "dogs"], &ids[7]).texts(1), ["8"]);
+    drop(late);
+    let expected = [("cats".to_owned(), 1), ("dogs".to_owned(), 1)];
+    eventually("those who have left are not counted", || (lineage.stats() == expected).then_some(()));
+    let mut never_asked = resume(&["never asked for"], &begin);
+    lineage.publish("never asked for", "first");
+    assert_eq!(never_asked.texts(1), ["first"], "nothing was missed on a channel that was not there");
+}
+
+#[test]
+fn those_who_are_behind_go_on_in_the_middle_of_a_frame() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "[history]\nstretch = \"60s\"\n");
+    let plain = Subscription::to(&["cats"]);
+    let mut streams: Vec<Stream> = (0..4).map(|_| plain.open(lineage.public())).collect();
+    streams.push(plain.clone().in_envelopes().open(lineage.public()));
+    let long = |number: usize| format!("{number} {}", "x".repeat(1_000_000));
+    lineage.publish_many("cats", [long(0).as_str(), &long(1)]);
+    lineage.reload();
+    lineage.publish_many("cats", [long(2).as_str(), &long(3)]);
+    // Some read now, some after one more change.
+    let read = |stream: &mut Stream, numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            assert!(stream.texts(1)[0] == long(number), "number {number} is not whole");
+        }
+    };
+    read(&mut streams[0], 0..4);
+    read(&mut streams[1], 0..1);
+    lineage.reload();
+    lineage.publish("cats", &long(4));
+    read(&mut streams[0], 4..5);
+    read(&mut streams[1], 1..5);
+    read(&mut streams[2], 0..5);
+    for number in 0..5 {
+        let enveloped: Value = serde_json::from_str(&streams[4].texts(1)[0]).unwrap();
+        assert!(enveloped["channel"] == "cats" && enveloped["data"] == long(number));
+    }
+    drop(streams.remove(3));
+    eventually("one that leaves while it is behind is let go", || (lineage.subscribers("cats") == 4).then_some(()));
+}
+
+fn json_poll(endpoint: &Endpoint, channels: &str) -> Request {
+    let target = format!("{}?channels={channels}", endpoint.base());
+    Request::get(target).header("Accept", "application/json").header("Connection", "close")
+}
+
+#[test]
+fn polls_cross_over_and_are_answered() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "[stream]\nping_interval = \"3s\"\n");
+    let (public, lineage) = (lineage.public(), &lineage);
+    let jquery = || {
+        Request::get(format!("{}?channels=cats", public.base()))
+            .header("X-Requested-With", "XMLHttpRequest")
+            .header("Connection", "close")
+    };
+    thread::scope(|scope| {
+        let polls: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| json_poll(public, "cats,dogs").send(public).json())).collect();
+        let in_vain = scope.spawn(|| json_poll(public, "nothing").send(public).json());
+        let plugin = scope.spawn(|| jquery().send(public).text());
+        eventually("they wait", || (lineage.subscribers("cats") == 4).then_some(()));
+        eventually("it waits", || (lineage.subscribers("nothing") == 1).then_some(()));
+        lineage.reload();
+        assert_eq!(lineage.subscribers("cats"), 4, "they go on waiting");
+        let id = lineage.publish("cats", "meow").id.unwrap();
+        for poll in polls {
+            let answer = poll.join().unwrap();
+            assert_eq!(answer["events"], json!([{ "id": id, "channel": "cats", "data": "meow" }]));
+            assert_eq!((&answer["cursor"], &answer["gap"]), (&Value::from(id.as_str()), &json!([])));
+        }
+        assert!(plugin.join().unwrap().contains("data: meow"));
+        assert_eq!(in_vain.join().unwrap()["events"], json!([]), "the answer when its time is over");
+    });
+}
+
+#[test]
+fn pings_and_lifetimes_go_on() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "[stream]\nping_interval = \"1s\"\nmax_lifetime = \"6s\"\n");
+    let began = Instant::now();
+    let mut quiet = Subscription::to(&["quiet"]).open(lineage.public());
+    let mut ending = Subscription::to(&["ending"]).open(lineage.public());
+    quiet.last_event_id();
+    // Often enough that a ping would never come, if the silence began anew with each process.
+    for _ in 0..6 {
+        thread::sleep(Duration::from_millis(300));
+        lineage.reload();
+    }
+    assert!(quiet.arrived().is_empty() && quiet.comments() > 0, "no ping in {:?}", began.elapsed());
+    quiet.ping();
+    assert_eq!(ending.rest(), []);
+    let lived = began.elapsed();
+    assert!(lived >= Duration::from_millis(4_500), "it ended after {lived:?}");
+    lineage.publish("ending", "nobody there");
+    assert_eq!(lineage.subscribers("ending"), 0);
+}
+
+#[test]
+fn workers_may_become_more_and_fewer() {
+    let folder = Folder::new();
+    let workers = |count: usize| format!("[process]\nworkers = {count}\n");
+    let lineage = Lineage::start(&folder, &workers(1));
+    let names: Vec<String> = (0..10).map(|number| format!("channel {number}")).collect();
+    let mut streams: Vec<Stream> =
+        names.iter().chain(&names).map(|name| Subscription::to(&[name]).open(lineage.public())).collect();
+    let begin = streams[0].last_event_id();
+    for (round, count) in [2, 2, 1, 1].into_iter().enumerate() {
+        for name in &names {
+            lineage.publish(name, &format!("{round} on {name}"));
+        }
+        lineage.configure(&workers(count));
+        let pid = lineage.reload();
+        eventually("it has as many shards", || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+            let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+            (names.filter(|name| name.starts_with("shard-")).count() == count).then_some(())
+        });
+    }
+    let expected = |name: &str| (0..4).map(|round| format!("{round} on {name}")).collect::<Vec<_>>();
+    for (stream, name) in streams.iter_mut().zip(names.iter().chain(&names)) {
+        assert_eq!(stream.texts(4), expected(name));
+    }
+    for name in &names {
+        // Whichever shard serves them.
+        for _ in 0..2 {
+            assert_eq!(Subscription::to(&[name]).after(&begin).open(lineage.public()).texts(4), expected(name));
+        }
+        assert_eq!(lineage.publish(name, "all are counted").subscribers, 2);
+    }
+}
+
+#[test]
+fn the_new_configuration_is_in_force() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "");
+    let mut two = Subscription::to(&["cats", "dogs"]).open(lineage.public());
+    lineage.configure("[stream]\nmax_channels_per_client = 1\nmax_clients = 2\n[publish]\nmax_message = \"100B\"\n");
+    lineage.reload();
+    let ask = |channels: &str| Request::get(format!("/?channels={channels}")).send(lineage.public());
+    assert!(publisher::refused(ask("cats,dogs"), 400).contains("max_channels_per_client"));
+    publisher::refused(lineage.post("/publish/cats", "", vec![b'x'; 101]), 413);
+    let one = Subscription::to(&["cats"]).open(lineage.public());
+    assert!(publisher::refused(ask("cats"), 503).contains("max_clients"), "those who were there before count");
+    lineage.publish("dogs", "woof");
+    assert_eq!(two.texts(1), ["woof"], "who has more channels keeps them");
+    drop((one, two));
+    eventually("their places are free", || (lineage.stats().is_empty()).then_some(()));
+    lineage.configure("");
+    lineage.reload();
+    assert_eq!(ask("cats,dogs").status(), 200);
+}
+
+#[test]
+fn sockets_may_move_and_the_pidfile_follows() {
+    let folder = Folder::new();
+    let pidfile = folder.path("pid");
+    let tables = format!("[process]\npidfile = {pidfile:?}\n");
+    let lineage = Lineage::start(&folder, &tables);
+    let number = || fs::read_to_string(&pidfile).unwrap().trim().parse::<u32>().unwrap();
+    assert_eq!(number(), lineage.first_pid());
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+
+    let moved = folder.path("moved.sock");
+    let (old_public, admin) = (lineage.public().path(), lineage.admin().path());
+    fs::write(lineage.config(), format!("[listen]\npublic = {moved:?}\nadmin = {admin:?}\n{tables}")).unwrap();
+    let second = lineage.reload();
+    assert_eq!(number(), second);
+    assert!(!old_public.exists(), "the socket at the old place is removed");
+    let mut newcomer = Subscription::to(&["cats"]).open(&Endpoint::unix(&moved));
+    lineage.publish("cats", "meow");
+    assert_eq!((stream.texts(1), newcomer.texts(1)), (vec!["meow".to_owned()], vec!["meow".to_owned()]));
+
+    lineage.configure(&tables);
+    let third = lineage.reload();
+    assert!(number() == third && !moved.exists() && old_public.exists());
+    eventually("the processes before have ended", || {
+        (!lives(second) && lineage.successors() == [second, third]).then_some(())
+    });
+    lineage.signal(Signal::SIGTERM);
+    eventually("the last one ends", || (!lives(third)).then_some(()));
+    let left: Vec<_> = fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name == "pid" || name.to_string_lossy().ends_with(".sock")), "{left:?}");
+}

@@ -1,0 +1,179 @@
+//! New processes that can't take over: the old one goes on as if nothing had been asked, and says why.
+
+use std::{collections::BTreeMap, fs, thread, time::Duration};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    imposter,
+    lineage::{Lineage, children, lives, program_in, put_program, send},
+    traffic::{ByAdmin, ByRedis, LIGHT, Publish},
+};
+use crate::support::{Folder, RedisServer, Subscription, eventually};
+
+/// Enough that a wait of ten seconds makes no gap.
+const TABLES: &str = "[history]\nmessages = 100000\nstretch = \"60s\"\n";
+
+/// Reloads into the processes that `put` puts in the program's place, one after the other, while clients are served; asserts
+/// what each is said to have done, and that in the end a good one takes over.
+fn assert_refused(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Publish, cases: &[(&dyn Fn(), &str)]) {
+    let program = program_in(folder);
+    LIGHT.during(lineage, publisher, |swarm| {
+        for (put, why) in cases {
+            put();
+            let said = lineage.refused_reload();
+            assert!(said.contains(why), "{why:?} is not in {said:?}");
+            assert_still_serving(lineage);
+            swarm.assert_well();
+        }
+        put_program(&program);
+        lineage.reload();
+        assert_eq!(lineage.admin_get("/readyz").json()["last_reload"], serde_json::Value::Null);
+        assert_still_serving(lineage);
+    });
+    assert_eq!(lineage.successors().len(), 1);
+}
+
+/// Asserts that new clients are served, and that no process is left over that should have taken over.
+fn assert_still_serving(lineage: &Lineage) {
+    let mut stream = Subscription::to(&["newcomers"]).open(lineage.public());
+    lineage.publish("newcomers", "welcome");
+    assert_eq!(stream.texts(1), ["welcome"]);
+    eventually("no child is left over", || children(lineage.pid()).is_empty().then_some(()));
+}
+
+#[test]
+fn programs_that_do_not_run_change_nothing() {
+    let folder = Folder::new();
+    let lineage = Lineage::start_copy(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&lineage);
+    let program = &program_in(&folder);
+    let broken = || lineage.configure("[history]\nmessages = \"many\"\n[proces]\nworkers = 1\n");
+    let remove = || {
+        lineage.configure(TABLES);
+        fs::remove_file(program).unwrap();
+    };
+    assert_refused(
+        &folder,
+        &lineage,
+        &mut publisher,
+        &[
+            (&broken, "history.messages"),
+            (&remove, "can't be started"),
+            (&|| fs::write(program, "no program").unwrap(), "can't be started"),
+            (&|| imposter::put_script(program, "exit 3"), "exit status: 3"),
+            (&|| imposter::put_script(program, "kill -9 $$"), "signal: 9"),
+            (&|| imposter::put_script(program, "exit 0"), "exit status: 0"),
+        ],
+    );
+}
+
+#[test]
+fn a_program_that_hangs_is_ended_and_changes_nothing() {
+    let folder = Folder::new();
+    let lineage = Lineage::start_copy(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&lineage);
+    let hang = || imposter::put_script(&program_in(&folder), "exec sleep 600");
+    assert_refused(&folder, &lineage, &mut publisher, &[(&hang, "hung")]);
+}
+
+#[test]
+fn a_program_that_goes_wrong_after_any_word_changes_nothing() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let lineage = Lineage::start_copy(&folder, &format!("{}{TABLES}", redis.table()));
+    let program = &program_in(&folder);
+    let parts = [
+        ("older", "older version"),
+        ("fail", "the moon is full"),
+        ("babble", "which was not expected"),
+        ("Serving", "Serving"),
+        ("close hang", "closed the link"),
+        ("Hello", "exit status: 9"),
+        ("Hello hear fail", "the moon is full"),
+        ("Hello hear Ready", "exit status: 9"),
+        ("Hello hear Ready hear", "exit status: 9"),
+        ("Hello hear Ready hear Ready", "exit status: 9"),
+        ("Hello hear Ready hear Ready hear", "exit status: 9"),
+        ("Hello hear Ready hear Ready hear fail", "the moon is full"),
+        ("Hello hear Ready hear Ready hear take", "exit status: 9"),
+        ("Hello hear Ready hear Ready hear take Serving", "Serving"),
+        ("Hello hear Ready hear Ready hear take Holding", "exit status: 9"),
+        ("Hello hear Ready hear Ready hear take Holding fail", "the moon is full"),
+        ("Hello hear Ready hear Ready hear take Holding hear", "exit status: 9"),
+        ("Hello hear Ready hear Ready hear take Holding hear fail", "the moon is full"),
+        ("Hello hear Ready hear Ready hear take Holding hear close hang", "closed the link"),
+    ];
+    let puts: Vec<_> = parts.iter().map(|(part, _)| move || imposter::put(program, part)).collect();
+    let cases: Vec<(&dyn Fn(), &str)> = puts.iter().zip(parts).map(|(put, (_, why))| (put as &dyn Fn(), why)).collect();
+    assert_refused(&folder, &lineage, &mut ByRedis(redis.connect()), &cases);
+    eventually("no marker is left over", || {
+        let channels: Vec<String> = redis.query(redis::cmd("PUBSUB").arg("CHANNELS"));
+        channels.iter().all(|name| !name.contains("handover")).then_some(())
+    });
+}
+
+#[test]
+fn a_program_that_hangs_once_it_has_everything_changes_nothing() {
+    let folder = Folder::new();
+    let lineage = Lineage::start_copy(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&lineage);
+    let program = &program_in(&folder);
+    assert_refused(
+        &folder,
+        &lineage,
+        &mut publisher,
+        &[
+            (&|| imposter::put(program, "Hello hear Ready hear Ready hear take hang"), "hung"),
+            (&|| imposter::put(program, "Hello hear Ready hear Ready hear take Holding hear hang"), "hung"),
+        ],
+    );
+}
+
+#[test]
+fn a_new_process_that_is_killed_at_any_moment_changes_nothing() {
+    const KILLS: usize = 20;
+    let folder = Folder::new();
+    let lineage = Lineage::start_copy(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&lineage);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut moments: BTreeMap<String, usize> = BTreeMap::new();
+    LIGHT.during(&lineage, &mut publisher, |swarm| {
+        let mut longest = Duration::from_millis(50);
+        let (mut kills, mut rounds) = (0, 0);
+        while kills < KILLS {
+            let (old, before) = (lineage.pid(), lineage.successors().len());
+            rounds += 1;
+            let delay = Duration::from_micros(random.u64(..u64::try_from(longest.as_micros()).unwrap()));
+            let output = thread::scope(|scope| {
+                let asked = scope.spawn(|| lineage.ask());
+                eventually("there is a new process", || {
+                    let Some(&child) = children(old).first() else { return asked.is_finished().then_some(()) };
+                    thread::sleep(delay);
+                    // Stopped before it is killed: it must not have said that it serves, for from then on everything is its own.
+                    send(child, Signal::SIGSTOP);
+                    thread::sleep(Duration::from_millis(150));
+                    let serves = lineage.successors().len() > before || !lives(old);
+                    send(child, if serves { Signal::SIGCONT } else { Signal::SIGKILL });
+                    Some(())
+                });
+                asked.join().unwrap()
+            });
+            swarm.assert_well();
+            if output.status.success() {
+                // It came too late.
+                longest = longest.min(delay + Duration::from_millis(5));
+                continue;
+            }
+            longest += Duration::from_millis(5);
+            kills += 1;
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.contains("signal: 9"), "{said}");
+            let (_, moment) = said.split_once("ended before it ").unwrap();
+            *moments.entry(moment.split(" (").next().unwrap().to_owned()).or_default() += 1;
+        }
+        println!("{KILLS} killed in {rounds} reloads, before they {moments:?}");
+        lineage.reload();
+        assert_still_serving(&lineage);
+    });
+}

@@ -1,0 +1,111 @@
+//! How a new process is asked for: by signal, twice at once, at a bad moment.
+
+use std::{fs, thread};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    imposter,
+    lineage::{Lineage, children, lives, program_in, put_program, send},
+    traffic::{ByAdmin, LIGHT},
+};
+use crate::support::{Folder, Subscription, eventually, holds_for_a_while};
+
+#[test]
+fn a_hangup_asks_for_a_new_process() {
+    let folder = Folder::new();
+    let lineage = Lineage::start_copy(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    for round in 1..=3 {
+        let old = lineage.pid();
+        lineage.signal(Signal::SIGHUP);
+        eventually("a new process has taken over", || (lineage.successors().len() == round).then_some(()));
+        eventually("the old one has ended", || (!lives(old)).then_some(()));
+        lineage.publish("cats", "meow");
+        assert_eq!(stream.texts(1), ["meow"]);
+    }
+    // One that fails is told in the log and by /readyz, and the next one may succeed.
+    imposter::put_script(&program_in(&folder), "exit 3");
+    lineage.signal(Signal::SIGHUP);
+    let last_reload = || lineage.admin_get("/readyz").json()["last_reload"].as_str().map(str::to_owned);
+    let told = eventually("the failure is told", last_reload);
+    assert!(told.contains("exit status: 3"), "{told}");
+    put_program(&program_in(&folder));
+    lineage.signal(Signal::SIGHUP);
+    eventually("a new process has taken over", || (lineage.successors().len() == 4).then_some(()));
+    assert_eq!(last_reload(), None);
+}
+
+#[test]
+fn those_who_ask_at_the_same_time_are_all_answered() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "");
+    let mut publisher = ByAdmin::connect(&lineage);
+    LIGHT.during(&lineage, &mut publisher, |_| {
+        let outputs: Vec<_> = thread::scope(|scope| {
+            let asked: Vec<_> = (0..3).map(|_| scope.spawn(|| lineage.ask())).collect();
+            asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+        assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}\n{}", lineage.log());
+    });
+}
+
+#[test]
+fn what_is_asked_by_signals_during_a_change_is_not_forgotten() {
+    let folder = Folder::new();
+    let lineage = Lineage::start_copy(&folder, "");
+    let old = lineage.pid();
+    // Two more hangups while a new process is on its way: whoever sent them may have written a new configuration since.
+    lineage.signal(Signal::SIGHUP);
+    eventually("there is a new process", || children(old).first().copied());
+    lineage.configure("[stream]\nmax_channels_per_client = 1\n");
+    send(old, Signal::SIGHUP);
+    eventually("the last configuration is in force", || {
+        let answer =
+            crate::support::Request::get("/?channels=a,b").header("Connection", "close").send(lineage.public());
+        (answer.status() == 400).then_some(())
+    });
+
+    let old = lineage.pid();
+    send(old, Signal::SIGHUP);
+    eventually("there is a new process", || children(old).first().copied());
+    send(old, Signal::SIGTERM);
+    eventually("whoever is asked to stop stops, and all with it", || {
+        (!lives(old) && lineage.successors().iter().all(|&pid| !lives(pid)) && children(old).is_empty()).then_some(())
+    });
+    assert!(!lineage.public().path().exists() && !lineage.admin().path().exists(), "the sockets are removed");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_new_process_that_hangs() {
+    let folder = Folder::new();
+    let lineage = Lineage::start_copy(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    imposter::put_script(&program_in(&folder), "exec sleep 600");
+    let old = lineage.pid();
+    lineage.signal(Signal::SIGHUP);
+    let child = eventually("there is a new process", || children(old).first().copied());
+    send(old, Signal::SIGTERM);
+    let asked = std::time::Instant::now();
+    assert_eq!(stream.rest(), []);
+    eventually("it ends, and the new process with it", || (!lives(old) && !lives(child)).then_some(()));
+    assert!(asked.elapsed() < std::time::Duration::from_secs(12), "it took {:?}", asked.elapsed());
+    let log = fs::read_to_string(lineage.config().with_extension("log")).unwrap();
+    assert!(log.contains("stopping"), "{log}");
+}
+
+#[test]
+fn a_stop_right_after_a_change_ends_everything() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "[drain]\nspread = \"2s\"\n");
+    let mut streams: Vec<_> = (0..20).map(|_| Subscription::to(&["cats"]).open(lineage.public())).collect();
+    let new = lineage.reload();
+    send(new, Signal::SIGTERM);
+    for stream in &mut streams {
+        assert_eq!(stream.rest(), []);
+        assert!(stream.retry() <= 2_000);
+    }
+    eventually("it ends", || (!lives(new)).then_some(()));
+    holds_for_a_while("nobody is left", || lineage.successors().iter().all(|&pid| !lives(pid)));
+    assert!(!lineage.public().path().exists());
+}

@@ -1,0 +1,286 @@
+//! Redis across a change of the process: subscriptions, the marker that divides its messages, and what is told when it can't.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use super::{
+    lineage::Lineage,
+    traffic::{ByAdmin, ByRedis, LIGHT},
+};
+use crate::support::{Folder, Gap, RedisServer, Subscription, eventually};
+
+/// Every channel of Redis, ssecast's own among them.
+fn all_channels(redis: &RedisServer) -> Vec<String> {
+    let mut channels: Vec<String> = redis.query(redis::cmd("PUBSUB").arg("CHANNELS"));
+    channels.sort();
+    channels
+}
+
+fn source_gap(channel: &str) -> Gap {
+    Gap { channels: vec![channel.to_owned()], reason: "source".to_owned() }
+}
+
+#[test]
+fn subscriptions_follow_and_none_is_left_over() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let lineage = Lineage::start(&folder, &format!("{}[history]\nlinger = \"300ms\"\n", redis.table()));
+    let mut stays = Subscription::to(&["stays"]).open(lineage.public());
+    let left = Subscription::to(&["left"]).open(lineage.public()).last_event_id();
+    for round in 0..3 {
+        lineage.reload();
+        redis.publish("stays", round.to_string());
+    }
+    assert_eq!(stays.texts(3), ["0", "1", "2"]);
+    eventually("the processes before are not subscribed", || (redis.subscribers("stays") == 1).then_some(()));
+    eventually("what nobody listens to is let go", || (all_channels(&redis) == ["stays"]).then_some(()));
+    assert_eq!(Subscription::to(&["left"]).after(&left).open(lineage.public()).gap().channels, ["left"]);
+    drop(stays);
+    eventually("everything is let go", || all_channels(&redis).is_empty().then_some(()));
+    assert_eq!(lineage.exact(), [true; 3]);
+}
+
+#[test]
+fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
+    const COMERS: usize = 4;
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let lineage = Lineage::start(&folder, &format!("{}[history]\nlinger = \"0s\"\n", redis.table()));
+    let (done, gaps) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let came = thread::scope(|scope| {
+        let comers: Vec<_> = (0..COMERS)
+            .map(|comer| {
+                let (done, gaps, lineage, redis) = (&done, &gaps, &lineage, &redis);
+                scope.spawn(move || {
+                    let mut connection = redis.connect();
+                    let mut count = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        // Some names come again, just as they are let go.
+                        let name = format!("{comer} {}", count % 50);
+                        let mut stream = Subscription::to(&[&name]).open(lineage.public());
+                        let text = format!("{count}");
+                        let heard: usize = redis::cmd("PUBLISH").arg(&name).arg(&text).query(&mut connection).unwrap();
+                        assert!(heard > 0, "nobody is subscribed to {name}");
+                        let told = stream.event();
+                        // Nothing can be missing before the first event, but a gap is no lie.
+                        let told = if told.gap().is_some() {
+                            gaps.fetch_add(1, Ordering::Relaxed);
+                            stream.event()
+                        } else {
+                            told
+                        };
+                        assert_eq!(told.text(), text);
+                        count += 1;
+                    }
+                    count
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            thread::sleep(Duration::from_millis(150));
+            lineage.reload();
+        }
+        done.store(true, Ordering::Relaxed);
+        comers.into_iter().map(|comer| comer.join().unwrap()).sum::<usize>()
+    });
+    println!("{came} came, and {gaps:?} were told of a gap");
+    assert_eq!(lineage.exact(), [true; 10]);
+    eventually("everything is let go", || all_channels(&redis).is_empty().then_some(()));
+    // No channel is in a state that keeps those who come next from it.
+    let mut connection = redis.connect();
+    for comer in 0..COMERS {
+        for count in 0..50 {
+            let name = format!("{comer} {count}");
+            let mut stream = Subscription::to(&[&name]).open(lineage.public());
+            redis::cmd("PUBLISH").arg(&name).arg("again").exec(&mut connection).unwrap();
+            assert_eq!(stream.texts(1), ["again"]);
+        }
+    }
+}
+
+#[test]
+fn publishes_by_way_of_the_admin_socket_and_redis_are_divided_exactly() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let lineage = Lineage::start(&folder, &format!("{}[history]\nmessages = 100000\n", redis.table()));
+    let mut publisher = ByAdmin::connect(&lineage);
+    LIGHT.during(&lineage, &mut publisher, |_| {
+        for workers in [2, 1, 2] {
+            lineage
+                .configure(&format!("{}[history]\nmessages = 100000\n[process]\nworkers = {workers}\n", redis.table()));
+            lineage.reload();
+        }
+    });
+    assert_eq!(lineage.exact(), [true; 3]);
+}
+
+#[test]
+fn while_redis_is_away_a_new_process_takes_over_and_clients_are_told() {
+    let folder = Folder::new();
+    let mut redis = RedisServer::start(&folder);
+    let lineage = Lineage::start(&folder, &redis.table());
+    let mut cats = Subscription::to(&["cats"]).open(lineage.public());
+    redis.publish("cats", "before");
+    assert_eq!(cats.texts(1), ["before"]);
+    redis.kill();
+    eventually("it is known to be away", || (lineage.admin_get("/readyz").status() == 503).then_some(()));
+    lineage.reload();
+    let mut newcomer = Subscription::to(&["dogs"]).open(lineage.public());
+    redis.start_again();
+    lineage.wait_until_its_sources_are_there();
+    redis.publish("cats", "after");
+    redis.publish("dogs", "after");
+    for (stream, name) in [(&mut cats, "cats"), (&mut newcomer, "dogs")] {
+        let (mut gaps, mut event) = (0, stream.event());
+        while let Some(gap) = event.gap() {
+            assert_eq!(gap, source_gap(name));
+            (gaps, event) = (gaps + 1, stream.event());
+        }
+        assert_eq!((event.text().as_str(), gaps), ("after", 1), "one gap is told on {name}");
+    }
+    lineage.reload();
+    redis.publish("cats", "all is well");
+    assert_eq!(cats.texts(1), ["all is well"]);
+    assert_eq!(lineage.exact(), [false, true]);
+}
+
+#[test]
+fn a_new_process_that_finds_no_redis_does_not_take_over_from_one_that_has_it() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let lineage = Lineage::start(&folder, &redis.table());
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    // A port where nobody listens. The new process gives it some time.
+    lineage.configure("[redis]\nurl = \"redis://127.0.0.1:1\"\n");
+    let why = lineage.refused_reload();
+    assert!(why.contains("[redis]"), "{why}");
+    redis.publish("cats", "meow");
+    assert_eq!(stream.texts(1), ["meow"]);
+    eventually("no marker is left over", || (all_channels(&redis) == ["cats"]).then_some(()));
+}
+
+#[test]
+fn where_the_marker_may_not_be_published_a_gap_is_told() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let user = ["SETUSER", "daemon", "on", ">secret", "+@all", "-publish", "~*", "&*"];
+    let _: () = redis.query(redis::cmd("ACL").arg(&user));
+    let table = format!("[redis]\nurl = \"redis://daemon:secret@127.0.0.1:{}\"\n", redis.port());
+    let lineage = Lineage::start(&folder, &table);
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    redis.publish("cats", "before");
+    assert_eq!(stream.texts(1), ["before"]);
+    lineage.reload();
+    redis.publish("cats", "after");
+    assert_eq!(stream.gap(), source_gap("cats"));
+    assert_eq!(stream.texts(1), ["after"]);
+    assert_eq!(lineage.exact(), [false]);
+    assert!(lineage.log().contains("the marker can't be published"), "{}", lineage.log());
+}
+
+#[test]
+fn where_the_marker_s_channel_is_forbidden_a_gap_is_told() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let user = ["SETUSER", "daemon", "on", ">secret", "+@all", "~*", "resetchannels", "&cats"];
+    let _: () = redis.query(redis::cmd("ACL").arg(&user));
+    let table = format!("[redis]\nurl = \"redis://daemon:secret@127.0.0.1:{}\"\n", redis.port());
+    let lineage = Lineage::start(&folder, &table);
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    lineage.reload();
+    redis.publish("cats", "after");
+    assert_eq!(stream.gap(), source_gap("cats"));
+    assert_eq!(stream.texts(1), ["after"]);
+}
+
+#[test]
+fn another_redis_is_another_source() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let (other_folder, lineage) = (Folder::new(), Lineage::start(&folder, &redis.table()));
+    let other = RedisServer::start(&other_folder);
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    lineage.configure(&other.table());
+    lineage.reload();
+    eventually("the new one is subscribed", || (other.subscribers("cats") == 1).then_some(()));
+    other.publish("cats", "from the other one");
+    assert_eq!(stream.gap(), source_gap("cats"));
+    assert_eq!(stream.texts(1), ["from the other one"]);
+    // And none at all.
+    lineage.configure("");
+    lineage.reload();
+    lineage.publish("cats", "from nobody's Redis");
+    assert_eq!(stream.gap(), source_gap("cats"));
+    assert_eq!(stream.texts(1), ["from nobody's Redis"]);
+    lineage.configure(&redis.table());
+    lineage.reload();
+    eventually("the first one is subscribed again", || (redis.subscribers("cats") == 1).then_some(()));
+    redis.publish("cats", "from the first one");
+    assert_eq!(stream.gap(), source_gap("cats"));
+    assert_eq!(stream.texts(1), ["from the first one"]);
+}
+
+/// A relay to Redis, of which later connections hear everything [`LATE`].
+struct LateRelay {
+    port: u16,
+    is_late: Arc<AtomicBool>,
+}
+
+const LATE: Duration = Duration::from_millis(150);
+
+impl LateRelay {
+    fn start(target: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let is_late = Arc::new(AtomicBool::new(false));
+        let from_now_on = Arc::clone(&is_late);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (mut client, mut server) =
+                    (client.unwrap(), TcpStream::connect((Ipv4Addr::LOCALHOST, target)).unwrap());
+                let (mut to_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let late = if from_now_on.load(Ordering::Relaxed) { LATE } else { Duration::ZERO };
+                thread::spawn(move || {
+                    let _ = io::copy(&mut client, &mut to_server);
+                    let _ = to_server.shutdown(Shutdown::Both);
+                });
+                thread::spawn(move || {
+                    let mut buffer = [0; 64 << 10];
+                    while let Ok(count @ 1..) = server.read(&mut buffer) {
+                        thread::sleep(late);
+                        if to_client.write_all(&buffer[..count]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to_client.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Self { port, is_late }
+    }
+}
+
+#[test]
+fn messages_that_come_to_the_new_process_late_are_divided_exactly() {
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let relay = LateRelay::start(redis.port());
+    let lineage = Lineage::start(&folder, &format!("[redis]\nurl = \"redis://127.0.0.1:{}\"\n", relay.port));
+    let mut publisher = ByRedis(redis.connect());
+    LIGHT.during(&lineage, &mut publisher, |_| {
+        thread::sleep(Duration::from_millis(100));
+        relay.is_late.store(true, Ordering::Relaxed);
+        lineage.reload();
+        // And now the old one hears as late as the new one.
+        lineage.reload();
+    });
+    assert_eq!(lineage.exact(), [true; 2]);
+}

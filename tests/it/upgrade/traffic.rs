@@ -1,0 +1,137 @@
+//! Publishers and clients under way while a test does something: at its end every client must have had everything.
+
+use std::{
+    io::{Read as _, Write as _},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    lineage::Lineage,
+    swarm::{Swarm, channel, last_message, message},
+};
+use crate::support::{Decoder, Endpoint, Request, Socket};
+
+/// How much goes on.
+#[derive(Clone, Copy)]
+pub(super) struct Traffic<'a> {
+    /// Clients on the daemon's own socket.
+    pub(super) clients: usize,
+    /// Clients by way of nginx.
+    pub(super) through: Option<(&'a Endpoint, usize)>,
+    /// Channels, to which the clients are dealt out.
+    pub(super) channels: usize,
+    /// Publishes in a second, if the machine can.
+    pub(super) rate: usize,
+    /// Publishes at a time.
+    pub(super) batch: usize,
+}
+
+/// A little of it.
+pub(super) const LIGHT: Traffic<'_> = Traffic { clients: 60, through: None, channels: 20, rate: 500, batch: 5 };
+
+impl Traffic<'_> {
+    /// Opens the clients and publishes for as long as `doing` takes; waits until all clients have had everything.
+    pub(super) fn during<T>(
+        self,
+        lineage: &Lineage,
+        publisher: &mut dyn Publish,
+        doing: impl FnOnce(&Swarm) -> T,
+    ) -> T {
+        let swarm = Swarm::start(lineage.public(), self.clients, self.through, self.channels);
+        let done = AtomicBool::new(false);
+        let result = thread::scope(|scope| {
+            let publishing = scope.spawn(|| self.publish_until(&done, publisher));
+            // The publisher has to end, whatever comes.
+            let result = catch_unwind(AssertUnwindSafe(|| doing(&swarm)));
+            done.store(true, Ordering::Relaxed);
+            let published = publishing.join();
+            let result = result.unwrap_or_else(|panic| resume_unwind(panic));
+            assert!(published.unwrap() > 0);
+            result
+        });
+        assert_eq!(swarm.join(), self.clients + self.through.map_or(0, |(_, count)| count));
+        result
+    }
+
+    /// Publishes until `done`, each channel's numbers in order, and then the last word on each; gives how many there were.
+    fn publish_until(self, done: &AtomicBool, publisher: &mut dyn Publish) -> usize {
+        let mut next_of = vec![0; self.channels];
+        let (began, mut published) = (Instant::now(), 0);
+        while !done.load(Ordering::Relaxed) {
+            let batch: Vec<(String, String)> = (0..self.batch)
+                .map(|step| {
+                    let at = (published + step) % self.channels;
+                    next_of[at] += 1;
+                    (channel(at), message(next_of[at] - 1))
+                })
+                .collect();
+            publisher.publish(&batch);
+            published += self.batch;
+            let due = began + Duration::from_secs_f64(published as f64 / self.rate as f64);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        println!("{published} events in {:?}", began.elapsed());
+        for (at, &count) in next_of.iter().enumerate() {
+            publisher.publish(&[(channel(at), last_message(count))]);
+        }
+        published
+    }
+}
+
+/// Publishes batches of (channel, message), each of which must be taken.
+pub(super) trait Publish: Send {
+    fn publish(&mut self, batch: &[(String, String)]);
+}
+
+/// `redis-cli publish`, many at a time.
+pub(super) struct ByRedis(pub(super) redis::Connection);
+
+impl Publish for ByRedis {
+    fn publish(&mut self, batch: &[(String, String)]) {
+        let mut pipe = redis::pipe();
+        for (channel, message) in batch {
+            pipe.publish(channel, message);
+        }
+        let heard: Vec<usize> = pipe.query(&mut self.0).unwrap();
+        assert!(heard.iter().all(|&subscribers| subscribers > 0), "nobody is subscribed: {heard:?}");
+    }
+}
+
+/// The admin socket, by one connection that is kept: it has to live through everything as well.
+pub(super) struct ByAdmin(Socket);
+
+impl ByAdmin {
+    pub(super) fn connect(lineage: &Lineage) -> Self {
+        Self(lineage.admin().connect().unwrap())
+    }
+}
+
+impl Publish for ByAdmin {
+    fn publish(&mut self, batch: &[(String, String)]) {
+        let line = |(channel, message): &(String, String)| {
+            format!("{}\n", serde_json::json!({ "channel": channel, "message": message }))
+        };
+        let lines: String = batch.iter().map(line).collect();
+        let request = Request::new("POST", "/publish").header("Content-Type", "application/x-ndjson");
+        self.0.write_all(&request.body(lines).to_bytes()).unwrap();
+        let (status, body) = read_answer(&mut self.0);
+        assert_eq!(status, 200, "{body}");
+        let taken = body.lines().filter(|line| line.starts_with("{\"status\":\"ok\"")).count();
+        assert_eq!(taken, batch.len(), "{body}");
+    }
+}
+
+/// The next answer on a connection that goes on after it: its status and body.
+pub(super) fn read_answer(socket: &mut Socket) -> (u16, String) {
+    let (mut decoder, mut body, mut byte) = (Decoder::default(), Vec::new(), [0]);
+    while !decoder.is_complete() {
+        // Byte by byte, so that nothing of the next answer is taken.
+        let count = socket.read(&mut byte).unwrap();
+        assert_ne!(count, 0, "a connection was closed without an answer: {decoder:?}");
+        decoder.feed(&byte, &mut body);
+    }
+    (decoder.head().unwrap().status, String::from_utf8(body).unwrap())
+}
