@@ -9,7 +9,7 @@ use hyper::{
     http::uri::PathAndQuery,
 };
 
-use super::{Failure, client::Client, print, runtime};
+use super::{Failure, client::Client, exit, print, runtime};
 use crate::config::{Address, Listen};
 
 /// Have a new process take over: new configuration, new program, and no client is cut
@@ -34,7 +34,17 @@ pub struct ReloadArgs {
 pub fn run(args: &ReloadArgs) -> Result<(), Failure> {
     let address = match &args.admin_socket {
         Some(address) => address.clone(),
-        None => Listen::load(args.config.as_deref())?.admin,
+        None => match Listen::load(args.config.as_deref()) {
+            Ok(listen) => listen.admin,
+            // The daemon says what is wrong with its file, and notes it.
+            Err(_) if args.config.is_none() => Listen::default().admin,
+            Err(errors) => {
+                let what = format_args!(
+                    "{errors}\nnothing has changed: the daemon was not asked; --admin-socket asks it all the same"
+                );
+                return Err(Failure::new(exit::USAGE, what));
+            }
+        },
     };
     let client = Client::new(address, "--admin-socket");
     let answer = runtime()?.block_on(async {

@@ -70,7 +70,11 @@ pub const KEYS: &[Key] = &[
     key("history.linger", r#""60s""#, "how long a channel stays subscribed after its last client has left"),
     key("history.skew", r#""2s""#, "how far the clocks of two nodes may differ"),
     key("history.stretch", r#""5s""#, "how long events beyond `messages` are kept for clients that are behind"),
-    key("redis.url", r#""redis://127.0.0.1:6379""#, "or \"redis+unix:///run/redis/redis.sock?db=1\""),
+    key(
+        "redis.url",
+        r#""redis://127.0.0.1:6379""#,
+        "used only with a [redis] table, which may be empty; or \"redis+unix:///run/redis/redis.sock?db=1\"",
+    ),
     key("redis.prefix", r#""""#, "put before a channel's name to make the name in Redis"),
     key("publish.key_files", "[]", "files with one key a line, of which publishers give one"),
     key("publish.users", "[]", "users that may publish, by name or number"),

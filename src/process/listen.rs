@@ -33,6 +33,11 @@ pub enum ListenError {
     /// A process answers on the path.
     #[error("another process answers on {0}: stop it first, or configure another path in [listen]")]
     Busy(PathBuf),
+    /// This user may not bind there.
+    #[error(
+        "can't listen on {0}: permission denied; start ssecast as root with process.user set, or give --socket and --admin-socket in a folder of yours"
+    )]
+    Denied(String),
     /// Something else than a socket stands there.
     #[error("{0} exists and is not a socket: move it away, or configure another path in [listen]")]
     NotASocket(PathBuf),
@@ -239,7 +244,15 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
 
 fn failed<E: Into<io::Error>>(doing: &'static str, place: &str) -> impl FnOnce(E) -> ListenError {
     let place = place.to_owned();
-    move |source| ListenError::Io { doing, place, source: source.into() }
+    move |source| {
+        let source = source.into();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied if matches!(doing, "listen on" | "make the folder of") => {
+                ListenError::Denied(place)
+            }
+            _ => ListenError::Io { doing, place, source },
+        }
+    }
 }
 
 #[cfg(test)]
