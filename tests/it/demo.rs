@@ -13,7 +13,8 @@ use nix::{
 };
 
 use crate::support::{
-    Child, Endpoint, Folder, RedisServer, Request, Stream, Subscription, daemon::PROGRAM, eventually, publisher,
+    Child, Endpoint, Folder, RedisServer, Request, Stream, Subscription, daemon::PROGRAM, eventually, processes_of,
+    publisher,
 };
 
 struct Demo {
@@ -75,18 +76,6 @@ impl Demo {
         eventually("all its processes have ended", || processes_of(&self.private).is_empty().then_some(()));
         assert!(self.page.connect().is_err(), "somebody still listens where the page was");
     }
-}
-
-/// The processes that have `folder` as their working folder or in their arguments.
-fn processes_of(folder: &Path) -> Vec<String> {
-    let name = folder.to_str().unwrap();
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
-    let of_folder = |process: &PathBuf| {
-        let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
-        let works_there = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
-        works_there || String::from_utf8_lossy(&arguments).contains(name)
-    };
-    processes.filter(of_folder).map(|process| process.display().to_string()).collect()
 }
 
 #[test]

@@ -112,8 +112,9 @@ impl World {
     fn step(&mut self) {
         match self.random.u32(..105) {
             102.. => {
-                self.daemon.reload();
-                self.note("daemon: handed over");
+                let outcome = self.daemon.try_reload();
+                self.note(&format!("daemon: asked to hand over, {outcome:?}"));
+                assert!(outcome.is_ok() || !self.redis_is_up, "{}", self.story());
             }
             100.. => self.flood(),
             0..50 => {

@@ -71,12 +71,20 @@ fn assert_complete(events: &[Event], topic: &str) {
     assert_eq!(next, HashMap::from([("general", EVENTS), (topic, EVENTS)]));
 }
 
-/// Opens `count` clients, all at once, with `connect`; publishes to them; and asserts that each has everything.
-async fn run<Socket, Connecting>(daemon: Daemon, endpoint: &Endpoint, count: usize, connect: impl Fn() -> Connecting)
+/// How much a daemon has to bear.
+struct Load {
+    clients: usize,
+    /// How often a new process takes over while events pass.
+    reloads: usize,
+}
+
+/// Opens all clients at once, with `connect`; publishes to them; and asserts that each has everything.
+async fn run<Socket, Connecting>(mut daemon: Daemon, endpoint: &Endpoint, load: Load, connect: impl Fn() -> Connecting)
 where
     Socket: AsyncReadExt + AsyncWriteExt + Unpin + Send + 'static,
     Connecting: Future<Output = std::io::Result<Socket>> + Send + 'static,
 {
+    let Load { clients: count, reloads } = load;
     let open = Arc::new(AtomicUsize::new(0));
     let mut clients = JoinSet::new();
     for number in 0..count {
@@ -94,6 +102,9 @@ where
             assert_eq!(daemon.publish("general", &format!("general {number}")).subscribers, count);
             for topic in TOPICS {
                 daemon.publish(topic, &format!("{topic} {number}"));
+            }
+            if reloads > 0 && number % (EVENTS / (reloads + 1)) == 1 {
+                daemon.reload();
             }
         }
         (daemon, start)
@@ -125,7 +136,20 @@ fn thousands_of_clients_through_nginx_get_everything_in_order() {
     let nginx = Nginx::start(&folder, &daemon);
     let endpoint = nginx.sse();
     let address: SocketAddr = endpoint.tcp_address();
-    runtime().block_on(run(daemon, &endpoint, CLIENTS, move || TcpStream::connect(address)));
+    runtime()
+        .block_on(run(daemon, &endpoint, Load { clients: CLIENTS, reloads: 0 }, move || TcpStream::connect(address)));
+}
+
+#[test]
+fn thousands_of_clients_are_handed_over_while_events_pass() {
+    raise_file_limit();
+    let folder = Folder::new();
+    let daemon = Daemon::start(&folder, "[history]\nmessages = 1000\n");
+    let endpoint = daemon.public().clone();
+    let path = endpoint.path().to_owned();
+    runtime().block_on(run(daemon, &endpoint, Load { clients: 3_000, reloads: 3 }, move || {
+        UnixStream::connect(path.clone())
+    }));
 }
 
 #[test]
@@ -135,5 +159,7 @@ fn a_thousand_clients_at_once_are_all_let_in() {
     let daemon = Daemon::start(&folder, "[process]\nworkers = 2\n");
     let endpoint = daemon.public().clone();
     let path = endpoint.path().to_owned();
-    runtime().block_on(run(daemon, &endpoint, 1_000, move || UnixStream::connect(path.clone())));
+    runtime().block_on(run(daemon, &endpoint, Load { clients: 1_000, reloads: 0 }, move || {
+        UnixStream::connect(path.clone())
+    }));
 }

@@ -2,8 +2,8 @@
 
 use std::{
     fs::File,
-    os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    os::unix::{ffi::OsStrExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::Once,
     thread,
@@ -133,4 +133,17 @@ impl Drop for Child {
             self.kill();
         }
     }
+}
+
+/// The processes that have `path` in their arguments, or their working folder in it.
+pub(crate) fn processes_of(path: &Path) -> Vec<Pid> {
+    let name = path.as_os_str().as_bytes();
+    let of_path = |process: &Path| {
+        let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let works_there = std::fs::read_link(process.join("cwd")).is_ok_and(|folder| folder.starts_with(path));
+        works_there || memchr::memmem::find(&arguments, name).is_some()
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let pid = |process: PathBuf| process.file_name()?.to_str()?.parse().ok().map(Pid::from_raw);
+    processes.filter(|process| of_path(process)).filter_map(pid).collect()
 }

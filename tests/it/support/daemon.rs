@@ -3,12 +3,19 @@
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
+    thread,
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
-use super::{child::Child, folder::Folder, http::Request, response::Response, socket::Endpoint};
+use super::{
+    child::{Child, processes_of},
+    folder::Folder,
+    http::Request,
+    response::Response,
+    socket::Endpoint,
+};
 
 /// The program that Cargo has built.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_ssecast");
@@ -74,11 +81,15 @@ impl Daemon {
 
     /// Has a new process take over.
     pub(crate) fn reload(&mut self) {
-        let answer = Request::post("/reload", "", "").send(&self.admin);
-        let (status, text) = (answer.status(), answer.text());
-        assert_eq!(status, 200, "{text}\n{}", self.child.log());
-        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-        self.child.succeed(u32::try_from(answer["pid"].as_u64().unwrap()).unwrap());
+        self.try_reload().unwrap_or_else(|refusal| panic!("{refusal}\n{}", self.child.log()));
+    }
+
+    /// Asks for a new process; gives what was said where none took over.
+    pub(crate) fn try_reload(&mut self) -> Result<(), String> {
+        let answer = Request::post("/reload", "", "").send(&self.admin).json();
+        let Some(pid) = answer["pid"].as_u64() else { return Err(answer.to_string()) };
+        self.child.succeed(u32::try_from(pid).unwrap());
+        Ok(())
     }
 
     fn wait_until_it_answers(&mut self) {
@@ -146,6 +157,17 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // A test that has failed in the middle of a reload knows nothing of the successor.
+        if thread::panicking() {
+            for process in processes_of(&self.config) {
+                let _ = kill(process, Signal::SIGKILL);
+            }
+        }
+    }
+}
+
 fn listen_table(public: &Endpoint, admin: &Endpoint) -> String {
     format!("[listen]\npublic = {:?}\nadmin = {:?}\n\n", public.path(), admin.path())
 }
@@ -164,10 +186,10 @@ pub(crate) fn run(arguments: &[&str], input: &[u8]) -> Output {
     let _ = child.stdin.take().unwrap().write_all(input);
     let pid = child.id();
     let (ended, has_ended) = std::sync::mpsc::channel();
-    let watchdog = std::thread::spawn(move || {
+    let watchdog = thread::spawn(move || {
         let limit = super::PATIENCE;
         if has_ended.recv_timeout(limit).is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            let _ = kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     });
     let output = child.wait_with_output().unwrap();

@@ -16,7 +16,7 @@ mod socket;
 mod stream;
 mod wait;
 
-pub(crate) use child::Child;
+pub(crate) use child::{Child, processes_of};
 pub(crate) use daemon::Daemon;
 pub(crate) use event_stream::{Event, Parser};
 pub(crate) use folder::{Folder, free_port, program_in_path};
