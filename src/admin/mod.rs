@@ -29,8 +29,6 @@ const MESSAGES_A_REQUEST: usize = 16;
 /// What an event is taken to have beside its message, in bytes.
 const EVENT_BYTES: usize = 64;
 
-/// How long a publish that has begun may take to be whole once a new process takes over: clients wait meanwhile.
-const TO_BE_WHOLE: Duration = Duration::from_millis(200);
 /// A request that came too late for one reload, as it is asked again for the next one.
 const ASKED_AGAIN: &[u8] = b"POST /reload HTTP/1.1\r\nHost: ssecast\r\nConnection: close\r\n\r\n";
 
@@ -39,10 +37,8 @@ const ASKED_AGAIN: &[u8] = b"POST /reload HTTP/1.1\r\nHost: ssecast\r\nConnectio
 pub enum Ending {
     /// They are not.
     No,
-    /// A new process takes over.
-    HandOver,
-    /// The daemon stops.
-    Stop,
+    /// They are; a request that is not whole within the time is refused.
+    Within(Duration),
 }
 
 /// What the admin socket answers with.
@@ -249,18 +245,20 @@ fn render(published: &[Published], shape: Shape) -> Answered {
     }
 }
 
-/// Resolves when a new process can't wait any more for a publish to be whole.
+/// Resolves when a publish can't be waited for any more to be whole.
 async fn too_late(mut ending: watch::Receiver<Ending>) {
-    if ending.wait_for(|ending| *ending == Ending::HandOver).await.is_err() {
+    let ending = ending.wait_for(|ending| *ending != Ending::No).await.map(|ending| *ending);
+    match ending {
+        Ok(Ending::Within(time)) => sleep(time).await,
         // The sender is gone: whoever ends this connection will not wait for it.
-        std::future::pending::<()>().await;
+        _ => std::future::pending().await,
     }
-    sleep(TO_BE_WHOLE).await;
 }
 
 /// The answer to a publish that was not whole in time. What comes of it later is nothing any more.
 fn broken_off() -> Answered {
-    let what = "a new process takes over, and the request was not whole in time; nothing was published: publish again";
+    let what = "ssecast stops or a new process takes over, and the request was not whole in time; nothing was published: \
+                publish again";
     let mut response = unavailable(what);
     response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     response

@@ -26,6 +26,9 @@ use crate::{
 /// How long accepting rests when the process has no descriptors left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
+/// How long a publish that has begun may take to be whole once a new process takes over: clients wait meanwhile.
+const TO_BE_WHOLE: Duration = Duration::from_millis(200);
+
 /// Connections of the admin socket that were left between two requests.
 type Left = Arc<Mutex<Vec<Stream>>>;
 
@@ -66,7 +69,7 @@ impl Accepting {
     /// # Errors
     /// A request has taken longer than `within`.
     pub(super) async fn pause(self, within: Duration, left: &mut Vec<Stream>) -> anyhow::Result<()> {
-        let _ = self.ending.send(Ending::HandOver); // Nobody listens who has ended already.
+        let _ = self.ending.send(Ending::Within(TO_BE_WHOLE)); // Nobody listens who has ended already.
         let paused = timeout(within, async {
             let _ = self.public.await;
             let _ = self.admin.await;
@@ -76,9 +79,10 @@ impl Accepting {
         paused
     }
 
-    /// Stops accepting, and resolves when all requests under way on the admin socket are answered.
-    pub(super) async fn stop(self) {
-        let _ = self.ending.send(Ending::Stop);
+    /// Stops accepting, and resolves when all requests under way on the admin socket are answered; those that are not whole
+    /// `within` the time are refused.
+    pub(super) async fn stop(self, within: Duration) {
+        let _ = self.ending.send(Ending::Within(within));
         let _ = self.public.await;
         let _ = self.admin.await;
     }

@@ -226,14 +226,15 @@ pub(super) async fn hand_over<S: Future<Output = ()>>(
         }
     };
     // From here on clients wait.
-    let mut left = Vec::new();
+    let (began, mut left) = (Instant::now(), Vec::new());
     let handed = match pause(serving, &mut left, meanwhile).await {
         Ok(()) => commit(serving, &mut talk, &marker, exact, &left).await,
         Err(error) => Err(error),
     };
     match handed {
-        Ok(()) => {
+        Ok(Given { clients, exact }) => {
             let pid = talk.successor.pid();
+            tracing::info!(clients, exact, stood_still = ?began.elapsed(), pid, "a new process has taken over");
             talk.successor.release();
             Ok(pid)
         }
@@ -301,6 +302,13 @@ async fn pause<S: Future<Output = ()>>(
     }
 }
 
+/// What was given, for the log.
+struct Given {
+    clients: usize,
+    /// Whether the marker divides the sources' messages.
+    exact: bool,
+}
+
 /// The second phase: this process, which has stopped, gives everything, and has the receipt.
 async fn commit(
     serving: &Serving,
@@ -308,8 +316,7 @@ async fn commit(
     marker: &Option<ChannelName>,
     mut exact: bool,
     left: &[Stream],
-) -> anyhow::Result<()> {
-    let began = Instant::now();
+) -> anyhow::Result<Given> {
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
     // Channels that were joined meanwhile.
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
@@ -349,8 +356,7 @@ async fn commit(
     talk.receipt().await?;
     // The new process tells the service manager nothing before the link is closed, since nobody would believe it.
     notify::tell(&[NotifyState::MainPid(talk.successor.pid())]);
-    tracing::info!(clients, exact, stood_still = ?began.elapsed(), pid = talk.successor.pid(), "a new process has taken over");
-    Ok(())
+    Ok(Given { clients, exact })
 }
 
 /// Gives a lot of descriptors; off the runtime, since the link takes only so many at a time.

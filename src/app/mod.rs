@@ -281,10 +281,13 @@ impl Serving {
     async fn drain(mut self) {
         tracing::info!("stopping: clients are told when to come back");
         let accepting = self.accepting.take();
-        let drained = timeout(self.config.process.drain, async {
-            // Everybody who accepts or publishes stops first, so that nobody is left out.
-            if let Some(accepting) = accepting {
-                accepting.stop().await;
+        let within = self.config.process.drain;
+        let drained = timeout(within, async {
+            // Everybody who accepts or publishes stops first, so that nobody is left out; but clients have to be told as well.
+            if let Some(accepting) = accepting
+                && timeout(within / 2, accepting.stop(within / 4)).await.is_err()
+            {
+                tracing::warn!("a publish under way takes too long; it may be lost");
             }
             self.daemon.drain(self.config.drain.spread).await;
         });
