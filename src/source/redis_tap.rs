@@ -167,8 +167,11 @@ mod tests {
 
     use super::*;
 
+    /// A channel and a payload.
+    type Pair = (Vec<u8>, Vec<u8>);
+
     #[derive(Clone, Default)]
-    struct Taken(Arc<Mutex<Vec<(Vec<u8>, Vec<u8>)>>>);
+    struct Taken(Arc<Mutex<Vec<Pair>>>);
 
     impl Messages for Taken {
         fn take(&mut self, channel: &[u8], payload: &[u8]) {
@@ -191,7 +194,7 @@ mod tests {
         }
     }
 
-    async fn through(bytes: &[u8], a_read: usize) -> (Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>) {
+    async fn through(bytes: &[u8], a_read: usize) -> (Vec<Pair>, Vec<u8>) {
         let taken = Taken::default();
         let mut rest = Vec::new();
         Tap::new(Pieces(bytes, a_read), taken.clone()).read_to_end(&mut rest).await.unwrap();
