@@ -104,7 +104,7 @@ fn publish(frames: &[Vec<u8>], clients: &[Option<Client>]) {
 }
 
 /// A count, then for each frame its length and its bytes.
-fn read_batch(commands: &mut impl Read) -> anyhow::Result<Vec<Vec<u8>>> {
+pub(crate) fn read_batch(commands: &mut impl Read) -> anyhow::Result<Vec<Vec<u8>>> {
     let mut number = || -> anyhow::Result<usize> {
         let mut bytes = [0; 4];
         commands.read_exact(&mut bytes)?;

@@ -2,7 +2,7 @@
 
 use std::{
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -20,6 +20,8 @@ use crate::{bare_loop, nginx};
 pub(crate) enum Contender {
     /// [`bare_loop`].
     BareLoop,
+    /// [`hyper_body`](crate::hyper_body).
+    HyperBody,
     /// The daemon of this crate.
     Ssecast,
     /// The same, serving its clients on TCP without nginx.
@@ -47,6 +49,7 @@ impl Contender {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::BareLoop => "bare loop",
+            Self::HyperBody => "hyper, body each",
             Self::Ssecast => "ssecast",
             Self::SsecastTcp => "ssecast on TCP",
             Self::NginxBareLoop => "nginx + bare loop",
@@ -58,7 +61,7 @@ impl Contender {
     /// Whether what it needs is on this machine.
     pub(crate) fn is_there(self) -> bool {
         match self {
-            Self::BareLoop | Self::Ssecast | Self::SsecastTcp => true,
+            Self::BareLoop | Self::HyperBody | Self::Ssecast | Self::SsecastTcp => true,
             Self::NginxBareLoop | Self::NginxSsecast => nginx::is_there(),
             Self::Nchan => nginx::is_there() && nginx::nchan().is_some(),
         }
@@ -70,7 +73,8 @@ impl Contender {
         let direct = format!("unix://{}", public.display());
         let mut processes = Processes::default();
         let (url, publisher) = match self {
-            Self::BareLoop => (direct, start_bare_loop(&public, &mut processes)?),
+            Self::BareLoop => (direct, start_bare_loop(crate::BARE_LOOP, &public, &mut processes)?),
+            Self::HyperBody => (direct, start_bare_loop(crate::HYPER_BODY, &public, &mut processes)?),
             Self::Ssecast => (direct, start_ssecast(dir, &public, &mut processes)?),
             Self::SsecastTcp => {
                 let url = format!("tcp://127.0.0.1:{}", nginx::free_port()?);
@@ -78,7 +82,7 @@ impl Contender {
                 (url, publisher)
             }
             Self::NginxBareLoop => {
-                let publisher = start_bare_loop(&public, &mut processes)?;
+                let publisher = start_bare_loop(crate::BARE_LOOP, &public, &mut processes)?;
                 (processes.start_nginx(nginx::with_snippet(dir, &public)?)? + "sse/", publisher)
             }
             Self::NginxSsecast => {
@@ -96,10 +100,11 @@ impl Contender {
     }
 }
 
-fn start_bare_loop(public: &Path, processes: &mut Processes) -> anyhow::Result<Box<dyn Publisher>> {
+/// This program as the server that `argument` names: both take their frames on standard input.
+fn start_bare_loop(argument: &str, public: &Path, processes: &mut Processes) -> anyhow::Result<Box<dyn Publisher>> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(crate::BARE_LOOP).arg(public).stdin(Stdio::piped());
-    let stdin = processes.start(command)?.stdin.take().context("the bare loop has no standard input")?;
+    command.arg(argument).arg(public).stdin(Stdio::piped());
+    let stdin = processes.start(&mut command)?.stdin.take().context("the bare loop has no standard input")?;
     wait_until("the bare loop accepts connections", || UnixStream::connect(public).is_ok())?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
     // As wide as ssecast's positions, or frames would differ in length.
@@ -109,16 +114,27 @@ fn start_bare_loop(public: &Path, processes: &mut Processes) -> anyhow::Result<B
 
 /// Starts the daemon with `public` as `listen.public`.
 fn start_ssecast(dir: &Path, public: &Path, processes: &mut Processes) -> anyhow::Result<Box<dyn Publisher>> {
+    let (admin, _) = start_daemon(dir, public, "", processes)?;
+    publisher::open(&format!("unix://{}", admin.display()))
+}
+
+/// The same with more `tables` of configuration; gives its admin socket and its process.
+pub(crate) fn start_daemon(
+    dir: &Path,
+    public: &Path,
+    tables: &str,
+    processes: &mut Processes,
+) -> anyhow::Result<(PathBuf, u32)> {
     let admin = dir.join("admin.sock");
     let config = dir.join("ssecast.toml");
-    std::fs::write(&config, format!("[listen]\npublic = {public:?}\nadmin = {admin:?}\n"))?;
+    std::fs::write(&config, format!("[listen]\npublic = {public:?}\nadmin = {admin:?}\n{tables}"))?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_ssecast"));
     command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(std::fs::File::create(dir.join("ssecast.log"))?);
-    processes.start(command)?;
+    let pid = processes.start(&mut command)?.id();
     // It binds the public socket first.
     wait_until("ssecast accepts connections", || UnixStream::connect(&admin).is_ok())?;
-    publisher::open(&format!("unix://{}", admin.display()))
+    Ok((admin, pid))
 }
 
 impl Processes {
@@ -127,13 +143,13 @@ impl Processes {
     }
 
     /// Starts nginx, and gives its URL when a worker answers: connections are accepted before there is one.
-    fn start_nginx(&mut self, nginx: nginx::Prepared) -> anyhow::Result<String> {
-        self.start(nginx.command)?;
+    fn start_nginx(&mut self, mut nginx: nginx::Prepared) -> anyhow::Result<String> {
+        self.start(&mut nginx.command)?;
         wait_until("nginx answers", || nginx::answers(nginx.port))?;
         Ok(format!("http://127.0.0.1:{}/", nginx.port))
     }
 
-    fn start(&mut self, mut command: Command) -> anyhow::Result<&mut Child> {
+    pub(crate) fn start(&mut self, command: &mut Command) -> anyhow::Result<&mut Child> {
         let child = command.spawn().with_context(|| format!("{:?} can't be started", command.get_program()))?;
         self.0.push(child);
         self.0.last_mut().context("a child was just pushed")
@@ -157,7 +173,8 @@ impl Drop for Processes {
     }
 }
 
-fn wait_until(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<()> {
+/// Waits at most 10 s.
+pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !is() {
         if Instant::now() > deadline {

@@ -5,8 +5,12 @@
 
 mod bare_loop;
 mod contenders;
+mod costs;
+mod hyper_body;
+mod ingest;
 mod nginx;
 mod scenarios;
+mod storm;
 
 use std::path::Path;
 
@@ -14,12 +18,16 @@ use clap::Parser as _;
 
 /// The hidden argument with which this program is a bare loop.
 const BARE_LOOP: &str = "--bare-loop";
+/// The hidden argument with which it is a hyper server.
+const HYPER_BODY: &str = "--hyper-body";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == BARE_LOOP) {
+    let first = arguments.next().unwrap_or_default();
+    if first == BARE_LOOP || first == HYPER_BODY {
         let path = arguments.next().unwrap_or_default();
-        return bare_loop::serve(Path::new(&path));
+        let serve = if first == BARE_LOOP { bare_loop::serve } else { hyper_body::serve };
+        return serve(Path::new(&path));
     }
     scenarios::run(&scenarios::Options::parse())
 }

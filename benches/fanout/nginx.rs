@@ -94,7 +94,8 @@ fn prepare(dir: &Path, main: &str, http: &str, server: &str) -> anyhow::Result<P
         worker_processes 1;
         pid {dir}/nginx.pid;
         error_log {dir}/nginx.log;
-        events {{ worker_connections 19000; }}
+        # Two for a stream, and a sixteenth free: with less, nginx cuts connections that have not sent a request yet.
+        events {{ worker_connections 19900; }}
         http {{
             access_log off;
             # The publisher keeps one connection for all of its events.

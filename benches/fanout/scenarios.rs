@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use ssecast::cli::bench::{Bench, channels::ChannelPlan, procfs, progress::Progress, report::Report, swarm::Work};
 
-use crate::contenders::Contender;
+use crate::{contenders::Contender, costs, ingest, storm};
 
 /// Clients of cyclone-sse's own load test, and so of the scenarios on TCP.
 const CYCLONE_CLIENTS: usize = 3600;
@@ -21,7 +21,7 @@ pub(crate) struct Options {
     events: usize,
     /// How often all take their turn
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
+    pub(crate) rounds: u32,
     /// Only these scenarios
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Kind>,
@@ -44,6 +44,18 @@ enum Kind {
     NginxBurst,
     /// cyclone-sse's load test: `general` and one of four channels for each client, through nginx
     Cyclone,
+    /// The same as `direct` with a hyper server that has a response body for each client. Only where asked for
+    Hyper,
+    /// 9,000 clients come back with a cursor, 20 events due each, through nginx
+    Storm,
+    /// A publish to one client beside 15,000 clients of other channels
+    Others,
+    /// Events a second from Redis, and as NDJSON on the admin socket
+    Ingest,
+    /// How two shards divide the work of one
+    Workers,
+    /// Memory of 1,000 clients that don't read
+    SlowClients,
     /// The bare loop against itself: how far a ratio is from 1 by noise alone. Only where asked for
     Noise,
 }
@@ -59,12 +71,17 @@ struct Scenario {
     burst: usize,
 }
 
+/// Measures and prints what is no [`Scenario`].
+type Row = fn(&Options) -> anyhow::Result<()>;
+
 /// Runs all that is asked for and prints a table for each scenario.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let wanted = |kind| match kind {
+        Kind::Noise | Kind::Hyper => options.only.contains(&kind),
+        _ => options.only.is_empty() || options.only.contains(&kind),
+    };
     for mut scenario in scenarios(options) {
-        let wanted =
-            if options.only.is_empty() { scenario.kind != Kind::Noise } else { options.only.contains(&scenario.kind) };
-        if !wanted {
+        if !wanted(scenario.kind) {
             continue;
         }
         let (here, missing): (Vec<_>, Vec<Contender>) =
@@ -79,11 +96,18 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let rounds = (0..options.rounds).map(|round| scenario.round(round)).collect::<anyhow::Result<Vec<_>>>()?;
         scenario.print(&rounds);
     }
-    Ok(())
+    let others: [(Kind, Row); 5] = [
+        (Kind::Storm, storm::run),
+        (Kind::Others, costs::others),
+        (Kind::Ingest, ingest::run),
+        (Kind::Workers, costs::workers),
+        (Kind::SlowClients, costs::slow_clients),
+    ];
+    others.iter().filter(|(kind, _)| wanted(*kind)).try_for_each(|(_, run)| run(options))
 }
 
 fn scenarios(options: &Options) -> Vec<Scenario> {
-    use Contender::{BareLoop, Nchan, NginxBareLoop, NginxSsecast, Ssecast, SsecastTcp};
+    use Contender::{BareLoop, HyperBody, Nchan, NginxBareLoop, NginxSsecast, Ssecast, SsecastTcp};
     let one_at_a_time = |kind, place, clients, contenders| Scenario {
         kind,
         title: format!("{place}, {clients} clients, one event at a time"),
@@ -116,6 +140,7 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
     };
     on_socket(Kind::Noise, [BareLoop, BareLoop])
         .chain(on_socket(Kind::Direct, [BareLoop, Ssecast]))
+        .chain(on_socket(Kind::Hyper, [Ssecast, HyperBody]))
         .chain([
             burst(Kind::Burst, "Unix socket", vec![BareLoop, Ssecast]),
             one_at_a_time(Kind::Tcp, "TCP", CYCLONE_CLIENTS, vec![Nchan, SsecastTcp]),
@@ -219,7 +244,8 @@ impl Scenario {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The middle one.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

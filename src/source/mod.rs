@@ -4,6 +4,7 @@
 mod backoff;
 mod redis_publish;
 mod redis_pubsub;
+mod redis_tap;
 mod redis_wire;
 
 use std::{future::Future, pin::Pin, sync::Arc};
@@ -45,11 +46,11 @@ impl Feed {
         Self { source, dispatcher, metrics }
     }
 
-    /// Passes a message on. It blocks while the shards can't keep up: a source has a thread of its own, and what it doesn't
-    /// read waits where it comes from.
-    pub fn publish(&self, message: Message) {
+    /// Passes messages on, in order; what has arrived together is best passed on together. It blocks while the shards can't
+    /// keep up: a source has a thread of its own, and what it doesn't read waits where it comes from.
+    pub fn publish(&self, messages: impl IntoIterator<Item = Message>) {
         self.dispatcher.wait_for_room();
-        self.dispatcher.publish(self.source, message);
+        self.dispatcher.publish(self.source, messages);
     }
 
     /// The demand is met: all the channel's messages arrive from now on.

@@ -10,16 +10,25 @@ use std::{
     time::Duration,
 };
 
-use redis::{PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use bytes::Bytes;
+use redis::{AsyncConnectionConfig, ConnectionAddr, PushInfo, PushKind, Value, aio::MultiplexedConnection};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
     sync::{Notify, mpsc::UnboundedReceiver},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
-use super::{Feed, Running, Source, backoff::Backoff, redis_wire};
+use super::{
+    Feed, Running, Source,
+    backoff::Backoff,
+    redis_tap::{Messages, Tap},
+    redis_wire,
+};
 use crate::{
     config,
-    event::ChannelName,
+    event::{ChannelName, Message},
     shard::{Demand, Ticket, now_micros},
 };
 
@@ -68,7 +77,7 @@ impl Session {
         let mut tries: u32 = 0;
         loop {
             let error = match self.connect().await {
-                Ok((connection, gone)) => match self.resume(connection.clone()).await {
+                Ok(Connected { connection, gone, _driver }) => match self.resume(connection.clone()).await {
                     Ok(()) => {
                         if tries > 0 {
                             tracing::info!(channels = self.wanted.len(), "Redis is back; clients were told of the gap");
@@ -100,16 +109,46 @@ impl Session {
         }
     }
 
-    async fn connect(&self) -> redis::RedisResult<(MultiplexedConnection, Arc<Notify>)> {
+    async fn connect(&self) -> redis::RedisResult<Connected> {
         let gone = Arc::new(Notify::new());
         let receiver =
             Receiver { feed: self.feed.clone(), prefix: self.source.prefix.clone(), gone: Arc::clone(&gone) };
+        let batch = Batch { receiver: receiver.clone(), name: None, messages: Vec::new() };
         let options = redis_wire::options().set_push_sender(move |push| {
             receiver.receive(push);
             Ok::<(), ()>(())
         });
-        let connection = self.source.client.get_multiplexed_async_connection_with_config(&options).await?;
-        Ok((connection, gone))
+        let mut driver = JoinSet::new();
+        let connecting = async {
+            match self.source.client.get_connection_info().addr() {
+                ConnectionAddr::Tcp(host, port) => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    stream.set_nodelay(true)?;
+                    self.log_in(Tap::new(stream, batch), options, &mut driver).await
+                }
+                ConnectionAddr::Unix(path) => {
+                    self.log_in(Tap::new(UnixStream::connect(path).await?, batch), options, &mut driver).await
+                }
+                // What only the library can open, it reads as well.
+                _ => self.source.client.get_multiplexed_async_connection_with_config(&options).await,
+            }
+        };
+        let connection = timeout(redis_wire::CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(closed("no answer while connecting")))?;
+        Ok(Connected { connection, gone, _driver: driver })
+    }
+
+    async fn log_in<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        options: AsyncConnectionConfig,
+        driver: &mut JoinSet<()>,
+    ) -> redis::RedisResult<MultiplexedConnection> {
+        let login = self.source.client.get_connection_info().redis_settings();
+        let (connection, drive) = MultiplexedConnection::new_with_config(login, stream, options).await?;
+        driver.spawn(drive);
+        Ok(connection)
     }
 
     /// Subscribes to all that is wanted.
@@ -230,7 +269,15 @@ fn note(wanted: &mut HashMap<ChannelName, Ticket>, demand: Demand) -> ChannelNam
     }
 }
 
+struct Connected {
+    connection: MultiplexedConnection,
+    gone: Arc<Notify>,
+    /// The task that reads and writes; it ends with this.
+    _driver: JoinSet<()>,
+}
+
 /// Takes what Redis sends, on the task that reads the connection: nothing is queued between it and the shards.
+#[derive(Clone)]
 struct Receiver {
     feed: Feed,
     prefix: String,
@@ -238,26 +285,56 @@ struct Receiver {
 }
 
 impl Receiver {
+    /// What the library has read.
     fn receive(&self, push: PushInfo) {
         match push.kind {
-            PushKind::Message => self.publish(push.data),
+            PushKind::Message => {
+                let Ok([Value::BulkString(channel), Value::BulkString(payload)]) = <[Value; 2]>::try_from(push.data)
+                else {
+                    return self.feed.drop_invalid(&"Redis sent a message that is not a channel and a payload");
+                };
+                if let Some(name) = self.name(&channel)
+                    && let Some(message) = self.message(name, payload.into())
+                {
+                    self.feed.publish(vec![message]);
+                }
+            }
             PushKind::Disconnection => self.gone.notify_one(),
             _ => {} // Confirmations are the answers of their commands.
         }
     }
 
-    fn publish(&self, data: Vec<Value>) {
-        let Ok([Value::BulkString(channel), Value::BulkString(payload)]) = <[Value; 2]>::try_from(data) else {
-            return self.feed.drop_invalid(&"Redis sent a message that is not a channel and a payload");
-        };
-        let Some(name) = channel.strip_prefix(self.prefix.as_bytes()) else { return };
-        let name = match ChannelName::from_bytes(name) {
-            Ok(name) => name,
-            Err(why) => return self.feed.drop_invalid(&why),
-        };
-        match redis_wire::decode(name, payload) {
-            Ok(message) => self.feed.publish(message),
-            Err(why) => self.feed.drop_invalid(&why),
+    fn name(&self, in_redis: &[u8]) -> Option<ChannelName> {
+        let name = in_redis.strip_prefix(self.prefix.as_bytes())?;
+        ChannelName::from_bytes(name).map_err(|why| self.feed.drop_invalid(&why)).ok()
+    }
+
+    fn message(&self, name: ChannelName, payload: Bytes) -> Option<Message> {
+        redis_wire::decode(name, payload).map_err(|why| self.feed.drop_invalid(&why)).ok()
+    }
+}
+
+/// The messages of one read.
+struct Batch {
+    receiver: Receiver,
+    /// The last message's channel, as it is called in Redis and here: the next is often on the same.
+    name: Option<(Vec<u8>, ChannelName)>,
+    messages: Vec<Message>,
+}
+
+impl Messages for Batch {
+    fn take(&mut self, channel: &[u8], payload: &[u8]) {
+        if self.name.as_ref().is_none_or(|(in_redis, _)| in_redis != channel) {
+            self.name = self.receiver.name(channel).map(|name| (channel.to_vec(), name));
+        }
+        if let Some((_, name)) = &self.name {
+            self.messages.extend(self.receiver.message(name.clone(), Bytes::copy_from_slice(payload)));
+        }
+    }
+
+    fn pass_on(&mut self) {
+        if !self.messages.is_empty() {
+            self.receiver.feed.publish(self.messages.drain(..));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::event::{ChannelName, EventType, EventTypeError, Message};
 
 const EVENT_MARK: &[u8] = b"\0ssecast:event\0";
 /// Longest wait for a connection to Redis.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for an answer of Redis.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,8 +40,7 @@ pub(super) fn encode(message: &Message) -> Bytes {
 }
 
 /// The message of a payload.
-pub(super) fn decode(channel: ChannelName, payload: Vec<u8>) -> Result<Message, EventTypeError> {
-    let payload = Bytes::from(payload);
+pub(super) fn decode(channel: ChannelName, payload: Bytes) -> Result<Message, EventTypeError> {
     let marked = payload.strip_prefix(EVENT_MARK).and_then(|rest| Some((rest, memchr::memchr(0, rest)?)));
     let Some((rest, end)) = marked else { return Ok(Message { channel, event: None, data: payload }) };
     let event = match std::str::from_utf8(&rest[..end]).map_err(|_| EventTypeError::NotUtf8)? {
@@ -63,7 +62,7 @@ mod tests {
         for data in data {
             for event in [None, Some(price.clone())] {
                 let message = Message { channel: channel.clone(), event, data: Bytes::from_static(data) };
-                assert_eq!(decode(channel.clone(), encode(&message).to_vec()), Ok(message));
+                assert_eq!(decode(channel.clone(), encode(&message)), Ok(message));
             }
         }
     }
@@ -77,6 +76,6 @@ mod tests {
     #[test]
     fn an_event_type_with_a_line_break_is_refused() {
         let channel = ChannelName::new("base").unwrap();
-        assert!(decode(channel, b"\0ssecast:event\0a\nid: 1\0data".to_vec()).is_err());
+        assert!(decode(channel, Bytes::from_static(b"\0ssecast:event\0a\nid: 1\0data")).is_err());
     }
 }

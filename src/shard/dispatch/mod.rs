@@ -124,16 +124,28 @@ impl Dispatcher {
         Self { state, queues, sources, metrics, turned: Notify::new() }
     }
 
-    /// Passes a message of source `source` on as an event. It is dropped if no shard wants its channel (any more), and waits
-    /// while the source has not confirmed the channel.
-    pub fn publish(&self, source: usize, message: Message) {
+    /// Passes messages of source `source` on as events, in order, all in one turn of the lock. A message is dropped if no
+    /// shard wants its channel (any more), and waits while the source has not confirmed the channel.
+    pub fn publish(&self, source: usize, messages: impl IntoIterator<Item = Message>) {
         let state = &mut *self.lock();
-        let Some(wanted) = state.wanted.get_mut(&message.channel) else { return };
-        if wanted.awaiting & (1 << source) == 0 {
-            self.pass_on_or_keep(state, message);
-        } else if state.early_bytes < EARLY_BYTES {
-            state.early_bytes += message.data.len();
-            wanted.early.push(message);
+        // Only a message on the marker changes this, and then each goes its own way already.
+        let live = matches!(state.mode, Mode::Live) && state.marker.is_none();
+        let mut ready = Vec::new();
+        for message in messages {
+            let Some(wanted) = state.wanted.get_mut(&message.channel) else { continue };
+            if wanted.awaiting & (1 << source) == 0 {
+                if live {
+                    ready.push(message);
+                } else {
+                    self.publish_while_handing(state, message);
+                }
+            } else if state.early_bytes < EARLY_BYTES {
+                state.early_bytes += message.data.len();
+                wanted.early.push(message);
+            }
+        }
+        if !ready.is_empty() {
+            self.pass_on(state, &ready, None);
         }
     }
 
@@ -149,26 +161,30 @@ impl Dispatcher {
     /// or nothing while the process is being succeeded: then [`Dispatcher::live`] tells when to try again.
     pub fn publish_counted(&self, messages: &[Message], receipt: &Arc<Receipt>) -> Option<Vec<Cursor>> {
         let mut state = self.lock();
-        matches!(state.mode, Mode::Live).then(|| self.pass_on(&mut state, messages, Some(receipt)))
+        if !matches!(state.mode, Mode::Live) {
+            return None;
+        }
+        let node = *state.sequencer.node();
+        let events = self.pass_on(&mut state, messages, Some(receipt));
+        Some(events.into_iter().map(|position| Cursor { node, position }).collect())
     }
 
-    fn pass_on(&self, state: &mut State, messages: &[Message], receipt: Option<&Arc<Receipt>>) -> Vec<Cursor> {
+    /// Gives messages their positions, which it gives back where there is a receipt, and pushes the events to every shard.
+    fn pass_on(&self, state: &mut State, messages: &[Message], receipt: Option<&Arc<Receipt>>) -> Vec<Position> {
         let node = *state.sequencer.node();
         let now = now_micros();
-        let mut cursors = Vec::with_capacity(messages.len());
-        let mut events = Vec::with_capacity(messages.len());
-        for message in messages {
-            let position = state.sequencer.next(now);
-            cursors.push(Cursor { node, position });
-            events.push(Arc::new(Event::new(&node, position, message)));
-        }
+        let mut next = |message| -> Arc<Event> { Arc::new(Event::new(&node, state.sequencer.next(now), message)) };
+        let events: Vec<Arc<Event>> = messages.iter().map(&mut next).collect();
+        let positions = receipt.map(|_| events.iter().map(|event| event.position()).collect()).unwrap_or_default();
         self.metrics.events.add(messages.len() as u64);
-        for queue in &self.queues {
-            queue.push(events.iter().zip(0..).map(|(event, index)| {
-                Op::Publish(Arc::clone(event), receipt.map(|receipt| (Arc::clone(receipt), index)))
-            }));
+        let op = |(event, index)| Op::Publish(event, receipt.map(|receipt| (Arc::clone(receipt), index)));
+        if let Some((last, others)) = self.queues.split_last() {
+            for queue in others {
+                queue.push(events.iter().cloned().zip(0..).map(op));
+            }
+            last.push(events.into_iter().zip(0..).map(op));
         }
-        cursors
+        positions
     }
 
     /// Moves the position on towards the time where nothing is published, so that cursors of quiet channels are not old.
