@@ -7,6 +7,7 @@
 
 mod client;
 mod dispatch;
+mod farewell;
 mod handle;
 mod poll;
 mod publisher;
@@ -30,7 +31,7 @@ use nix::{
     errno::Errno,
     sys::{
         epoll::{Epoll, EpollEvent, EpollFlags},
-        socket::{MsgFlags, recv, send},
+        socket::{MsgFlags, recv},
     },
 };
 use slab::Slab;
@@ -53,7 +54,7 @@ use self::{
     writer::{Joined, WATCHED},
 };
 use crate::{
-    config::{Config, DurationRange},
+    config::Config,
     event::{ChannelName, Position},
     hub::{ChannelId, Hub, Reader, Standing},
     metrics::Metrics,
@@ -365,55 +366,9 @@ impl Shard {
         }
     }
 
-    fn drain(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
-        self.draining = Some((spread, gone));
-        let slots: Vec<u32> = self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
-        for slot in slots {
-            self.send_away(slot, spread);
-        }
-        self.bury();
-    }
-
-    /// Ends a client once it has what it is due, telling it when to come back.
-    fn send_away(&mut self, slot: u32, spread: Duration) {
-        let Some(client) = self.clients.get_mut(slot as usize) else { return };
-        if client.poll.is_some() {
-            return self.answer_empty(slot);
-        }
-        let retry = sse::encode_retry(
-            DurationRange { min: Duration::from_millis(1), max: spread.max(Duration::from_millis(1)) }.pick(),
-        );
-        match &mut client.behind {
-            // A poll's answer is under way, and ends by itself.
-            Some(behind) if behind.ends => {}
-            Some(behind) => {
-                // The rest of a frame goes out first; the histories serve the client when it is back.
-                behind.partial = [&behind.partial[..], &retry].concat().into();
-                behind.ends = true;
-                self.serve(slot);
-            }
-            None => {
-                // What the socket doesn't take of so little, the client can do without.
-                let _ = send(client.fd.as_raw_fd(), &retry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
-                self.dead.push(slot);
-            }
-        }
-    }
-
-    fn stop(&mut self) {
-        self.dead.extend(self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()));
-        self.bury();
-    }
-
     /// The hub, to look at.
     #[must_use]
     pub fn hub(&self) -> &Hub {
         &self.hub
-    }
-
-    /// Clients that are behind, and all clients.
-    #[must_use]
-    pub fn count_clients(&self) -> (usize, usize) {
-        (self.clients.iter().filter(|(_, client)| client.behind.is_some()).count(), self.clients.len())
     }
 }

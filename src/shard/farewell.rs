@@ -1,0 +1,53 @@
+//! Clients are sent away when the daemon stops: each gets what it is in the middle of, and a time to come back at.
+
+use std::{os::fd::AsRawFd, time::Duration};
+
+use nix::sys::socket::{MsgFlags, send};
+use tokio::sync::oneshot;
+
+use super::Shard;
+use crate::{config::DurationRange, sse};
+
+impl Shard {
+    /// Sends all clients away; `gone` is dropped when they are.
+    pub(super) fn drain(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
+        self.draining = Some((spread, gone));
+        let slots: Vec<u32> = self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
+        for slot in slots {
+            self.send_away(slot, spread);
+        }
+        self.bury();
+    }
+
+    /// Ends a client once it has what it is due, telling it when to come back.
+    pub(super) fn send_away(&mut self, slot: u32, spread: Duration) {
+        let Some(client) = self.clients.get_mut(slot as usize) else { return };
+        if client.poll.is_some() {
+            return self.answer_empty(slot);
+        }
+        let retry = sse::encode_retry(
+            DurationRange { min: Duration::from_millis(1), max: spread.max(Duration::from_millis(1)) }.pick(),
+        );
+        match &mut client.behind {
+            // A poll's answer is under way, and ends by itself.
+            Some(behind) if behind.ends => {}
+            Some(behind) => {
+                // The rest of a frame goes out first; the histories serve the client when it is back.
+                behind.partial = [&behind.partial[..], &retry].concat().into();
+                behind.ends = true;
+                self.serve(slot);
+            }
+            None => {
+                // What the socket doesn't take of so little, the client can do without.
+                let _ = send(client.fd.as_raw_fd(), &retry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                self.dead.push(slot);
+            }
+        }
+    }
+
+    /// Closes what is left.
+    pub(super) fn stop(&mut self) {
+        self.dead.extend(self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()));
+        self.bury();
+    }
+}
