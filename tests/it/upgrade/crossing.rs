@@ -167,6 +167,7 @@ fn workers_may_become_more_and_fewer() {
         for _ in 0..2 {
             assert_eq!(Subscription::to(&[name]).after(&begin).open(lineage.public()).texts(4), expected(name));
         }
+        eventually("those who came for a moment have left", || (lineage.subscribers(name) == 2).then_some(()));
         assert_eq!(lineage.publish(name, "all are counted").subscribers, 2);
     }
 }
