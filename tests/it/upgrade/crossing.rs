@@ -167,8 +167,8 @@ fn workers_may_become_more_and_fewer() {
         for _ in 0..2 {
             assert_eq!(Subscription::to(&[name]).after(&begin).open(lineage.public()).texts(4), expected(name));
         }
-        // Those who have just left are noticed in a moment.
-        eventually("all are counted", || (lineage.publish(name, "all").subscribers == 2).then_some(()));
+        eventually("those who came for a moment have left", || (lineage.subscribers(name) == 2).then_some(()));
+        assert_eq!(lineage.publish(name, "all are counted").subscribers, 2);
     }
 }
 
