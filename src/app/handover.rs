@@ -7,7 +7,6 @@ use std::{
     ffi::OsString,
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,14 +16,13 @@ use bytes::Bytes;
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     task::spawn_blocking,
     time::{sleep, timeout},
 };
 
-use super::Serving;
+use super::{Serving, meanwhile::Meanwhile};
 use crate::{
-    admin::{ReloadRequest, Reloaded},
     config::Config,
     event::{ChannelName, Message},
     process::{
@@ -62,51 +60,6 @@ pub(super) struct Handed {
 /// Where a configuration has its events from. A marker divides the messages of one origin only. It may hold a password.
 pub(super) fn origin(config: &Config) -> String {
     config.redis.as_ref().map(|redis| format!("{} {}", redis.url, redis.prefix)).unwrap_or_default()
-}
-
-/// What is asked of the daemon while it hands over.
-pub(super) struct Meanwhile<'a, S> {
-    /// It is to stop.
-    pub(super) stop: Pin<&'a mut S>,
-    /// It was asked to stop, and `stop` has resolved.
-    pub(super) stopped: bool,
-    /// It is to hand over again.
-    pub(super) requests: &'a mut mpsc::Receiver<ReloadRequest>,
-    /// It was asked for that by a signal, which nobody waits for.
-    pub(super) again: bool,
-}
-
-impl<S: Future<Output = ()>> Meanwhile<'_, S> {
-    /// Resolves when the daemon is to stop.
-    async fn stop(&mut self) {
-        self.stop.as_mut().await;
-        self.stopped = true;
-    }
-
-    /// Has every request asked again, of whichever process it will be that serves, until this is dropped.
-    async fn put_off_requests(&mut self) {
-        while let Some(request) = self.requests.recv().await {
-            self.again |= !request.is_heard();
-            request.answer(Reloaded::Again);
-        }
-        // Nobody can ask any more.
-        std::future::pending().await
-    }
-
-    /// Takes note of what was asked for and not looked at.
-    pub(super) async fn catch_up(&mut self) {
-        if !self.stopped {
-            tokio::select! {
-                biased;
-                () = self.stop() => {}
-                () = std::future::ready(()) => {}
-            }
-        }
-        while let Ok(request) = self.requests.try_recv() {
-            self.again |= !request.is_heard();
-            request.answer(Reloaded::Again);
-        }
-    }
 }
 
 /// How to start a new process: the program as it was found at start, and the arguments of this one.
@@ -318,7 +271,8 @@ async fn commit(
     left: &[Stream],
 ) -> anyhow::Result<Given> {
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
-    // Channels that were joined meanwhile.
+    settle(serving).await?;
+    // Channels that were joined meanwhile; from here on none is.
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
     talk.say(Word::Subscribe { sockets: Vec::new(), marker: None, sources: exact }, &[names.as_raw_fd()]).await?;
     talk.expect(Word::Ready, TO_STAND_STILL, "had subscribed to the last channels").await?;
@@ -366,18 +320,27 @@ async fn give(talk: &mut Talk, lot: &[RawFd]) -> anyhow::Result<()> {
     given.map_err(|error| talk.explain(error, "had taken everything"))
 }
 
+/// Lets requests on the public socket end that are under way: what they join is known then. Clients are served meanwhile.
+async fn settle(serving: &Serving) -> anyhow::Result<()> {
+    of_each_shard(serving, Op::Settle).await.map(drop)
+}
+
 async fn freeze(serving: &Serving) -> anyhow::Result<Frozen> {
-    let mut shards = Vec::new();
+    of_each_shard(serving, Op::Freeze).await.map(Frozen::merge)
+}
+
+async fn of_each_shard<T>(serving: &Serving, op: impl Fn(oneshot::Sender<T>) -> Op) -> anyhow::Result<Vec<T>> {
+    let mut asked = Vec::new();
     for queue in serving.daemon.dispatcher.queues() {
-        let (wanted, frozen) = oneshot::channel();
-        queue.push([Op::Freeze(wanted)]);
-        shards.push(frozen);
+        let (wanted, answered) = oneshot::channel();
+        queue.push([op(wanted)]);
+        asked.push(answered);
     }
-    let mut all = Vec::new();
-    for frozen in shards {
-        all.push(timeout(TO_STAND_STILL, frozen).await.context("a shard does not stand still")??);
+    let mut all = Vec::with_capacity(asked.len());
+    for answered in asked {
+        all.push(timeout(TO_STAND_STILL, answered).await.context("a shard does not stand still")??);
     }
-    Ok(Frozen::merge(all))
+    Ok(all)
 }
 
 fn marker_name() -> anyhow::Result<ChannelName> {

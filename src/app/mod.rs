@@ -3,6 +3,7 @@
 mod accept;
 mod daemon;
 mod handover;
+mod meanwhile;
 mod succession;
 
 use std::{
@@ -19,7 +20,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use self::{accept::Accepting, daemon::Daemon, handover::Meanwhile, succession::Taken};
+use self::{accept::Accepting, daemon::Daemon, meanwhile::Meanwhile, succession::Taken};
 pub use self::{handover::Relaunch, succession::Succession};
 use crate::{
     admin::{Admin, ReloadRequest, Reloaded, Reloads},

@@ -119,11 +119,11 @@ impl Succession {
             (Word::Go, _) => {}
             (other, _) => bail!("the old process said {other:?} and not Go"),
         }
-        self.link.say(&Word::Serving, &[])?;
-        // Before the shards: what they ask for comes after what is known already.
+        // Before the shards, which may ask for channels, and the receipt, after which whatever is published must arrive.
         if !dispatcher.begin(Sequencer::after(cursor), &open, exact) {
             tracing::warn!("what was published during the change of processes may have been missed; clients are told");
         }
+        self.link.say(&Word::Serving, &[])?;
         daemon.start_shards(config, cursor, inherited.into_iter().map(Some).collect())?;
         Ok(Taken { daemon, admin, link: self.link })
     }

@@ -98,6 +98,7 @@ pub struct Shard {
 #[derive(Default)]
 struct Turned {
     accepted: Vec<Stream>,
+    settle: Option<oneshot::Sender<()>>,
     freeze: Option<oneshot::Sender<Frozen>>,
     thaw: bool,
 }
@@ -134,10 +135,11 @@ impl Shard {
                 Op::Unasked(name) => self.hub.set_unasked(&name),
                 Op::Accept(stream) => turned.accepted.push(stream),
                 Op::Drain(spread, gone) => self.drain(spread, gone),
+                Op::Settle(wanted) => turned.settle = Some(wanted),
                 Op::Freeze(wanted) => turned.freeze = Some(wanted),
                 Op::Thaw => {
                     // It came before the shard stood still.
-                    turned.freeze = None;
+                    (turned.settle, turned.freeze) = (None, None);
                     turned.thaw = true;
                 }
                 Op::Stop => self.stop(),

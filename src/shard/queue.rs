@@ -37,9 +37,11 @@ pub enum Op {
     Accept(Stream),
     /// Send all clients away, telling each to come back within the time; the sender is dropped when all are gone.
     Drain(Duration, oneshot::Sender<()>),
-    /// Let requests under way end, give away what the shard holds, and do nothing more until [`Op::Thaw`].
+    /// Let requests under way end and begin no others; the sender hears of it when they have.
+    Settle(oneshot::Sender<()>),
+    /// After [`Op::Settle`]: give away what the shard holds, and do nothing more until [`Op::Thaw`].
     Freeze(oneshot::Sender<Frozen>),
-    /// Go on as if [`Op::Freeze`] had not been.
+    /// Go on as if [`Op::Settle`] and [`Op::Freeze`] had not been.
     Thaw,
     /// Close what is left.
     Stop,

@@ -18,7 +18,7 @@ use crate::{config::Config, cursor::Cursor, hub::Hub, metrics::Metrics, stream::
 
 /// Most epoll events that are handled before the queue has its turn.
 const EVENTS_A_TURN: usize = 256;
-/// How long requests under way may take before the shard is frozen all the same.
+/// How long requests under way may take before the shard counts as settled all the same.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// What a shard is made of.
@@ -59,7 +59,7 @@ pub fn run(mut parts: Parts, serve: &ServeConnection, stopped: impl Future<Outpu
         let shard = Rc::new(RefCell::new(Shard::new(parts)?));
         let handle = ShardHandle { shard, connections: Rc::new(Connections::default()) };
         let inherited = inherited.map(|frozen| handle.shard.borrow_mut().inherit(frozen)).unwrap_or_default();
-        let mut driver = Driver { handle, queue: &queue, serve, ops: Vec::new(), freezing: None };
+        let mut driver = Driver { handle, queue: &queue, serve, ops: Vec::new(), settling: None, freezing: None };
         driver.spawn(inherited);
         tokio::select! {
             ended = driver.drive() => ended,
@@ -110,8 +110,10 @@ struct Driver<'a> {
     serve: &'a ServeConnection,
     /// What was taken from the queue and not done yet.
     ops: Vec<Op>,
-    /// Who wants the shard frozen, and until when requests under way may end.
-    freezing: Option<(oneshot::Sender<Frozen>, Instant)>,
+    /// Who waits for requests under way to end, and until when.
+    settling: Option<(oneshot::Sender<()>, Instant)>,
+    /// Who wants the shard frozen.
+    freezing: Option<oneshot::Sender<Frozen>>,
 }
 
 impl Driver<'_> {
@@ -122,7 +124,7 @@ impl Driver<'_> {
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let until = self.freezing.as_ref().map(|(_, until)| *until);
+            let until = self.settling.as_ref().map(|(_, until)| *until);
             tokio::select! {
                 () = self.queue.filled() => {
                     self.queue.take(&mut self.ops);
@@ -140,7 +142,11 @@ impl Driver<'_> {
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }
             let settled = self.handle.connections.open.get() == 0 || until.is_some_and(|until| until <= Instant::now());
-            if settled && let Some((wanted, _)) = self.freezing.take() {
+            if settled && let Some((wanted, _)) = self.settling.take() {
+                // If nobody waits any more, the word to go on follows.
+                let _ = wanted.send(());
+            }
+            if let Some(wanted) = self.freezing.take() {
                 self.freeze(wanted).await;
                 ticks.reset();
             }
@@ -164,11 +170,12 @@ impl Driver<'_> {
         }
         self.spawn(turned.accepted);
         if turned.thaw {
-            self.freezing = None;
+            (self.settling, self.freezing) = (None, None);
             self.thaw();
         }
-        if let Some(wanted) = turned.freeze {
-            self.freezing = Some((wanted, Instant::now() + SETTLE));
+        self.freezing = turned.freeze;
+        if let Some(wanted) = turned.settle {
+            self.settling = Some((wanted, Instant::now() + SETTLE));
             self.handle.connections.leaving.set(true);
             self.handle.connections.leave.notify_waiters();
         }
