@@ -153,12 +153,14 @@ pub async fn supervise(
                 let mut meanwhile =
                     Meanwhile { stop: shutdown.as_mut(), stopped: false, requests: &mut reloads.asked, again: false };
                 let handed = serving.reload(relaunch.as_ref(), asked, &mut meanwhile).await;
-                let (stopped, again) = (meanwhile.stopped, meanwhile.again);
                 if let Some(pid) = handed {
-                    pass_on(pid, stopped, again);
                     serving.leave();
+                    // Last of all: what is asked after this, nobody hears.
+                    meanwhile.catch_up().await;
+                    pass_on(pid, meanwhile.stopped, meanwhile.again);
                     return Ok(Outcome::HandedOver(pid));
                 }
+                let (stopped, again) = (meanwhile.stopped, meanwhile.again);
                 if stopped {
                     break;
                 }
@@ -241,7 +243,6 @@ impl Serving {
             Ok(pid) => {
                 asked.answer(Reloaded::By(pid));
                 let _ = handover::until(TO_ANSWER, || self.admin.reloads.waiting() == 0).await;
-                meanwhile.catch_up().await;
                 Some(pid)
             }
             Err(error) => {

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::Failure;
 use crate::{
     admin::ReloadRequest,
-    app::{self, Relaunch, Start, Succession},
+    app::{self, Outcome, Relaunch, Start, Succession},
     config::{Config, ConfigErrors, Override},
     process::{
         daemon,
@@ -172,7 +172,10 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
         };
         let (reload, reloads) = app::reload_requests();
         let outcome = app::supervise(start, reloads, on_ready, until_asked_to_stop(signals, log, reload)).await?;
-        tracing::debug!(?outcome, "ended");
+        if matches!(outcome, Outcome::HandedOver(_)) {
+            // At once: a signal that comes while this process takes its time to end would be lost.
+            std::process::exit(0);
+        }
         Ok(())
     })
 }
