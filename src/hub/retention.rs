@@ -4,8 +4,11 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{ChannelId, Feed, Hub};
-use crate::event::{ChannelName, Position};
+use super::{ChannelId, Feed, Hub, history::History};
+use crate::{
+    config,
+    event::{ChannelName, Position},
+};
 
 /// Fewest channels that one sweep looks at.
 const SWEEP_AT_LEAST: usize = 1024;
@@ -18,20 +21,13 @@ impl Hub {
     /// Drops what the bounds don't allow of the channels published to since the last call. Called once the batches are
     /// sent, so that it is known who is behind. `now`: microseconds since 1970.
     pub fn trim(&mut self, now: u64) {
-        let stretched_from = before(now, self.limits.stretch);
-        let kept_from = before(now, self.limits.age);
+        let bounds = Bounds::at(now, &self.limits);
         // Where memory is short, nobody's slowness costs others their history.
         let stretch = self.bytes <= self.limits.bytes;
         while let Some(id) = self.touched.pop() {
             let Some(channel) = self.channels.get_mut(id as usize) else { continue };
-            while let Some(oldest) = channel.history.oldest() {
-                let too_many = channel.history.len() > self.limits.messages
-                    && (!stretch || channel.behind == 0 || oldest < stretched_from);
-                if !too_many && oldest >= kept_from {
-                    break;
-                }
-                self.bytes -= channel.history.drop_oldest();
-            }
+            let stretches = stretch && channel.behind > 0;
+            self.bytes -= bounds.enforce(&mut channel.history, stretches);
         }
         while self.bytes > self.limits.bytes && self.evict_one() {}
     }
@@ -40,8 +36,7 @@ impl Hub {
     /// Gives back the channels that the shard no longer wants: nobody has listened for `history.linger`.
     /// `now`: microseconds since 1970.
     pub fn sweep(&mut self, now: u64) -> Vec<ChannelName> {
-        let kept_from = before(now, self.limits.age);
-        let stretched_from = before(now, self.limits.stretch);
+        let bounds = Bounds::at(now, &self.limits);
         // Whoever asks for channels by the thousand, to leave at once, does not keep them subscribed.
         let linger = if self.idle > MOST_IDLE { Duration::ZERO } else { self.limits.linger };
         let idle_from = before(now, linger).0;
@@ -53,14 +48,8 @@ impl Hub {
             let at = self.sweep_at;
             self.sweep_at = if at + 1 >= slots { 0 } else { at + 1 };
             let Some(channel) = self.channels.get_mut(at) else { continue };
-            while let Some(oldest) = channel.history.oldest() {
-                let past_stretch =
-                    channel.history.len() > self.limits.messages && (channel.behind == 0 || oldest < stretched_from);
-                if oldest >= kept_from && !past_stretch {
-                    break;
-                }
-                self.bytes -= channel.history.drop_oldest();
-            }
+            let stretches = channel.behind > 0;
+            self.bytes -= bounds.enforce(&mut channel.history, stretches);
             if channel.history.is_empty() && channel.queued_at.take().is_some() {
                 emptied.insert(u32::try_from(at).unwrap_or(u32::MAX));
             }
@@ -121,6 +110,37 @@ impl Hub {
         if channel.history.complete_since() > self.floor.0 {
             self.floor = (channel.history.complete_since(), channel.history.cause());
         }
+    }
+}
+
+/// What one history may keep at some time.
+struct Bounds {
+    messages: usize,
+    kept_from: Position,
+    stretched_from: Position,
+}
+
+impl Bounds {
+    fn at(now: u64, limits: &config::History) -> Self {
+        Self {
+            messages: limits.messages,
+            kept_from: before(now, limits.age),
+            stretched_from: before(now, limits.stretch),
+        }
+    }
+
+    /// Drops what is too old, or too much; where the history `stretches`, too much only if it is past the stretch. Gives
+    /// back the bytes that are free now.
+    fn enforce(&self, history: &mut History, stretches: bool) -> usize {
+        let mut freed = 0;
+        while let Some(oldest) = history.oldest() {
+            let too_many = history.len() > self.messages && (!stretches || oldest < self.stretched_from);
+            if !too_many && oldest >= self.kept_from {
+                break;
+            }
+            freed += history.drop_oldest();
+        }
+        freed
     }
 }
 

@@ -78,6 +78,13 @@ struct State {
     marker: Option<ChannelName>,
 }
 
+impl State {
+    /// Whether messages go straight to the shards: no process succeeds another.
+    fn passes_on(&self) -> bool {
+        matches!(self.mode, Mode::Live) && self.marker.is_none()
+    }
+}
+
 /// What becomes of messages.
 enum Mode {
     /// They are passed on.
@@ -129,7 +136,7 @@ impl Dispatcher {
     pub fn publish(&self, source: usize, messages: impl IntoIterator<Item = Message>) {
         let state = &mut *self.lock();
         // Only a message on the marker changes this, and then each goes its own way already.
-        let live = matches!(state.mode, Mode::Live) && state.marker.is_none();
+        let live = state.passes_on();
         let mut ready = Vec::new();
         for message in messages {
             let Some(wanted) = state.wanted.get_mut(&message.channel) else { continue };
@@ -150,7 +157,7 @@ impl Dispatcher {
     }
 
     fn pass_on_or_keep(&self, state: &mut State, message: Message) {
-        if matches!(state.mode, Mode::Live) && state.marker.is_none() {
+        if state.passes_on() {
             self.pass_on(state, &[message], None);
         } else {
             self.publish_while_handing(state, message);
@@ -254,12 +261,6 @@ impl Dispatcher {
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.lock().sequencer.cursor()
-    }
-
-    /// The last position given.
-    #[must_use]
-    pub fn last(&self) -> Position {
-        self.lock().sequencer.last()
     }
 
     fn to_all(&self, op: impl Fn() -> Op) {
