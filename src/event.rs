@@ -11,7 +11,11 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{cursor::NodeId, sse};
+use crate::{
+    cursor::NodeId,
+    gzip::{Deflater, Piece, Span},
+    sse,
+};
 
 /// Longest channel name, in bytes. It bounds what one request can make ssecast remember.
 pub const MAX_CHANNEL_BYTES: usize = 255;
@@ -183,6 +187,16 @@ pub enum Form {
     Envelope,
 }
 
+/// How a stream's bytes are coded on their way (RFC 9110, 8.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Coding {
+    /// As they are.
+    #[default]
+    Identity,
+    /// Compressed.
+    Gzip,
+}
+
 /// What an event costs beside itself, in bytes: its place in a history and a share of the history.
 const OVERHEAD: usize = 128;
 
@@ -194,6 +208,8 @@ pub struct Event {
     plain: Bytes,
     /// Made when the first client asks for it: few installations use both forms.
     envelope: OnceLock<Bytes>,
+    /// Both forms as gzip clients get them.
+    pieces: OnceLock<Box<[OnceLock<Piece>; 2]>>,
 }
 
 impl Event {
@@ -201,13 +217,13 @@ impl Event {
     #[must_use]
     pub fn new(node: &NodeId, position: Position, message: &Message) -> Self {
         let plain = sse::encode_event(node, position, message.event.as_ref(), &message.data);
-        Self { position, channel: message.channel.clone(), plain, envelope: OnceLock::new() }
+        Self::from_frame(position, message.channel.clone(), plain)
     }
 
     /// An event from the frame that [`Event::frame`] gave for [`Form::Plain`] (by another process).
     #[must_use]
     pub fn from_frame(position: Position, channel: ChannelName, plain: Bytes) -> Self {
-        Self { position, channel, plain, envelope: OnceLock::new() }
+        Self { position, channel, plain, envelope: OnceLock::new(), pieces: OnceLock::new() }
     }
 
     /// Where it stands.
@@ -231,7 +247,17 @@ impl Event {
         }
     }
 
-    /// What it holds of memory, in bytes: its frames and what describes them.
+    /// The frame's span, and its bytes for a gzip client that has just been given `before` whole and nothing after that; for
+    /// any client where that is `None`.
+    pub fn piece(&self, form: Form, before: Option<&Self>, deflater: &mut Deflater) -> (&Span, &Bytes) {
+        let pieces = self.pieces.get_or_init(Box::default);
+        let piece = pieces[form as usize].get_or_init(|| Piece::of(self.frame(form)));
+        let before = before.map(|event| (event.position.0, &event.frame(form)[..]));
+        (&piece.span, piece.bytes(self.frame(form), before, deflater))
+    }
+
+    /// What it holds of memory, in bytes: its frame and what describes it. What clients of other forms make it hold as well
+    /// is not counted: they may come and go while it is kept.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.plain.len() + size_of::<Self>() + OVERHEAD

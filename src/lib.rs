@@ -10,6 +10,7 @@ pub mod config;
 pub mod event;
 pub mod cursor;
 pub mod sse;
+pub mod gzip;
 pub mod metrics;
 pub mod stream;
 

@@ -162,6 +162,8 @@ pub struct Stream {
     pub max_clients: usize,
     /// Most channels in one request; more is a 400.
     pub max_channels_per_client: usize,
+    /// Whether streams are compressed for clients that accept it.
+    pub gzip: bool,
     /// Origins of pages on other hosts that may read streams; `*` is any. None by default: same origin only.
     pub allow_origins: Vec<String>,
 }
@@ -174,6 +176,7 @@ impl Default for Stream {
             max_lifetime: None,
             max_clients: 100_000,
             max_channels_per_client: 64,
+            gzip: false,
             allow_origins: Vec::new(),
         }
     }

@@ -33,6 +33,7 @@ pub(super) enum Value {
         /// Whether it was written as `0o660`.
         octal: bool,
     },
+    Boolean(bool),
     List(Vec<Located>),
     /// What no key takes, described.
     Other(String),
@@ -44,6 +45,7 @@ impl Value {
         match self {
             Self::Text(text) => format!("{text:?}"),
             Self::Integer { number, .. } => format!("the number {number}"),
+            Self::Boolean(boolean) => boolean.to_string(),
             Self::List(_) => "a list".to_owned(),
             Self::Other(what) => what.clone(),
         }
@@ -185,7 +187,7 @@ impl Lines<'_> {
                 Err(_) => Value::Other(format!("the number {integer}")),
             },
             DeValue::Float(float) => Value::Other(format!("the number {float}")),
-            DeValue::Boolean(boolean) => Value::Other(boolean.to_string()),
+            DeValue::Boolean(boolean) => Value::Boolean(*boolean),
             DeValue::Datetime(_) => Value::Other("a date".to_owned()),
             DeValue::Array(items) => Value::List(
                 items

@@ -33,6 +33,14 @@ pub(super) fn plain_text(value: &Value) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
+/// `true` or `false`.
+pub(super) fn flag(value: &Value) -> Result<bool, Problem> {
+    match value {
+        Value::Boolean(boolean) => Ok(*boolean),
+        _ => Err(wrong_type(value, "write true or false, without quotes")),
+    }
+}
+
 fn parse_duration(text: &str) -> Result<Duration, Problem> {
     let mend = "write a number with its unit, such as \"20s\", \"500ms\" or \"1h 30m\"";
     let duration = humantime::parse_duration(text.trim())

@@ -8,7 +8,10 @@ use std::{collections::HashMap, sync::Arc};
 use slab::Slab;
 
 use super::{Channel, ChannelId};
-use crate::event::{Event, Form};
+use crate::{
+    event::{Coding, Event, Form},
+    gzip,
+};
 
 /// An index of the hub's groups.
 pub type GroupId = u32;
@@ -19,7 +22,7 @@ pub type Member = u32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Open streams.
-    Stream(Form),
+    Stream(Form, Coding),
     /// Long polls: each ends with the first thing it is given.
     Poll,
 }
@@ -31,6 +34,8 @@ struct Group {
     places: Box<[u32]>,
     members: Vec<Member>,
     batch: Vec<Arc<Event>>,
+    /// Of gzip streams, the last event of the batch before: what is new is deflated with it in mind.
+    before: Option<Arc<Event>>,
 }
 
 /// Events that a group's members get now.
@@ -42,6 +47,8 @@ pub struct Batch {
     pub kind: Kind,
     /// At least one event, in order.
     pub events: Vec<Arc<Event>>,
+    /// Of gzip streams, the event that came last before these, unless it is too large to be remembered.
+    pub before: Option<Arc<Event>>,
 }
 
 #[derive(Default)]
@@ -71,10 +78,15 @@ impl Groups {
     pub(super) fn next_batch(&mut self) -> Option<Batch> {
         let id = self.dirty.pop()?;
         let group = &mut self.groups[id as usize];
-        Some(Batch { group: id, kind: group.key.1, events: std::mem::take(&mut group.batch) })
+        let (events, before) = (std::mem::take(&mut group.batch), group.before.take());
+        Some(Batch { group: id, kind: group.key.1, events, before })
     }
 
     pub(super) fn recycle(&mut self, mut batch: Batch) {
+        if let Kind::Stream(form, Coding::Gzip) = batch.kind {
+            let last = batch.events.pop();
+            self.groups[batch.group as usize].before = last.filter(|last| last.frame(form).len() <= gzip::WINDOW);
+        }
         batch.events.clear();
         if batch.events.capacity() <= 1024 {
             self.spare = batch.events;
@@ -111,7 +123,7 @@ impl Groups {
                 index(groups.len() - 1)
             };
             let places = key.0.iter().map(place).collect();
-            slot.insert(Group { key: key.clone(), places, members: Vec::new(), batch: Vec::new() });
+            slot.insert(Group { key: key.clone(), places, members: Vec::new(), batch: Vec::new(), before: None });
             id
         });
         let members = &mut self.groups[id as usize].members;

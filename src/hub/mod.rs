@@ -20,7 +20,7 @@ use slab::Slab;
 
 use self::{groups::Groups, history::History};
 pub use self::{
-    groups::{GroupId, Kind, Member},
+    groups::{Batch, GroupId, Kind, Member},
     history::Cause,
     image::ChannelImage,
     replay::{Due, Reader, Replay, Standing},
@@ -184,12 +184,12 @@ impl Hub {
     }
 
     /// Takes the batches that [`Hub::publish`] has filled: each call gives one group, its kind, members and events.
-    pub fn next_batch(&mut self) -> Option<groups::Batch> {
+    pub fn next_batch(&mut self) -> Option<Batch> {
         self.groups.next_batch()
     }
 
     /// Gives a batch's buffers back for the next one.
-    pub fn recycle(&mut self, batch: groups::Batch) {
+    pub fn recycle(&mut self, batch: Batch) {
         self.groups.recycle(batch);
     }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    event::{Form, Message},
+    event::{Coding, Form, Message},
     sse::GapReason,
 };
 
@@ -40,7 +40,7 @@ impl World {
 
     fn join(&mut self, channels: &[&str], member: Member) -> (GroupId, u32) {
         let ids: Vec<ChannelId> = channels.iter().map(|channel| self.hub.hold(&name(channel))).collect();
-        let joined = self.hub.join(ids.clone(), Kind::Stream(Form::Plain), member);
+        let joined = self.hub.join(ids.clone(), Kind::Stream(Form::Plain, Coding::Identity), member);
         ids.into_iter().for_each(|id| self.hub.release(id, self.now));
         joined
     }

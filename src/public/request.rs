@@ -7,7 +7,7 @@ use percent_encoding::percent_decode;
 use crate::{
     config::Stream,
     cursor::Start,
-    event::{ChannelError, ChannelName, Form},
+    event::{ChannelError, ChannelName, Coding, Form},
     hub::Kind,
     shard::{Joining, PollReply, Seat},
 };
@@ -88,12 +88,31 @@ pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result
         .filter(|id| !id.is_empty())
         .or(last_event_id.as_deref());
     let reply = poll_reply(headers, form);
+    let coding = if config.gzip && accepts_gzip(headers) { Coding::Gzip } else { Coding::Identity };
+    let mut more = cors(headers, config);
+    if config.gzip && reply.is_none() {
+        more.push(("Vary", "Accept-Encoding".to_owned()));
+        if coding == Coding::Gzip {
+            more.push(("Content-Encoding", "gzip".to_owned()));
+        }
+    }
     Ok(Asked {
         channels,
-        kind: if reply.is_some() { Kind::Poll } else { Kind::Stream(form) },
+        kind: if reply.is_some() { Kind::Poll } else { Kind::Stream(form, coding) },
         start: Start::from_last_event_id(id),
-        head: head(reply, &cors(headers, config)),
+        head: head(reply, &more),
         reply,
+    })
+}
+
+/// Whether `Accept-Encoding` names gzip (RFC 9110, 12.5.3). A mere `*` is no wish for it.
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let gzip = name.trim().eq_ignore_ascii_case("gzip") || name.trim().eq_ignore_ascii_case("x-gzip");
+        let weight = weight.trim().trim_start_matches(['q', 'Q']).trim_start().trim_start_matches('=').trim();
+        gzip && (weight.is_empty() || weight.parse().is_ok_and(|weight: f32| weight > 0.0))
     })
 }
 
@@ -168,7 +187,7 @@ pub(super) fn cors(headers: &HeaderMap, config: &Stream) -> Vec<(&'static str, S
 }
 
 /// The response head of a stream, whole; of a poll, without its length and the blank line.
-fn head(reply: Option<PollReply>, cors: &[(&'static str, String)]) -> Bytes {
+fn head(reply: Option<PollReply>, more: &[(&'static str, String)]) -> Bytes {
     let mut head = BytesMut::with_capacity(256);
     head.put_slice(b"HTTP/1.1 200 OK\r\nContent-Type: ");
     head.put_slice(match reply {
@@ -176,7 +195,7 @@ fn head(reply: Option<PollReply>, cors: &[(&'static str, String)]) -> Bytes {
         Some(PollReply::EventStream(_)) | None => b"text/event-stream",
     });
     head.put_slice(b"\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n");
-    for (name, value) in cors {
+    for (name, value) in more {
         head.put_slice(name.as_bytes());
         head.put_slice(b": ");
         head.put_slice(value.as_bytes());
@@ -226,6 +245,32 @@ mod tests {
         assert_eq!(start(&headers), Start::After("abcdefgh-1".parse().unwrap()));
         headers.insert("last-event-id", "abcdefgh-2".parse().unwrap());
         assert_eq!(start(&headers), Start::After("abcdefgh-2".parse().unwrap()));
+    }
+
+    #[test]
+    fn gzip_is_for_those_who_ask_for_it_where_it_is_configured() {
+        let coding = |accepted: &'static str, gzip| {
+            let mut headers = HeaderMap::new();
+            headers.insert("accept-encoding", accepted.parse().unwrap());
+            let asked = parse("channels=a", &headers, &Stream { gzip, ..Stream::default() }).unwrap();
+            let head = String::from_utf8(asked.head.to_vec()).unwrap();
+            assert_eq!(head.contains("Vary: Accept-Encoding\r\n"), gzip, "{head}");
+            assert_eq!(
+                head.contains("Content-Encoding: gzip\r\n"),
+                asked.kind == Kind::Stream(Form::Plain, Coding::Gzip)
+            );
+            match asked.kind {
+                Kind::Stream(_, coding) => coding,
+                Kind::Poll => panic!("a poll"),
+            }
+        };
+        for yes in ["gzip", "deflate, gzip;q=0.5, br", "GZIP ; q = 1", "x-gzip"] {
+            assert_eq!(coding(yes, true), Coding::Gzip, "{yes}");
+            assert_eq!(coding(yes, false), Coding::Identity, "{yes}");
+        }
+        for no in ["", "identity", "gzip;q=0", "gzip;q=0.000", "br", "*", "gzipped"] {
+            assert_eq!(coding(no, true), Coding::Identity, "{no}");
+        }
     }
 
     #[test]

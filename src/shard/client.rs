@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
-use super::{Seat, poll::PollReply, wheel::Tick};
+use super::{Seat, poll::PollReply, wheel::Tick, zipped::Zip};
 use crate::{
     cursor::Start,
     event::ChannelName,
@@ -57,6 +57,7 @@ pub(super) struct Entering {
     pub(super) silent: Tick,
     pub(super) behind: Option<Box<Behind>>,
     pub(super) poll: Option<Box<Poll>>,
+    pub(super) zip: Option<Box<Zip>>,
     pub(super) seat: Seat,
 }
 
@@ -75,6 +76,8 @@ pub(super) struct Client {
     pub(super) behind: Option<Box<Behind>>,
     /// A poll's answer, until it is given.
     pub(super) poll: Option<Box<Poll>>,
+    /// Of a gzip stream.
+    pub(super) zip: Option<Box<Zip>>,
     /// Given back when the client ends.
     pub(super) _seat: Seat,
 }

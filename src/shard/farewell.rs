@@ -28,21 +28,35 @@ impl Shard {
         let retry = sse::encode_retry(
             DurationRange { min: Duration::from_millis(1), max: spread.max(Duration::from_millis(1)) }.pick(),
         );
+        let last = match &mut client.zip {
+            Some(zip) => zip.end(&retry),
+            None => retry,
+        };
         match &mut client.behind {
             // A poll's answer is under way, and ends by itself.
             Some(behind) if behind.ends => {}
             Some(behind) => {
                 // The rest of a frame goes out first; the histories serve the client when it is back.
-                behind.partial = [&behind.partial[..], &retry].concat().into();
+                behind.partial = [&behind.partial[..], &last].concat().into();
                 behind.ends = true;
                 self.serve(slot);
             }
             None => {
                 // What the socket doesn't take of so little, the client can do without.
-                let _ = send(client.fd.as_raw_fd(), &retry, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+                let _ = send(client.fd.as_raw_fd(), &last, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
                 self.dead.push(slot);
             }
         }
+    }
+
+    /// Ends a client now. A gzip stream that is not in the middle of something is ended as its format wants it.
+    pub(super) fn end(&mut self, slot: u32) {
+        let client = &mut self.clients[slot as usize];
+        if let (None, Some(zip)) = (&client.behind, &mut client.zip) {
+            // If the socket doesn't take it, the stream breaks off, as it may at any time.
+            let _ = send(client.fd.as_raw_fd(), &zip.end(&[]), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        }
+        self.dead.push(slot);
     }
 
     /// Closes what is left.

@@ -17,6 +17,7 @@ mod seats;
 mod state;
 mod wheel;
 mod writer;
+mod zipped;
 
 use std::{
     collections::HashMap,
@@ -51,12 +52,14 @@ pub use self::{
 use self::{
     client::{Behind, Client, ClientKey, Entering, Poll},
     wheel::{Tick, Wheel},
-    writer::{Joined, WATCHED},
+    writer::{Joined, Ping, WATCHED},
+    zipped::Zip,
 };
 use crate::{
     config::Config,
-    event::{ChannelName, Position},
-    hub::{ChannelId, Hub, Reader, Standing},
+    event::{ChannelName, Coding, Position},
+    gzip::Deflater,
+    hub::{ChannelId, Hub, Kind, Reader, Standing},
     metrics::Metrics,
     sse,
     stream::Stream,
@@ -84,6 +87,7 @@ pub struct Shard {
     epoll: Epoll,
     wheel: Wheel<ClientKey>,
     joined: Joined,
+    deflater: Deflater,
     /// Requests that wait for a channel's feed.
     waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
     /// Set once clients are sent away; later ones are as well.
@@ -204,11 +208,18 @@ impl Shard {
             (None, Some(lifetime)) => Some(lifetime.mul_f64(0.8 + 0.2 * fastrand::f64())),
             (None, None) => None,
         };
-        let (partial, poll) = match joining.reply {
-            Some(reply) => (Bytes::new(), Some(Box::new(Poll { head: joining.head, reply }))),
+        let (partial, poll, zip) = match joining.reply {
+            Some(reply) => (Bytes::new(), Some(Box::new(Poll { head: joining.head, reply })), None),
             None => {
                 let preamble = sse::encode_preamble(stream.retry.pick(), &self.hub.cursor_at(reader.cursor));
-                ([&joining.head[..], &preamble].concat().into(), None)
+                let (zip, preamble) = match joining.kind {
+                    Kind::Stream(_, Coding::Gzip) => {
+                        let (zip, preamble) = Zip::begin(&preamble);
+                        (Some(Box::new(zip)), preamble.into())
+                    }
+                    _ => (None, preamble),
+                };
+                ([&joining.head[..], &preamble].concat().into(), None, zip)
             }
         };
         let behind = Behind { reader, partial, armed: false, ends: false };
@@ -220,6 +231,7 @@ impl Shard {
             silent: 0,
             behind: Some(Box::new(behind)),
             poll,
+            zip,
             seat: joining.seat,
         });
         if let (Some(slot), Some((spread, _))) = (admitted, &self.draining) {
@@ -230,7 +242,7 @@ impl Shard {
 
     /// Makes a connection a client, and serves it what it is due.
     fn admit(&mut self, entering: Entering) -> Option<u32> {
-        let Entering { fd, channels, kind, expires_in, silent, behind, poll, seat } = entering;
+        let Entering { fd, channels, kind, expires_in, silent, behind, poll, zip, seat } = entering;
         self.generation = self.generation.wrapping_add(1);
         let (generation, now) = (self.generation, self.wheel.now());
         let entry = self.clients.vacant_entry();
@@ -247,7 +259,7 @@ impl Shard {
         let expires = expires_in.map_or(Tick::MAX, |ticks| now.saturating_add(ticks));
         let written = if behind.is_some() { now } else { now.saturating_sub(silent) };
         let ping_at = written.saturating_add(self.wheel.ticks(self.config.stream.ping_interval));
-        entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, _seat: seat });
+        entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, zip, _seat: seat });
         self.metrics.joined.add(1);
         self.wheel.put(key, expires.min(ping_at));
         self.serve(slot);
@@ -313,7 +325,7 @@ impl Shard {
     fn tick(&mut self) {
         let interval = self.wheel.ticks(self.config.stream.ping_interval);
         let patience = self.wheel.ticks(TO_TAKE);
-        let ping = sse::encode_ping(&self.hub.cursor_at(self.hub.last()));
+        let ping = Ping::new(sse::encode_ping(&self.hub.cursor_at(self.hub.last())));
         for key in self.wheel.advance() {
             let (slot, now) = (key.slot, self.wheel.now());
             let Some(client) = self.clients.get(slot as usize) else { continue };
@@ -328,7 +340,7 @@ impl Shard {
                 self.answer_empty(slot);
             } else if !waits && (over || stalled) {
                 self.stalled += u64::from(stalled);
-                self.dead.push(slot);
+                self.end(slot);
                 continue;
             } else if !waits && silent {
                 self.ping(slot, &ping);

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     Dispatcher, Op, Queue, Seats, Shard, ShardHandle, handle::Connections, state::Frozen, wheel::Wheel, writer::Joined,
 };
-use crate::{config::Config, cursor::Cursor, hub::Hub, metrics::Metrics, stream::Stream};
+use crate::{config::Config, cursor::Cursor, gzip::Deflater, hub::Hub, metrics::Metrics, stream::Stream};
 
 /// Most epoll events that are handled before the queue has its turn.
 const EVENTS_A_TURN: usize = 256;
@@ -85,6 +85,7 @@ impl Shard {
             dead: Vec::new(),
             epoll,
             joined: Joined::default(),
+            deflater: Deflater::default(),
             waiting: std::collections::HashMap::new(),
             draining: None,
             stalled: 0,

@@ -17,9 +17,11 @@ use super::{
     now_micros,
     poll::PollReply,
     wheel::Tick,
+    zipped::Zip,
 };
 use crate::{
-    event::{ChannelName, Event, Form, Position},
+    event::{ChannelName, Coding, Event, Form, Position},
+    gzip::Checksum,
     hub::{Cause, ChannelImage, Kind, Reader, Standing},
     stream::Stream,
 };
@@ -56,6 +58,8 @@ struct ClientState {
     behind: Option<BehindState>,
     /// A poll's head, and how it is answered.
     poll: Option<(Bytes, u8)>,
+    /// The checksum of what a gzip stream has carried, and its length.
+    zip: Option<(u32, u32)>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -218,6 +222,7 @@ impl Shard {
                     ends: behind.ends,
                 }),
                 poll: client.poll.as_ref().map(|poll| (poll.head.clone(), reply_to_u8(poll.reply))),
+                zip: client.zip.as_ref().map(|zip| (zip.sum.crc, zip.sum.length)),
             });
             lent.push(client.fd.as_raw_fd());
         }
@@ -276,6 +281,7 @@ impl Shard {
             silent: ticks(state.silent),
             behind,
             poll: state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) })),
+            zip: state.zip.map(|(crc, length)| Box::new(Zip { sum: Checksum { crc, length }, before: None })),
             seat: self.seats.make(),
         });
     }
@@ -289,17 +295,21 @@ impl Shard {
 
 fn kind_to_u8(kind: Kind) -> u8 {
     match kind {
-        Kind::Stream(Form::Plain) => 0,
-        Kind::Stream(Form::Envelope) => 1,
+        Kind::Stream(Form::Plain, Coding::Identity) => 0,
+        Kind::Stream(Form::Envelope, Coding::Identity) => 1,
         Kind::Poll => 2,
+        Kind::Stream(Form::Plain, Coding::Gzip) => 3,
+        Kind::Stream(Form::Envelope, Coding::Gzip) => 4,
     }
 }
 
 fn kind_from_u8(kind: u8) -> Kind {
     match kind {
-        1 => Kind::Stream(Form::Envelope),
+        1 => Kind::Stream(Form::Envelope, Coding::Identity),
         2 => Kind::Poll,
-        _ => Kind::Stream(Form::Plain),
+        3 => Kind::Stream(Form::Plain, Coding::Gzip),
+        4 => Kind::Stream(Form::Envelope, Coding::Gzip),
+        _ => Kind::Stream(Form::Plain, Coding::Identity),
     }
 }
 

@@ -27,9 +27,11 @@ use super::{
     client::{Behind, Client, ClientKey},
     poll,
     wheel::Tick,
+    zipped::Zipper,
 };
 use crate::{
-    event::{Event, Form, Position},
+    event::{Coding, Event, Form, Position},
+    gzip::{self, Span},
     hub::{Due, GroupId, Kind, Reader, Standing},
 };
 
@@ -70,7 +72,8 @@ impl Shard {
     pub(super) fn flush(&mut self) {
         while let Some(batch) = self.hub.next_batch() {
             match batch.kind {
-                Kind::Stream(form) => self.send_batch(batch.group, &batch.events, form),
+                Kind::Stream(form, Coding::Identity) => self.send_batch(batch.group, &batch.events, form),
+                Kind::Stream(form, Coding::Gzip) => self.send_zipped(&batch, form),
                 Kind::Poll => self.answer_polls(batch.group, batch.events[0].position()),
             }
             self.hub.recycle(batch);
@@ -104,7 +107,9 @@ impl Shard {
         }
         self.metrics.deliveries.add(delivered);
         for (slot, sent) in fallen {
-            let (cursor, partial) = standing_after(events, form, sent);
+            let frames = events.iter().map(|event| (event.position(), event.frame(form)));
+            let (cursor, partial) = standing_after(events[0].position(), frames, sent);
+            self.metrics.fell_behind.add(1);
             self.set_behind(slot, Reader { cursor, standing: Standing::Live }, partial);
             self.arm(slot);
         }
@@ -117,7 +122,6 @@ impl Shard {
         client.behind = Some(Box::new(Behind { reader, partial, armed: false, ends: false }));
         client.written = self.wheel.now(); // From here on it is known whether it takes anything.
         self.hub.set_behind(client.group, true);
-        self.metrics.fell_behind.add(1);
     }
 
     /// Writes to a client that is behind until it has everything or its socket is full.
@@ -166,19 +170,23 @@ impl Shard {
     /// Writes the next few frames that are due to a stream.
     fn write_due(&mut self, slot: u32) -> Written {
         let client = &mut self.clients[slot as usize];
-        let (Some(behind), Kind::Stream(form)) = (&mut client.behind, self.hub.kind(client.group)) else {
+        let (Some(behind), Kind::Stream(form, _)) = (&mut client.behind, self.hub.kind(client.group)) else {
             return Written::Nothing;
         };
+        let mut zipper = client.zip.as_ref().map(|_| Zipper::default());
         let mut frames = Vec::with_capacity(FRAMES_A_WRITE);
         let mut gaps = 0;
         for due in self.hub.replay(client.group, behind.reader).take(FRAMES_A_WRITE) {
             gaps += u64::from(matches!(due, Due::Gap { .. }));
-            frames.push((due.position(), due.frame(self.hub.node(), form)));
+            frames.push(match &mut zipper {
+                Some(zipper) => zipper.frame(&due, self.hub.node(), form, &mut self.deflater),
+                None => Frame { position: due.position(), bytes: due.frame(self.hub.node(), form), zipped: None },
+            });
         }
         if frames.is_empty() {
             return Written::Nothing;
         }
-        let slices: Vec<IoSlice<'_>> = frames.iter().map(|(_, frame)| IoSlice::new(frame)).collect();
+        let slices: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(&frame.bytes)).collect();
         let mut sent = match writev(client.fd.as_fd(), &slices) {
             Ok(n) => n,
             Err(Errno::EAGAIN) => return Written::Full,
@@ -189,17 +197,20 @@ impl Shard {
         self.unlogged_gaps += gaps;
         client.written = self.wheel.now();
         let total = sent;
-        for (position, frame) in &frames {
+        for Frame { position, bytes, zipped } in &frames {
             if sent == 0 {
                 return Written::Full;
             }
             behind.reader.cursor = *position;
+            if let (Some(zip), Some((span, event))) = (&mut client.zip, zipped) {
+                zip.note(span, *event);
+            }
             self.metrics.replayed.add(1);
-            if sent < frame.len() {
-                behind.partial = frame.slice(sent..);
+            if sent < bytes.len() {
+                behind.partial = bytes.slice(sent..);
                 return Written::Full;
             }
-            sent -= frame.len();
+            sent -= bytes.len();
         }
         Written::All(total)
     }
@@ -215,7 +226,7 @@ impl Shard {
     }
 
     /// Asks epoll to tell when the client's socket can take more.
-    fn arm(&mut self, slot: u32) {
+    pub(super) fn arm(&mut self, slot: u32) {
         if let Some(behind) = &mut self.clients[slot as usize].behind
             && !behind.armed
         {
@@ -242,14 +253,21 @@ impl Shard {
     }
 
     /// Pings a stream that has been silent; it is skipped where its socket is full.
-    pub(super) fn ping(&mut self, slot: u32, ping: &Bytes) {
+    pub(super) fn ping(&mut self, slot: u32, ping: &Ping) {
         let client = &mut self.clients[slot as usize];
-        match send(client.fd.as_raw_fd(), ping, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-            Ok(n) if n == ping.len() => client.written = self.wheel.now(),
+        let bytes = if client.zip.is_some() { &ping.stored } else { &ping.plain };
+        match send(client.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
             Ok(n) => {
-                let reader = Reader { cursor: self.hub.last(), standing: Standing::Live };
-                self.set_behind(slot, reader, ping.slice(n..));
-                self.arm(slot);
+                client.written = self.wheel.now();
+                if let Some(zip) = &mut client.zip {
+                    zip.note(&ping.span, None);
+                }
+                if n < bytes.len() {
+                    let reader = Reader { cursor: self.hub.last(), standing: Standing::Live };
+                    self.metrics.fell_behind.add(1);
+                    self.set_behind(slot, reader, bytes.slice(n..));
+                    self.arm(slot);
+                }
             }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => {}
             Err(_) => self.dead.push(slot),
@@ -303,6 +321,30 @@ impl Shard {
 /// What every client's socket is watched for.
 pub(super) const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
 
+/// What is due to a client, as it is written.
+pub(super) struct Frame {
+    pub(super) position: Position,
+    pub(super) bytes: Bytes,
+    /// Of gzip streams, what [`Zip::note`] is told.
+    ///
+    /// [`Zip::note`]: super::zipped::Zip::note
+    pub(super) zipped: Option<(Span, Option<Position>)>,
+}
+
+/// What shows a client that its stream is alive.
+pub(super) struct Ping {
+    plain: Bytes,
+    /// For gzip streams.
+    stored: Bytes,
+    span: Span,
+}
+
+impl Ping {
+    pub(super) fn new(plain: Bytes) -> Self {
+        Self { stored: gzip::store(&plain), span: Span::of(&plain), plain }
+    }
+}
+
 enum Written {
     /// Nothing was due.
     Nothing,
@@ -316,15 +358,19 @@ enum Written {
     Dead,
 }
 
-/// Where a client stands of whose batch the first `sent` bytes were written, and the rest of the frame they end in.
-fn standing_after(events: &[Arc<Event>], form: Form, mut sent: usize) -> (Position, Bytes) {
-    let mut cursor = Position(events[0].position().0 - 1);
-    for event in events {
+/// Where a client stands of whose batch, which is `frames` and begins at `first`, the first `sent` bytes were written, and
+/// the rest of the frame they end in.
+pub(super) fn standing_after<'a>(
+    first: Position,
+    frames: impl Iterator<Item = (Position, &'a Bytes)>,
+    mut sent: usize,
+) -> (Position, Bytes) {
+    let mut cursor = Position(first.0 - 1);
+    for (position, frame) in frames {
         if sent == 0 {
             break;
         }
-        let frame = event.frame(form);
-        cursor = event.position();
+        cursor = position;
         if sent < frame.len() {
             return (cursor, frame.slice(sent..));
         }

@@ -120,8 +120,18 @@ fn an_eventsource_reads_what_ours_reads() {
 
 #[test]
 fn an_eventsource_loses_nothing_however_often_its_stream_ends() {
+    read_while_streams_end("");
+}
+
+#[test]
+fn an_eventsource_loses_nothing_of_compressed_streams() {
+    read_while_streams_end("gzip = true\n");
+}
+
+fn read_while_streams_end(more: &str) {
     let folder = Folder::new();
-    let daemon = Daemon::start(&folder, "[stream]\nmax_lifetime = \"150ms\"\nretry = \"10ms..20ms\"\n");
+    let tables = format!("[stream]\nmax_lifetime = \"150ms\"\nretry = \"10ms..20ms\"\n{more}");
+    let daemon = Daemon::start(&folder, &tables);
     let nginx = Nginx::start(&folder, &daemon);
     let theirs = EventSource::open(&folder, &nginx.url("/sse/?channels=cats"));
     theirs.wait_for("the first connection", |event| event["type"] == "open");

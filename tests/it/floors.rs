@@ -9,7 +9,7 @@ use std::{
 
 /// The rooms of each floor, lowest first.
 const FLOORS: [&[&str]; 7] = [
-    &["config", "event", "cursor", "sse", "metrics", "stream"],
+    &["config", "event", "cursor", "sse", "gzip", "metrics", "stream"],
     &["hub", "http"],
     &["shard", "access"],
     &["source", "admin", "public"],
@@ -18,8 +18,9 @@ const FLOORS: [&[&str]; 7] = [
     &["cli"],
 ];
 
-/// The rooms that are one thing in three files, and may know each other: an event has a cursor and is encoded as a frame.
-const NEIGHBOURS: &[&str] = &["event", "cursor", "sse"];
+/// The rooms that are one thing in four files, and may know each other: an event has a cursor, is encoded as a frame, and that
+/// is deflated.
+const NEIGHBOURS: &[&str] = &["event", "cursor", "sse", "gzip"];
 
 fn floor(room: &str) -> Option<usize> {
     FLOORS.iter().position(|rooms| rooms.contains(&room))

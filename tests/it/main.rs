@@ -12,6 +12,7 @@ mod clients;
 mod demo;
 mod floors;
 mod gaps;
+mod gzip;
 mod handover;
 mod honesty;
 mod hostile;

@@ -6,6 +6,8 @@ use std::{
     time::Instant,
 };
 
+use flate2::write::GzDecoder;
+
 use super::{
     event_stream::{Event, Parser},
     http::Request,
@@ -20,6 +22,7 @@ pub(crate) struct Subscription {
     channels: Vec<String>,
     last_event_id: Option<String>,
     envelope: bool,
+    gzip: bool,
 }
 
 impl Subscription {
@@ -36,6 +39,11 @@ impl Subscription {
         Self { envelope: true, ..self }
     }
 
+    /// Accepts gzip.
+    pub(crate) fn zipped(self) -> Self {
+        Self { gzip: true, ..self }
+    }
+
     /// The request of it.
     pub(crate) fn request(&self, endpoint: &Endpoint) -> Request {
         let mut query = form_urlencoded::Serializer::new(String::new());
@@ -45,7 +53,8 @@ impl Subscription {
         }
         let request = Request::get(format!("{}?{}", endpoint.base(), query.finish()))
             .header("Accept", "text/event-stream")
-            .header("Cache-Control", "no-cache");
+            .header("Cache-Control", "no-cache")
+            .header("Accept-Encoding", if self.gzip { "gzip, deflate, br" } else { "identity" });
         match &self.last_event_id {
             Some(id) => request.header("Last-Event-ID", id),
             None => request,
@@ -78,6 +87,8 @@ impl Event {
 
 pub(crate) struct Stream {
     response: Response,
+    /// Of a stream that is compressed.
+    inflater: Option<GzDecoder<Vec<u8>>>,
     parser: Parser,
     events: VecDeque<Event>,
 }
@@ -85,7 +96,20 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn new(response: Response) -> Self {
         assert_eq!(response.header("content-type"), Some("text/event-stream"), "{:?}", response.head());
-        Self { response, parser: Parser::default(), events: VecDeque::new() }
+        let inflater = response.header("content-encoding").map(|coding| {
+            assert_eq!(coding, "gzip");
+            GzDecoder::new(Vec::new())
+        });
+        Self { response, inflater, parser: Parser::default(), events: VecDeque::new() }
+    }
+
+    pub(crate) fn is_zipped(&self) -> bool {
+        self.inflater.is_some()
+    }
+
+    /// Whether the compressed stream has ended as its format wants it, its checksum and length being those of what came.
+    pub(crate) fn ended_whole(&mut self) -> bool {
+        self.inflater.as_mut().is_some_and(|inflater| inflater.try_finish().is_ok())
     }
 
     pub(crate) fn response(&self) -> &Response {
@@ -175,7 +199,13 @@ impl Stream {
     fn read_more(&mut self) -> bool {
         match self.response.read_some() {
             Ok(Some(bytes)) => {
-                self.parser.feed(&bytes, &mut self.events);
+                match &mut self.inflater {
+                    Some(inflater) => {
+                        inflater.write_all(&bytes).and_then(|()| inflater.flush()).expect("it is gzip");
+                        self.parser.feed(&std::mem::take(inflater.get_mut()), &mut self.events);
+                    }
+                    None => self.parser.feed(&bytes, &mut self.events),
+                }
                 true
             }
             Ok(None) => false,

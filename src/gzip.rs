@@ -1,0 +1,275 @@
+//! Gzip streams (RFC 1952) put together from pieces that many clients share: bytes only, no sockets.
+//!
+//! Deflate (RFC 1951) reaches back into what the client has inflated so far, which would make the bytes of each client its
+//! own. So a piece reaches back into nothing, or into exactly one piece that its client has inflated just before: then all
+//! such clients get the same bytes, and one deflating serves them all. Each piece ends on a whole byte.
+//!
+//! At its end a stream names the checksum of all that was in it. Pieces know their own checksums, and [`Checksum::append`]
+//! puts those together without a look at the bytes.
+
+use std::sync::OnceLock;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use flate2::{Compress, Compression, FlushCompress};
+
+/// What a stream begins with: deflate, no time, no name, made on Unix.
+pub const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+/// An empty last block.
+const LAST_BLOCK: [u8; 2] = [3, 0];
+/// Most bytes in a stored block.
+const STORED: usize = 0xffff;
+/// As far as deflate reaches back.
+pub const WINDOW: usize = 32 << 10;
+/// More takes longer and gains next to nothing on what looks back at one piece.
+const LEVEL: u32 = 6;
+
+/// Deflates pieces one at a time, each by itself. Its 300 KiB are there from the first piece on.
+#[derive(Default)]
+pub struct Deflater(Option<Compress>);
+
+impl Deflater {
+    /// Deflates `text` for clients that have inflated `before` immediately before it, which may be empty: then for all.
+    pub fn deflate(&mut self, text: &[u8], before: &[u8]) -> Bytes {
+        let compress = self.0.get_or_insert_with(|| Compress::new(Compression::new(LEVEL), false));
+        compress.reset();
+        if !before.is_empty() && compress.set_dictionary(before).is_err() {
+            return store(text);
+        }
+        // What can't be deflated is stored, with 5 bytes for each block of a few KiB.
+        let mut deflated = Vec::with_capacity(text.len() + text.len() / 1000 + 64);
+        loop {
+            let read = usize::try_from(compress.total_in()).unwrap_or(usize::MAX);
+            let rest = text.get(read..).unwrap_or_default();
+            if compress.compress_vec(rest, &mut deflated, FlushCompress::Sync).is_err() {
+                return store(text);
+            }
+            if deflated.len() < deflated.capacity() {
+                break; // All is out where room is left.
+            }
+            deflated.reserve(text.len() / 2 + 64);
+        }
+        if deflated.len() > text.len() + text.len().div_ceil(STORED) * 5 {
+            return store(text);
+        }
+        deflated.shrink_to_fit(); // It is kept as long as its event.
+        deflated.into()
+    }
+}
+
+/// `text` as it is, for what is too small to be deflated.
+#[must_use]
+pub fn store(text: &[u8]) -> Bytes {
+    let mut stored = BytesMut::with_capacity(text.len() + 5 + text.len() / STORED * 5);
+    for block in text.chunks(STORED) {
+        let length = u16::try_from(block.len()).unwrap_or(u16::MAX);
+        stored.put_u8(0);
+        stored.put_u16_le(length);
+        stored.put_u16_le(!length);
+        stored.put_slice(block);
+    }
+    stored.freeze()
+}
+
+/// A text's checksum and length, as a gzip stream ends with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Checksum {
+    /// CRC-32 of the text.
+    pub crc: u32,
+    /// Its length in bytes, modulo 2^32.
+    pub length: u32,
+}
+
+/// A text's checksum, and what it does to the checksum of a text before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    sum: Checksum,
+    /// x to as many as the text has bits, modulo the CRC's polynomial.
+    shift: u32,
+}
+
+impl Checksum {
+    /// The checksum of the text so far with `span`'s after it.
+    pub fn append(&mut self, span: &Span) {
+        self.crc = multiply(span.shift, self.crc) ^ span.sum.crc;
+        self.length = self.length.wrapping_add(span.sum.length);
+    }
+
+    /// What ends a stream of that text.
+    #[must_use]
+    pub fn end_of_stream(&self) -> [u8; 10] {
+        let mut end = [0; 10];
+        end[..2].copy_from_slice(&LAST_BLOCK);
+        end[2..6].copy_from_slice(&self.crc.to_le_bytes());
+        end[6..].copy_from_slice(&self.length.to_le_bytes());
+        end
+    }
+}
+
+impl Default for Span {
+    /// Of nothing.
+    fn default() -> Self {
+        Self { sum: Checksum::default(), shift: ONE }
+    }
+}
+
+impl Span {
+    /// The span of `text`.
+    #[must_use]
+    pub fn of(text: &[u8]) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "the format has the length modulo 2^32")]
+        let sum = Checksum { crc: crc32fast::hash(text), length: text.len() as u32 };
+        Self { sum, shift: x_to_the_bits_of(text.len()) }
+    }
+
+    /// This text with that of `next` after it.
+    #[must_use]
+    pub fn then(mut self, next: &Self) -> Self {
+        self.sum.append(next);
+        self.shift = multiply(self.shift, next.shift);
+        self
+    }
+}
+
+/// An event's frame as gzip clients get it, made when the first of them asks for it.
+#[derive(Debug)]
+pub struct Piece {
+    /// Of the frame.
+    pub span: Span,
+    /// For whoever comes, whatever it has inflated before.
+    alone: OnceLock<Bytes>,
+    /// For those who have just inflated the piece of that number, which is smaller.
+    after: OnceLock<(u64, Bytes)>,
+}
+
+impl Piece {
+    /// A piece of the text of `frame`, of which nothing is made yet.
+    #[must_use]
+    pub fn of(frame: &[u8]) -> Self {
+        Self { span: Span::of(frame), alone: OnceLock::new(), after: OnceLock::new() }
+    }
+
+    /// Its bytes for a client that has just inflated `before`, a number and a text; with `None`, for any client.
+    pub fn bytes(&self, frame: &[u8], before: Option<(u64, &[u8])>, deflater: &mut Deflater) -> &Bytes {
+        if let Some((number, text)) = before {
+            let (known, bytes) = self.after.get_or_init(|| (number, deflater.deflate(frame, text)));
+            if *known == number {
+                return bytes;
+            }
+            // Others come after something else: clients of more channels than this one.
+        }
+        self.alone.get_or_init(|| deflater.deflate(frame, &[]))
+    }
+}
+
+// CRC-32 is arithmetic of polynomials with bits for coefficients, the highest bit being that of x^0.
+
+/// The polynomial 1.
+const ONE: u32 = 1 << 31;
+/// The CRC's polynomial, without x^32.
+const POLYNOMIAL: u32 = 0xedb8_8320;
+
+/// `polynomial` times x.
+const fn times_x(polynomial: u32) -> u32 {
+    (polynomial >> 1) ^ (POLYNOMIAL * (polynomial & 1))
+}
+
+/// `a` times `b`.
+const fn multiply(mut a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    while a != 0 {
+        // All ones where `a` has this power of x: a branch would be guessed wrong every other time.
+        product ^= b & 0_u32.wrapping_sub(a >> 31);
+        a <<= 1;
+        b = times_x(b);
+    }
+    product
+}
+
+/// x^8, x^16, x^32 and so on: for a length of one byte, two, four.
+const POWERS: [u32; usize::BITS as usize] = {
+    let mut powers = [ONE >> 8; usize::BITS as usize];
+    let mut at = 1;
+    while at < powers.len() {
+        powers[at] = multiply(powers[at - 1], powers[at - 1]);
+        at += 1;
+    }
+    powers
+};
+
+fn x_to_the_bits_of(bytes: usize) -> u32 {
+    let of_length = |at: &usize| bytes >> at & 1 == 1;
+    (0..POWERS.len()).filter(of_length).fold(ONE, |shift, at| multiply(shift, POWERS[at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use flate2::read::GzDecoder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(seed: u8, length: usize) -> Vec<u8> {
+        (0..length).map(|at| if at % 7 < 5 { b"abcde"[at % 5] } else { seed.wrapping_mul(at as u8) }).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_stream_of_pieces_is_what_was_put_in(
+            pieces in prop::collection::vec((any::<u8>(), 0_usize..3000, 0_u8..3), 0..20),
+        ) {
+            let mut deflater = Deflater::default();
+            let (mut stream, mut all, mut sum) = (HEADER.to_vec(), Vec::new(), Checksum::default());
+            let mut before: Option<(u64, Vec<u8>)> = None;
+            let mut spans = Span::default();
+            for (number, (seed, length, how)) in pieces.into_iter().enumerate() {
+                let text = text(seed, length);
+                let piece = Piece::of(&text);
+                if how == 0 {
+                    stream.extend_from_slice(&store(&text));
+                } else {
+                    let before = before.as_ref().filter(|_| how == 1).map(|(number, text)| (*number, &text[..]));
+                    stream.extend_from_slice(piece.bytes(&text, before, &mut deflater));
+                }
+                sum.append(&piece.span);
+                spans = spans.then(&piece.span);
+                all.extend_from_slice(&text);
+                before = Some((number as u64, text));
+            }
+            let mut at_once = Checksum::default();
+            at_once.append(&spans);
+            prop_assert_eq!(at_once, sum);
+            stream.extend_from_slice(&sum.end_of_stream());
+            let mut inflated = Vec::new();
+            GzDecoder::new(&stream[..]).read_to_end(&mut inflated).unwrap(); // It looks at the checksum.
+            prop_assert_eq!(inflated, all);
+        }
+    }
+
+    #[test]
+    fn who_comes_after_something_else_gets_a_piece_of_its_own() {
+        let (mut deflater, frame) = (Deflater::default(), text(7, 1000));
+        let piece = Piece::of(&frame);
+        let after = piece.bytes(&frame, Some((1, &frame)), &mut deflater).clone();
+        let alone = piece.bytes(&frame, Some((2, &frame)), &mut deflater).clone();
+        assert_eq!(piece.bytes(&frame, None, &mut deflater), &alone);
+        assert!(after.len() < alone.len() / 4, "{} and {} bytes", after.len(), alone.len());
+    }
+
+    #[test]
+    fn what_cannot_be_deflated_takes_little_more() {
+        let mut deflater = Deflater::default();
+        let noise: Vec<u8> = (0..200_000).map(|_| fastrand::u8(..)).collect();
+        let deflated = deflater.deflate(&noise, &[]);
+        assert!(deflated.len() <= noise.len() + 20, "{} bytes", deflated.len());
+        let mut stream = HEADER.to_vec();
+        stream.extend_from_slice(&deflated);
+        let mut sum = Checksum::default();
+        sum.append(&Span::of(&noise));
+        stream.extend_from_slice(&sum.end_of_stream());
+        let mut inflated = Vec::new();
+        GzDecoder::new(&stream[..]).read_to_end(&mut inflated).unwrap();
+        assert!(inflated == noise);
+    }
+}

@@ -1,0 +1,158 @@
+//! Gzip streams: what differs from plain ones on the way out (see [`crate::gzip`]).
+//!
+//! Invariant: a client's [`Zip`] is of all that was written to it or is in its `partial`, in this order, to the last byte.
+
+use std::{os::fd::AsRawFd, sync::Arc};
+
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, send},
+};
+
+use super::{
+    Shard,
+    writer::{Frame, standing_after},
+};
+use crate::{
+    cursor::NodeId,
+    event::{Event, Form, Position},
+    gzip::{self, Checksum, Deflater, Span},
+    hub::{Batch, Due, Reader, Standing},
+};
+
+/// What a gzip stream has carried so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Zip {
+    /// Of all that was put into it.
+    pub(super) sum: Checksum,
+    /// The event that came last, if nothing came after it.
+    pub(super) before: Option<Position>,
+}
+
+impl Zip {
+    /// Something was put into the stream: an event, or what is none.
+    pub(super) fn note(&mut self, span: &Span, event: Option<Position>) {
+        self.sum.append(span);
+        self.before = event;
+    }
+
+    /// A stream that begins with `text`, and its first bytes.
+    pub(super) fn begin(text: &[u8]) -> (Self, Vec<u8>) {
+        let mut zip = Self::default();
+        zip.note(&Span::of(text), None);
+        (zip, [&gzip::HEADER[..], &gzip::store(text)].concat())
+    }
+
+    /// The last bytes of the stream, which ends with `text`.
+    pub(super) fn end(&mut self, text: &[u8]) -> Bytes {
+        self.note(&Span::of(text), None);
+        [&gzip::store(text)[..], &self.sum.end_of_stream()].concat().into()
+    }
+}
+
+/// What is due to one client, deflated piece by piece.
+#[derive(Default)]
+pub(super) struct Zipper {
+    before: Option<Arc<Event>>,
+}
+
+impl Zipper {
+    /// The next frame of a client to which all given so far was due immediately before.
+    pub(super) fn frame(&mut self, due: &Due, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
+        let position = due.position();
+        let Due::Event(event) = due else {
+            self.before = None;
+            let text = due.frame(node, form);
+            return Frame { position, bytes: gzip::store(&text), zipped: Some((Span::of(&text), None)) };
+        };
+        let before = self.before.replace(Arc::clone(event));
+        let (span, bytes) = event.piece(form, before.as_deref(), deflater);
+        Frame { position, bytes: bytes.clone(), zipped: Some((*span, Some(position))) }
+    }
+}
+
+/// A batch, deflated for those who have just been given the event before it.
+struct Zipped {
+    first: Position,
+    frames: Vec<(Position, Bytes)>,
+    spans: Vec<Span>,
+    /// All frames.
+    joined: Bytes,
+    /// Of all frames.
+    span: Span,
+}
+
+impl Zipped {
+    fn of(events: &[Arc<Event>], before: &Event, form: Form, deflater: &mut Deflater) -> Self {
+        let (first, span) = (events[0].position(), Span::default());
+        let mut zipped = Self { first, frames: Vec::new(), spans: Vec::new(), joined: Bytes::new(), span };
+        let mut before = before;
+        for event in events {
+            let (span, bytes) = event.piece(form, Some(before), deflater);
+            zipped.span = zipped.span.then(span);
+            zipped.spans.push(*span);
+            zipped.frames.push((event.position(), bytes.clone()));
+            before = event;
+        }
+        zipped.joined = match &zipped.frames[..] {
+            [(_, bytes)] => bytes.clone(),
+            frames => frames.iter().flat_map(|(_, bytes)| &bytes[..]).copied().collect(),
+        };
+        zipped
+    }
+}
+
+impl Shard {
+    /// Sends a batch to a group of gzip streams: at once to those that all got the same last, one by one to others.
+    pub(super) fn send_zipped(&mut self, batch: &Batch, form: Form) {
+        let now = self.wheel.now();
+        let (first, last) = (batch.events[0].position(), batch.events[batch.events.len() - 1].position());
+        let mut zipped: Option<Zipped> = None;
+        let (mut fallen, mut apart) = (Vec::new(), Vec::new());
+        let mut delivered = 0;
+        for &slot in self.hub.members(batch.group) {
+            let client = &mut self.clients[slot as usize];
+            let (None, Some(zip)) = (&client.behind, &mut client.zip) else { continue };
+            let Some(before) = batch.before.as_deref().filter(|before| zip.before == Some(before.position())) else {
+                apart.push(slot);
+                continue;
+            };
+            let zipped = zipped.get_or_insert_with(|| Zipped::of(&batch.events, before, form, &mut self.deflater));
+            match send(client.fd.as_raw_fd(), &zipped.joined, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(n) if n == zipped.joined.len() => {
+                    client.written = now;
+                    zip.note(&zipped.span, Some(last));
+                    delivered += batch.events.len() as u64;
+                }
+                Ok(n) => fallen.push((slot, n)),
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => fallen.push((slot, 0)),
+                Err(_) => self.dead.push(slot),
+            }
+        }
+        self.metrics.deliveries.add(delivered);
+        if let Some(zipped) = zipped {
+            for (slot, sent) in fallen {
+                self.fall_zipped(slot, &zipped, sent);
+            }
+        }
+        for slot in apart {
+            let cursor = Position(first.0 - 1);
+            self.set_behind(slot, Reader { cursor, standing: Standing::Live }, Bytes::new());
+            self.serve(slot);
+        }
+    }
+
+    /// A client took the first `sent` bytes of a batch.
+    fn fall_zipped(&mut self, slot: u32, zipped: &Zipped, sent: usize) {
+        let frames = zipped.frames.iter().map(|(position, bytes)| (*position, bytes));
+        let (cursor, partial) = standing_after(zipped.first, frames, sent);
+        if let Some(zip) = &mut self.clients[slot as usize].zip {
+            let taken = zipped.frames.iter().zip(&zipped.spans).take_while(|((position, _), _)| *position <= cursor);
+            taken.for_each(|((position, _), span)| zip.note(span, Some(*position)));
+        }
+        self.metrics.fell_behind.add(1);
+        self.set_behind(slot, Reader { cursor, standing: Standing::Live }, partial);
+        self.arm(slot);
+    }
+}
