@@ -143,7 +143,7 @@ impl Processes {
     }
 
     /// Starts nginx, and gives its URL when a worker answers: connections are accepted before there is one.
-    fn start_nginx(&mut self, mut nginx: nginx::Prepared) -> anyhow::Result<String> {
+    pub(crate) fn start_nginx(&mut self, mut nginx: nginx::Prepared) -> anyhow::Result<String> {
         self.start(&mut nginx.command)?;
         wait_until("nginx answers", || nginx::answers(nginx.port))?;
         Ok(format!("http://127.0.0.1:{}/", nginx.port))

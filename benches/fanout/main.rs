@@ -6,6 +6,7 @@
 mod bare_loop;
 mod contenders;
 mod costs;
+mod gzip;
 mod hyper_body;
 mod ingest;
 mod nginx;

@@ -89,8 +89,12 @@ fn measure(contender: Contender) -> anyhow::Result<(f64, f64)> {
 
 fn publish(running: &mut Running, channel: &ssecast::event::ChannelName, events: usize) -> anyhow::Result<()> {
     let batch: Vec<_> = (0..events).map(|at| Message { channel, payload: format!("{at:0128}") }).collect();
-    let publisher: &mut dyn Publisher = running.publisher.as_mut();
-    publisher.publish(&batch)?;
+    running.publisher.publish(&batch)?;
+    wait_for_answers(running.publisher.as_mut())
+}
+
+/// Waits until all that was published is answered.
+pub(crate) fn wait_for_answers(publisher: &mut dyn Publisher) -> anyhow::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     while publisher.unanswered() > 0 {
         ensure!(Instant::now() < deadline, "a publish was not answered");
