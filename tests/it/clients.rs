@@ -1,4 +1,4 @@
-//! Clients nobody here wrote read the same streams as ours: curl, and the npm package `eventsource`.
+//! Clients nobody here wrote read the same streams as ours: curl, the npm package `eventsource`, and Chromium.
 
 use std::{path::Path, process::Command};
 
@@ -6,17 +6,26 @@ use serde_json::{Value, json};
 
 use crate::support::{Child, Daemon, Folder, Nginx, Subscription, eventually, program_in_path};
 
-/// What the npm package gives a page, event by event.
+/// What an EventSource gives a page, event by event.
 struct EventSource(Child);
 
 impl EventSource {
-    /// Opens `url`, listening to events without a type, gaps, and events of type `price`.
+    /// Opens `url` with the npm package, listening to events without a type, gaps, and events of type `price`.
     fn open(folder: &Folder, url: &str) -> Self {
-        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-        assert!(tests.join("node_modules/eventsource").exists(), "`sh tests/run` installs the npm package eventsource");
+        Self::run(folder, "eventsource", &mut Command::new(program_in_path("node")), url)
+    }
+
+    /// The same in a page of Chromium's.
+    fn open_in_chromium(folder: &Folder, url: &str) -> Self {
         let mut command = Command::new(program_in_path("node"));
-        command.arg(tests.join("clients/eventsource.mjs")).arg(url).arg("price");
-        Self(Child::start("eventsource", &mut command, folder.path("eventsource.log")))
+        Self::run(folder, "chromium", command.env("CHROMIUM", program_in_path("chromium")), url)
+    }
+
+    fn run(folder: &Folder, name: &'static str, command: &mut Command, url: &str) -> Self {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+        assert!(tests.join("node_modules/playwright-core").exists(), "`sh tests/run` installs the npm packages");
+        command.arg(tests.join(format!("clients/{name}.mjs"))).arg(url).arg("price");
+        Self(Child::start(name, command, folder.path(&format!("{name}.log"))))
     }
 
     /// All it was given so far.
@@ -96,13 +105,14 @@ fn curl_publishes_and_resumes_on_the_unix_sockets() {
 }
 
 #[test]
-fn an_eventsource_reads_what_ours_reads() {
+fn eventsources_read_what_ours_reads() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let nginx = Nginx::start(&folder, &daemon);
     let mut ours = Subscription::to(&["cats", "dogs"]).open(&nginx.sse());
-    let theirs = EventSource::open(&folder, &nginx.url("/sse/?channels=cats&channels=dogs"));
-    eventually("it is connected", || (daemon.subscribers("cats") == 2).then_some(()));
+    let url = nginx.url("/sse/?channels=cats&channels=dogs");
+    let theirs = [EventSource::open(&folder, &url), EventSource::open_in_chromium(&folder, &url)];
+    eventually("they are connected", || (daemon.subscribers("cats") == 3).then_some(()));
     for message in ["[1,2,3]", " lead", "a\r\nb\rc\nd", "", "größe\u{1f600}", "data: x\n\nid: 7", ": x"] {
         daemon.publish("cats", message);
     }
@@ -113,27 +123,34 @@ fn an_eventsource_reads_what_ours_reads() {
         .into_iter()
         .map(|event| json!({ "type": event.kind, "data": event.text(), "id": event.id }))
         .collect();
-    theirs.wait_for("the last event", |event| event["type"] == "price");
-    assert_eq!(theirs.received()[0], json!({ "type": "open" }));
-    assert_eq!(theirs.received()[1..], expected);
+    for theirs in theirs {
+        theirs.wait_for("the last event", |event| event["type"] == "price");
+        assert_eq!(theirs.received()[0], json!({ "type": "open" }));
+        assert_eq!(theirs.received()[1..], expected);
+    }
 }
 
 #[test]
 fn an_eventsource_loses_nothing_however_often_its_stream_ends() {
-    read_while_streams_end("");
+    read_while_streams_end(EventSource::open, "");
 }
 
 #[test]
 fn an_eventsource_loses_nothing_of_compressed_streams() {
-    read_while_streams_end("gzip = true\n");
+    read_while_streams_end(EventSource::open, "gzip = true\n");
 }
 
-fn read_while_streams_end(more: &str) {
+#[test]
+fn chromium_loses_nothing_of_compressed_streams() {
+    read_while_streams_end(EventSource::open_in_chromium, "gzip = true\n");
+}
+
+fn read_while_streams_end(open: fn(&Folder, &str) -> EventSource, more: &str) {
     let folder = Folder::new();
     let tables = format!("[stream]\nmax_lifetime = \"150ms\"\nretry = \"10ms..20ms\"\n{more}");
     let daemon = Daemon::start(&folder, &tables);
     let nginx = Nginx::start(&folder, &daemon);
-    let theirs = EventSource::open(&folder, &nginx.url("/sse/?channels=cats"));
+    let theirs = open(&folder, &nginx.url("/sse/?channels=cats"));
     theirs.wait_for("the first connection", |event| event["type"] == "open");
     let connections = || theirs.received().iter().filter(|event| event["type"] == "open").count();
     let mut published = Vec::new();
