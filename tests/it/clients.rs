@@ -147,7 +147,9 @@ fn chromium_loses_nothing_of_compressed_streams() {
 
 fn read_while_streams_end(open: fn(&Folder, &str) -> EventSource, more: &str) {
     let folder = Folder::new();
-    let tables = format!("[stream]\nmax_lifetime = \"150ms\"\nretry = \"10ms..20ms\"\n{more}");
+    // More than is published while a browser on a busy machine comes back.
+    let history = "[history]\nmessages = 1_000_000\n";
+    let tables = format!("{history}[stream]\nmax_lifetime = \"150ms\"\nretry = \"10ms..20ms\"\n{more}");
     let daemon = Daemon::start(&folder, &tables);
     let nginx = Nginx::start(&folder, &daemon);
     let theirs = open(&folder, &nginx.url("/sse/?channels=cats"));
