@@ -10,6 +10,7 @@ mod gzip;
 mod hyper_body;
 mod ingest;
 mod nginx;
+mod nginx_memory;
 mod scenarios;
 mod storm;
 

@@ -14,6 +14,9 @@ use anyhow::Context;
 /// The socket that the shipped snippet names.
 const SHIPPED_SOCKET: &str = "/run/ssecast/ssecast.sock";
 
+/// What the configuration is called in its folder.
+const CONFIGURATION: &str = "nginx.conf";
+
 /// Where distributions put nchan.
 const NCHAN: [&str; 2] = ["/usr/lib/nginx/modules/ngx_nchan_module.so", "/usr/share/nginx/modules/ngx_nchan_module.so"];
 
@@ -66,6 +69,19 @@ pub(crate) fn with_snippet(dir: &Path, socket: &Path) -> anyhow::Result<Prepared
     prepare(dir, "", &include(&http), &include(&snippet))
 }
 
+/// nginx with `/sse/` proxied to `socket` by a location of one's own, with what belongs into it and into the http block.
+pub(crate) fn with_location(dir: &Path, socket: &Path, http: &str, location: &str) -> anyhow::Result<Prepared> {
+    let server = format!("location ^~ /sse/ {{ proxy_pass http://unix:{}:/; {location} }}", socket.display());
+    prepare(dir, "", http, &server)
+}
+
+/// Puts `http` into the http block of an nginx that was prepared in `dir` and has not been started.
+pub(crate) fn add_to_http(dir: &Path, http: &str) -> anyhow::Result<()> {
+    let file = dir.join(CONFIGURATION);
+    let text = fs::read_to_string(&file)?;
+    Ok(fs::write(&file, text.replacen("http {", &format!("http {{\n{http}"), 1))?)
+}
+
 /// nginx with nchan: `/sub/CHANNELS` to subscribe, `/pub/CHANNEL` to publish.
 pub(crate) fn with_nchan(dir: &Path, module: &Path) -> anyhow::Result<Prepared> {
     let load = format!("load_module {};", module.display());
@@ -110,7 +126,7 @@ fn prepare(dir: &Path, main: &str, http: &str, server: &str) -> anyhow::Result<P
         }}",
         dir = dir.display(),
     );
-    let file = dir.join("nginx.conf");
+    let file = dir.join(CONFIGURATION);
     fs::write(&file, configuration)?;
     let mut command = Command::new("nginx");
     command.arg("-p").arg(dir).arg("-e").arg(dir.join("nginx.log")).arg("-c").arg(file).stdin(Stdio::null());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use ssecast::cli::bench::{Bench, channels::ChannelPlan, procfs, progress::Progress, report::Report, swarm::Work};
 
-use crate::{contenders::Contender, costs, gzip, ingest, storm};
+use crate::{contenders::Contender, costs, gzip, ingest, nginx_memory, storm};
 
 /// Clients of cyclone-sse's own load test, and so of the scenarios on TCP.
 const CYCLONE_CLIENTS: usize = 3600;
@@ -58,6 +58,8 @@ enum Kind {
     SlowClients,
     /// Compressed streams beside nginx's `gzip on`, through nginx
     Gzip,
+    /// Memory of nginx for an open stream
+    NginxMemory,
     /// The bare loop against itself: how far a ratio is from 1 by noise alone. Only where asked for
     Noise,
 }
@@ -98,13 +100,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let rounds = (0..options.rounds).map(|round| scenario.round(round)).collect::<anyhow::Result<Vec<_>>>()?;
         scenario.print(&rounds);
     }
-    let others: [(Kind, Row); 6] = [
+    let others: [(Kind, Row); 7] = [
         (Kind::Storm, storm::run),
         (Kind::Others, costs::others),
         (Kind::Ingest, ingest::run),
         (Kind::Workers, costs::workers),
         (Kind::SlowClients, costs::slow_clients),
         (Kind::Gzip, gzip::run),
+        (Kind::NginxMemory, nginx_memory::run),
     ];
     others.iter().filter(|(kind, _)| wanted(*kind)).try_for_each(|(_, run)| run(options))
 }
