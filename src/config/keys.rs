@@ -59,6 +59,11 @@ pub const KEYS: &[Key] = &[
     key("stream.max_lifetime", r#""0s""#, "streams end after 80 to 100 % of it, to spread load; \"0s\" is never"),
     key("stream.max_clients", "100000", "most clients at a time; the next one gets a 503"),
     key("stream.max_channels_per_client", "64", "most channels in one request; more is a 400"),
+    key(
+        "stream.coalesce",
+        r#""0ms""#,
+        "how long events are gathered to leave together, at most \"1s\"; \"0ms\": not at all",
+    ),
     key("stream.gzip", "false", "compress streams once for all clients that accept gzip"),
     key(
         "stream.allow_origins",

@@ -162,6 +162,8 @@ pub struct Stream {
     pub max_clients: usize,
     /// Most channels in one request; more is a 400.
     pub max_channels_per_client: usize,
+    /// How long events are gathered before they are sent together; zero: not at all.
+    pub coalesce: Duration,
     /// Whether streams are compressed for clients that accept it.
     pub gzip: bool,
     /// Origins of pages on other hosts that may read streams; `*` is any. None by default: same origin only.
@@ -176,6 +178,7 @@ impl Default for Stream {
             max_lifetime: None,
             max_clients: 100_000,
             max_channels_per_client: 64,
+            coalesce: Duration::ZERO,
             gzip: false,
             allow_origins: Vec::new(),
         }

@@ -95,6 +95,7 @@ impl Resolver<'_> {
             max_channels_per_client: self
                 .get("stream.max_channels_per_client", values::positive_count)
                 .unwrap_or(defaults.max_channels_per_client),
+            coalesce: self.get("stream.coalesce", values::window).unwrap_or(defaults.coalesce),
             gzip: self.get("stream.gzip", values::flag).unwrap_or(defaults.gzip),
             allow_origins: self.list("stream.allow_origins", values::origin),
         }

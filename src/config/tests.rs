@@ -61,6 +61,7 @@ fn everything_can_be_set() {
         max_lifetime = "1h"
         max_clients = 1_000
         max_channels_per_client = 1
+        coalesce = "20ms"
         gzip = true
         allow_origins = ["*", "https://www.example.com:8443", "capacitor://localhost"]
         [history]
@@ -108,6 +109,7 @@ fn everything_can_be_set() {
             max_lifetime: Some(seconds(3600)),
             max_clients: 1000,
             max_channels_per_client: 1,
+            coalesce: Duration::from_millis(20),
             gzip: true,
             allow_origins: vec!["*".into(), "https://www.example.com:8443".into(), "capacitor://localhost".into()],
         },
@@ -166,6 +168,7 @@ fn wrong_values_say_what_to_write() {
         (r#"publish.key_files = ["/nowhere/keys"]"#, r#""/nowhere/keys" can't be read (No such file or directory)"#),
         (r#"publish.key_files = ["/dev/null"]"#, r#""/dev/null" has no key"#),
         (r#"publish.max_message = "0B""#, "can't be zero bytes"),
+        (r#"stream.coalesce = "2s""#, r#""2s" is too long; events are kept back"#),
         (r#"stream.gzip = "on""#, r#"can't be "on"; write true or false, without quotes"#),
         (r#"stream.allow_origins = ["www.example.com"]"#, r#""www.example.com" is not an origin"#),
         (r#"stream.allow_origins = ["https://a/"]"#, "without a path"),

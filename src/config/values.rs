@@ -57,6 +57,16 @@ pub(super) fn duration(value: &Value) -> Result<Duration, Problem> {
     parse_duration(text(value, mend)?)
 }
 
+/// A duration of at most a second.
+pub(super) fn window(value: &Value) -> Result<Duration, Problem> {
+    let duration = duration(value)?;
+    if duration > Duration::from_secs(1) {
+        let mend = "events are kept back for so long; write \"1s\" or less, such as \"20ms\"";
+        return Err(Problem::new(format!("{} is too long", value.describe()), mend));
+    }
+    Ok(duration)
+}
+
 /// A duration of at least a millisecond.
 pub(super) fn positive_duration(value: &Value) -> Result<Duration, Problem> {
     let duration = duration(value)?;

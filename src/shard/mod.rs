@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Only a shard writes to its clients' sockets, and only in [`writer`](self).
-//! - Each turn ends with no batch unsent: joins, replays and leaves happen between turns.
+//! - Each turn ends with no batch unsent, unless `stream.coalesce` keeps it back: then nothing else is done to clients before
+//!   it is sent ([`Shard::send_gathered`]). So joins, replays and leaves find no batch unsent.
 //! - A stream's socket is registered for READABLE only, unless the client is behind.
 
 mod client;
@@ -87,6 +88,8 @@ pub struct Shard {
     epoll: Epoll,
     wheel: Wheel<ClientKey>,
     joined: Joined,
+    /// Bytes of events in batches that have not been sent.
+    gathered: usize,
     deflater: Deflater,
     /// Requests that wait for a channel's feed.
     waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
@@ -111,25 +114,19 @@ impl Shard {
     /// Does what the queue holds, in order, and sends what is due. `ops` is left empty.
     fn turn(&mut self, ops: &mut Vec<Op>) -> Turned {
         let mut turned = Turned::default();
-        let mut gathered = 0;
         for op in ops.drain(..) {
             if let Op::Publish(event, receipt) = op {
-                gathered += event.weight();
+                self.gathered += event.weight();
                 let clients = self.hub.publish(&event);
                 if let Some((receipt, index)) = receipt {
                     receipt.count(index, clients);
                 }
-                if gathered >= BYTES_A_FLUSH {
-                    self.flush();
-                    self.hub.trim(now_micros());
-                    gathered = 0;
+                if self.gathered >= BYTES_A_FLUSH {
+                    self.send_gathered();
                 }
                 continue;
             }
-            if gathered > 0 {
-                self.flush();
-                gathered = 0;
-            }
+            self.send_gathered();
             match op {
                 Op::Publish(..) => {}
                 Op::Open(name, since) => self.open(&name, since),
@@ -150,9 +147,18 @@ impl Shard {
                 Op::Ask(question) => question(self),
             }
         }
-        self.flush();
-        self.hub.trim(now_micros());
+        if self.config.stream.coalesce.is_zero() || turned.freeze.is_some() {
+            self.send_gathered();
+        }
         turned
+    }
+
+    /// Sends the batches, where there are any, and lets go of what histories need not keep.
+    fn send_gathered(&mut self) {
+        if mem::take(&mut self.gathered) > 0 {
+            self.flush();
+            self.hub.trim(now_micros());
+        }
     }
 
     fn open(&mut self, name: &ChannelName, since: Option<Position>) {
@@ -200,6 +206,7 @@ impl Shard {
 
     /// Takes over a connection whose request was accepted; `channels` are held.
     fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
+        self.send_gathered();
         let reader = self.hub.reader(joining.start, now_micros());
         let stream = &self.config.stream;
         let lifetime = match (&joining.reply, stream.max_lifetime) {
@@ -323,6 +330,7 @@ impl Shard {
 
     /// One tick of the wheel: pings, ends of streams, answers of polls.
     fn tick(&mut self) {
+        self.send_gathered();
         let interval = self.wheel.ticks(self.config.stream.ping_interval);
         let patience = self.wheel.ticks(TO_TAKE);
         let ping = Ping::new(sse::encode_ping(&self.hub.cursor_at(self.hub.last())));
@@ -364,6 +372,7 @@ impl Shard {
 
     /// Every second: lets go what nobody listens to, and logs what was told.
     fn every_second(&mut self) {
+        self.send_gathered(); // From histories that still have all of it.
         for name in self.hub.sweep(now_micros()) {
             self.dispatcher.unwant(self.number, &name);
         }

@@ -85,6 +85,7 @@ impl Shard {
             dead: Vec::new(),
             epoll,
             joined: Joined::default(),
+            gathered: 0,
             deflater: Deflater::default(),
             waiting: std::collections::HashMap::new(),
             draining: None,
@@ -124,14 +125,27 @@ impl Driver<'_> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let coalesce = self.handle.shard.borrow().config.stream.coalesce;
+        // When what is gathered is to be sent.
+        let mut send_at = None;
         loop {
+            send_at = match self.handle.shard.borrow().gathered {
+                0 => None,
+                _ => send_at.or_else(|| Some(Instant::now() + coalesce)),
+            };
             let until = self.settling.as_ref().map(|(_, until)| *until);
             tokio::select! {
                 () = self.queue.filled() => {
                     self.queue.take(&mut self.ops);
                     self.turn();
                 }
-                guard = readiness.readable() => {
+                () = sleep_until(send_at.unwrap_or_else(Instant::now)), if send_at.is_some() => {
+                    let mut shard = self.handle.shard.borrow_mut();
+                    shard.send_gathered();
+                    shard.on_events()?; // However soon the next window opens, clients have their turn.
+                }
+                // Clients wait while something is gathered: nobody is served or taken away with a batch unsent.
+                guard = readiness.readable(), if send_at.is_none() => {
                     let mut guard = guard?;
                     if !self.handle.shard.borrow_mut().on_events()? {
                         guard.clear_ready();

@@ -9,6 +9,7 @@ mod support;
 mod classic;
 mod cli;
 mod clients;
+mod coalesce;
 mod demo;
 mod floors;
 mod gaps;
