@@ -145,6 +145,55 @@ fn shard_threads(pid: u32) -> anyhow::Result<Vec<f64>> {
     Ok(shards.into_iter().map(|(_, ran)| ran).collect())
 }
 
+/// Prints what a delivery costs of a channel that never rests, with and without a window in which events are gathered.
+pub(crate) fn coalesce(options: &Options) -> anyhow::Result<()> {
+    const RATE: f64 = 500.0;
+    const WINDOW: &str = "20ms";
+    let mut rounds = Vec::new();
+    for round in 0..options.rounds {
+        eprintln!("Coalescing: round {}", round + 1);
+        let (off, on) = if round % 2 == 0 {
+            let off = a_delivery("0ms", RATE)?;
+            (off, a_delivery(WINDOW, RATE)?)
+        } else {
+            let on = a_delivery(WINDOW, RATE)?;
+            (a_delivery("0ms", RATE)?, on)
+        };
+        rounds.push((off, on));
+    }
+    let (off, on) = (median(rounds.iter().map(|round| round.0)), median(rounds.iter().map(|round| round.1)));
+    let ratio = median(rounds.iter().map(|round| round.1 / round.0));
+    println!("\n{RATE} events a second to 1000 clients: {off:.2} us of ssecast's CPU a delivery, {on:.2} us with");
+    println!("stream.coalesce = {WINDOW:?} ({ratio:.2})");
+    Ok(())
+}
+
+/// Microseconds of the daemon's CPU for a delivery, of as many events a second.
+fn a_delivery(coalesce: &str, rate: f64) -> anyhow::Result<f64> {
+    const CLIENTS: usize = 1000;
+    let dir = tempfile::tempdir()?;
+    let mut processes = Processes::default();
+    let public = dir.path().join("public.sock");
+    let tables = format!("{NO_PINGS}coalesce = {coalesce:?}\n");
+    let (admin, pid) = start_daemon(dir.path(), &public, &tables, &mut processes)?;
+    let url = format!("unix://{}", public.display()).parse()?;
+    let plan: ChannelPlan = "bench".parse()?;
+    let deadline = Instant::now() + Duration::from_secs(300);
+    let mut progress = Progress::on_terminal();
+    let mut swarm = Swarm::connect(&url, &plan, CLIENTS, deadline, &mut progress)?;
+    let mut publisher = publisher::open(&format!("unix://{}", admin.display()))?;
+    let mut publish = |events| {
+        let work = Work { events, burst: 1, rate: Some(rate), size: 128 };
+        swarm.run(&work, &plan, publisher.as_mut(), deadline, &mut progress).map(drop)
+    };
+    publish(100)?;
+    let before = procfs::sample(&[pid])?[0].cpu;
+    let events = 2000;
+    publish(events)?;
+    let cpu = procfs::sample(&[pid])?[0].cpu - before;
+    Ok(cpu.as_secs_f64() * 1e6 / (CLIENTS * events) as f64)
+}
+
 /// Prints what clients that don't read take of the daemon's memory while 20,000 events pass.
 pub(crate) fn slow_clients(_: &Options) -> anyhow::Result<()> {
     eprintln!("Slow clients");

@@ -60,6 +60,8 @@ enum Kind {
     Gzip,
     /// Memory of nginx for an open stream
     NginxMemory,
+    /// 500 events a second, with and without `stream.coalesce`
+    Coalesce,
     /// The bare loop against itself: how far a ratio is from 1 by noise alone. Only where asked for
     Noise,
 }
@@ -100,7 +102,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let rounds = (0..options.rounds).map(|round| scenario.round(round)).collect::<anyhow::Result<Vec<_>>>()?;
         scenario.print(&rounds);
     }
-    let others: [(Kind, Row); 7] = [
+    let others: [(Kind, Row); 8] = [
         (Kind::Storm, storm::run),
         (Kind::Others, costs::others),
         (Kind::Ingest, ingest::run),
@@ -108,6 +110,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         (Kind::SlowClients, costs::slow_clients),
         (Kind::Gzip, gzip::run),
         (Kind::NginxMemory, nginx_memory::run),
+        (Kind::Coalesce, costs::coalesce),
     ];
     others.iter().filter(|(kind, _)| wanted(*kind)).try_for_each(|(_, run)| run(options))
 }
