@@ -18,8 +18,6 @@ pub const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
 const LAST_BLOCK: [u8; 2] = [3, 0];
 /// Most bytes in a stored block.
 const STORED: usize = 0xffff;
-/// As far as deflate reaches back.
-pub const WINDOW: usize = 32 << 10;
 /// More takes longer and gains next to nothing on what looks back at one piece.
 const LEVEL: u32 = 6;
 
@@ -255,6 +253,21 @@ mod tests {
         let alone = piece.bytes(&frame, Some((2, &frame)), &mut deflater).clone();
         assert_eq!(piece.bytes(&frame, None, &mut deflater), &alone);
         assert!(after.len() < alone.len() / 4, "{} and {} bytes", after.len(), alone.len());
+    }
+
+    #[test]
+    fn a_piece_may_come_after_one_longer_than_deflate_reaches_back() {
+        let (mut deflater, long) = (Deflater::default(), text(7, 100_000));
+        let last = &long[90_000..];
+        let mut stream = HEADER.to_vec();
+        stream.extend_from_slice(&deflater.deflate(&long, &[]));
+        stream.extend_from_slice(&deflater.deflate(last, &long));
+        let mut sum = Checksum::default();
+        sum.append(&Span::of(&long).then(&Span::of(last)));
+        stream.extend_from_slice(&sum.end_of_stream());
+        let mut inflated = Vec::new();
+        GzDecoder::new(&stream[..]).read_to_end(&mut inflated).unwrap();
+        assert!(inflated == [&long, last].concat());
     }
 
     #[test]

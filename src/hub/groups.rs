@@ -3,15 +3,15 @@
 //! Invariant: `channels[group.channels[i].0].groups[group.channels[i].1] == group` for each `i`, so that a group leaves its
 //! channels without a search.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use slab::Slab;
 
 use super::{Channel, ChannelId};
-use crate::{
-    event::{Coding, Event, Form},
-    gzip,
-};
+use crate::event::{Coding, Event, Form};
 
 /// An index of the hub's groups.
 pub type GroupId = u32;
@@ -34,8 +34,9 @@ struct Group {
     places: Box<[u32]>,
     members: Vec<Member>,
     batch: Vec<Arc<Event>>,
-    /// Of gzip streams, the last event of the batch before: what is new is deflated with it in mind.
-    before: Option<Arc<Event>>,
+    /// Of gzip streams, the last event of the batch before: what is new is deflated with it in mind. Weak, since histories
+    /// alone keep events, within their bounds.
+    before: Weak<Event>,
 }
 
 /// Events that a group's members get now.
@@ -47,7 +48,7 @@ pub struct Batch {
     pub kind: Kind,
     /// At least one event, in order.
     pub events: Vec<Arc<Event>>,
-    /// Of gzip streams, the event that came last before these, unless it is too large to be remembered.
+    /// Of gzip streams, the event that came last before these, if it is still kept.
     pub before: Option<Arc<Event>>,
 }
 
@@ -78,14 +79,13 @@ impl Groups {
     pub(super) fn next_batch(&mut self) -> Option<Batch> {
         let id = self.dirty.pop()?;
         let group = &mut self.groups[id as usize];
-        let (events, before) = (std::mem::take(&mut group.batch), group.before.take());
+        let (events, before) = (std::mem::take(&mut group.batch), std::mem::take(&mut group.before).upgrade());
         Some(Batch { group: id, kind: group.key.1, events, before })
     }
 
     pub(super) fn recycle(&mut self, mut batch: Batch) {
-        if let Kind::Stream(form, Coding::Gzip) = batch.kind {
-            let last = batch.events.pop();
-            self.groups[batch.group as usize].before = last.filter(|last| last.frame(form).len() <= gzip::WINDOW);
+        if let (Kind::Stream(_, Coding::Gzip), Some(last)) = (batch.kind, batch.events.last()) {
+            self.groups[batch.group as usize].before = Arc::downgrade(last);
         }
         batch.events.clear();
         if batch.events.capacity() <= 1024 {
@@ -123,7 +123,13 @@ impl Groups {
                 index(groups.len() - 1)
             };
             let places = key.0.iter().map(place).collect();
-            slot.insert(Group { key: key.clone(), places, members: Vec::new(), batch: Vec::new(), before: None });
+            slot.insert(Group {
+                key: key.clone(),
+                places,
+                members: Vec::new(),
+                batch: Vec::new(),
+                before: Weak::new(),
+            });
             id
         });
         let members = &mut self.groups[id as usize].members;
