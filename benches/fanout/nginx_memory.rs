@@ -45,9 +45,10 @@ pub(crate) fn run(_: &Options) -> anyhow::Result<()> {
             nginx::add_to_http(dir, "request_pool_size 1k;")?;
             Ok(prepared)
         }),
-        ("no header passed, a buffer of 512 bytes, request_pool_size 512", |dir, socket| {
+        ("a bare location, all sizes too small for real use", |dir, socket| {
+            let http = "request_pool_size 1k; client_header_buffer_size 640; connection_pool_size 384;";
             let location = "proxy_buffering off; proxy_buffer_size 512; proxy_pass_request_headers off;";
-            nginx::with_location(dir, socket, "request_pool_size 512; client_header_buffer_size 512;", location)
+            nginx::with_location(dir, socket, http, &format!("{location} chunked_transfer_encoding off;"))
         }),
     ];
     if !nginx::is_there() {
