@@ -3,7 +3,7 @@
 //! Invariants:
 //! - Only a shard writes to its clients' sockets, and only in [`writer`](self).
 //! - Each turn ends with no batch unsent, unless `stream.coalesce` keeps it back: then nothing else is done to clients before
-//!   it is sent ([`Shard::send_gathered`]). So joins, replays and leaves find no batch unsent.
+//!   it is sent (`send_gathered`). So joins, replays and leaves find no batch unsent.
 //! - A stream's socket is registered for READABLE only, unless the client is behind.
 
 mod client;
