@@ -373,6 +373,7 @@ impl Shard {
     /// Every second: lets go what nobody listens to, and logs what was told.
     fn every_second(&mut self) {
         self.send_gathered(); // From histories that still have all of it.
+        self.hub.trim(now_micros()); // Of what came otherwise than by a publish: from another process.
         for name in self.hub.sweep(now_micros()) {
             self.dispatcher.unwant(self.number, &name);
         }
