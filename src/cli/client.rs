@@ -192,7 +192,11 @@ fn refusal(address: &Address, status: StatusCode, body: &[u8]) -> Failure {
     let body = String::from_utf8_lossy(body);
     // Another program may listen there, and pages of HTML help nobody.
     match body.lines().next().map(str::trim).filter(|line| line.starts_with('{')) {
-        Some(line) => Failure::new(1, printable(line, " ")),
+        Some(line) => {
+            let json = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
+            let said = json["error"].as_str().filter(|said| !said.is_empty());
+            Failure::new(1, printable(said.unwrap_or(line), " "))
+        }
         None => Failure::new(1, format_args!("{address} answered {status}")),
     }
 }

@@ -246,7 +246,8 @@ fn where_the_new_configuration_is_wrong_the_old_process_goes_on() {
     assert!(said.contains("retyr") && said.contains("retry"), "{said}");
     let output = run(&["reload", "--admin-socket", daemon.admin().path().to_str().unwrap()], b"");
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("retyr"));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("stream.retyr: there is no such key") && !told.contains("{\""), "{told}");
     assert_eq!(daemon.child().ended(), None, "{}", daemon.child().log());
     assert!(daemon.child().log().contains("retyr"), "the log says why: {}", daemon.child().log());
     daemon.publish("cats", "undisturbed");
