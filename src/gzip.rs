@@ -18,6 +18,8 @@ pub const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
 const LAST_BLOCK: [u8; 2] = [3, 0];
 /// Most bytes in a stored block.
 const STORED: usize = 0xffff;
+/// As far as deflate reaches back.
+const WINDOW: usize = 32 << 10;
 /// More takes longer and gains next to nothing on what looks back at one piece.
 const LEVEL: u32 = 6;
 
@@ -30,6 +32,7 @@ impl Deflater {
     pub fn deflate(&mut self, text: &[u8], before: &[u8]) -> Bytes {
         let compress = self.0.get_or_insert_with(|| Compress::new(Compression::new(LEVEL), false));
         compress.reset();
+        let before = &before[before.len().saturating_sub(WINDOW)..];
         if !before.is_empty() && compress.set_dictionary(before).is_err() {
             return store(text);
         }
@@ -257,17 +260,20 @@ mod tests {
 
     #[test]
     fn a_piece_may_come_after_one_longer_than_deflate_reaches_back() {
-        let (mut deflater, long) = (Deflater::default(), text(7, 100_000));
-        let last = &long[90_000..];
-        let mut stream = HEADER.to_vec();
-        stream.extend_from_slice(&deflater.deflate(&long, &[]));
-        stream.extend_from_slice(&deflater.deflate(last, &long));
-        let mut sum = Checksum::default();
-        sum.append(&Span::of(&long).then(&Span::of(last)));
-        stream.extend_from_slice(&sum.end_of_stream());
-        let mut inflated = Vec::new();
-        GzDecoder::new(&stream[..]).read_to_end(&mut inflated).unwrap();
-        assert!(inflated == [&long, last].concat());
+        let mut deflater = Deflater::default();
+        for length in [32_767, 32_768, 32_769, 40_000, 65_535, 65_536, 100_000] {
+            let long = text(7, length);
+            let last = &long[length - 10_000..];
+            let mut stream = HEADER.to_vec();
+            stream.extend_from_slice(&deflater.deflate(&long, &[]));
+            stream.extend_from_slice(&deflater.deflate(last, &long));
+            let mut sum = Checksum::default();
+            sum.append(&Span::of(&long).then(&Span::of(last)));
+            stream.extend_from_slice(&sum.end_of_stream());
+            let mut inflated = Vec::new();
+            GzDecoder::new(&stream[..]).read_to_end(&mut inflated).unwrap();
+            assert!(inflated == [&long, last].concat(), "{length}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One thread with a hub of its own and the clients that it serves. Nothing in it is locked or shared but events.
 //!
 //! Invariants:
-//! - Only a shard writes to its clients' sockets, and only in [`writer`](self).
+//! - Only a shard writes to its clients' sockets, and only in `writer`, `zipped` and `farewell`.
 //! - Each turn ends with no batch unsent, unless `stream.coalesce` keeps it back: then nothing else is done to clients before
 //!   it is sent (`send_gathered`). So joins, replays and leaves find no batch unsent.
 //! - A stream's socket is registered for READABLE only, unless the client is behind.

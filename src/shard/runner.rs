@@ -18,6 +18,8 @@ use crate::{config::Config, cursor::Cursor, gzip::Deflater, hub::Hub, metrics::M
 
 /// Most epoll events that are handled before the queue has its turn.
 const EVENTS_A_TURN: usize = 256;
+/// Most times that so many are handled when a window of `stream.coalesce` is over.
+const TURNS_A_WINDOW: usize = 64;
 /// How long requests under way may take before the shard counts as settled all the same.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -142,7 +144,12 @@ impl Driver<'_> {
                 () = sleep_until(send_at.unwrap_or_else(Instant::now)), if send_at.is_some() => {
                     let mut shard = self.handle.shard.borrow_mut();
                     shard.send_gathered();
-                    shard.on_events()?; // However soon the next window opens, clients have their turn.
+                    // However soon the next window opens, clients have their turn.
+                    for _ in 0..TURNS_A_WINDOW {
+                        if !shard.on_events()? {
+                            break;
+                        }
+                    }
                 }
                 // Clients wait while something is gathered: nobody is served or taken away with a batch unsent.
                 guard = readiness.readable(), if send_at.is_none() => {

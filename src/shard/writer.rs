@@ -1,4 +1,4 @@
-//! The hot way: the only code that writes to clients.
+//! The hot way: the code that writes to clients (beside `zipped.rs`, for gzip streams, and `farewell.rs`, their last bytes).
 //!
 //! Invariants:
 //! - A client without [`Behind`] has everything up to the hub's last position that is in no batch; one with it has
@@ -37,6 +37,8 @@ use crate::{
 
 /// Most frames in one gathered write.
 const FRAMES_A_WRITE: usize = 64;
+/// Most bytes that are deflated for one gathered write, unless one event alone has more: others wait meanwhile.
+const BYTES_DEFLATED_A_WRITE: usize = 128 << 10;
 /// Most bytes that one client is served from the histories before others have their turn.
 const BYTES_A_TURN: usize = 1 << 20;
 /// Most bytes in a poll's answer, unless one event alone has more.
@@ -175,13 +177,19 @@ impl Shard {
         };
         let mut zipper = client.zip.as_ref().map(|_| Zipper::default());
         let mut frames = Vec::with_capacity(FRAMES_A_WRITE);
-        let mut gaps = 0;
+        let (mut gaps, mut deflated) = (0, 0);
         for due in self.hub.replay(client.group, behind.reader).take(FRAMES_A_WRITE) {
             gaps += u64::from(matches!(due, Due::Gap { .. }));
             frames.push(match &mut zipper {
                 Some(zipper) => zipper.frame(&due, self.hub.node(), form, &mut self.deflater),
                 None => Frame { position: due.position(), bytes: due.frame(self.hub.node(), form), zipped: None },
             });
+            if let (Some(_), Due::Event(event)) = (&zipper, &due) {
+                deflated += event.frame(form).len();
+                if deflated > BYTES_DEFLATED_A_WRITE {
+                    break;
+                }
+            }
         }
         if frames.is_empty() {
             return Written::Nothing;

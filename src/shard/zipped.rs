@@ -97,7 +97,7 @@ impl Zipped {
         }
         zipped.joined = match &zipped.frames[..] {
             [(_, bytes)] => bytes.clone(),
-            frames => frames.iter().flat_map(|(_, bytes)| &bytes[..]).copied().collect(),
+            frames => frames.iter().map(|(_, bytes)| &bytes[..]).collect::<Vec<_>>().concat().into(),
         };
         zipped
     }
