@@ -195,7 +195,7 @@ fn refusal(address: &Address, status: StatusCode, body: &[u8]) -> Failure {
         Some(line) => {
             let json = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
             let said = json["error"].as_str().filter(|said| !said.is_empty());
-            Failure::new(1, printable(said.unwrap_or(line), " "))
+            Failure::new(1, printable(said.unwrap_or(line), "\n"))
         }
         None => Failure::new(1, format_args!("{address} answered {status}")),
     }
