@@ -126,7 +126,10 @@ impl Shard {
                 }
                 continue;
             }
-            self.send_gathered();
+            // These touch no client; and each publish by way of Redis asks.
+            if !matches!(op, Op::Ask(_) | Op::Accept(_)) {
+                self.send_gathered();
+            }
             match op {
                 Op::Publish(..) => {}
                 Op::Open(name, since) => self.open(&name, since),

@@ -46,7 +46,7 @@ pub enum Op {
     /// Close what is left.
     Stop,
     /// Look at the shard.
-    Ask(Box<dyn FnOnce(&mut Shard) + Send>),
+    Ask(Box<dyn FnOnce(&Shard) + Send>),
 }
 
 /// How many clients the events of one publish had, over all shards.
