@@ -156,14 +156,6 @@ impl Shard {
         turned
     }
 
-    /// Sends the batches, where there are any, and lets go of what histories need not keep.
-    fn send_gathered(&mut self) {
-        if mem::take(&mut self.gathered) > 0 {
-            self.flush();
-            self.hub.trim(now_micros());
-        }
-    }
-
     fn open(&mut self, name: &ChannelName, since: Option<Position>) {
         self.hub.set_open(name, since);
         if let Some(id) = self.hub.id(name) {

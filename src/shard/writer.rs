@@ -25,7 +25,7 @@ use nix::{
 use super::{
     Shard,
     client::{Behind, Client, ClientKey},
-    poll,
+    now_micros, poll,
     wheel::Tick,
     zipped::Zipper,
 };
@@ -70,8 +70,16 @@ impl Joined {
 }
 
 impl Shard {
+    /// Sends the batches, where there are any, and lets go of what histories need not keep.
+    pub(super) fn send_gathered(&mut self) {
+        if std::mem::take(&mut self.gathered) > 0 {
+            self.flush();
+            self.hub.trim(now_micros());
+        }
+    }
+
     /// Sends the batches that the hub has gathered.
-    pub(super) fn flush(&mut self) {
+    fn flush(&mut self) {
         while let Some(batch) = self.hub.next_batch() {
             match batch.kind {
                 Kind::Stream(form, Coding::Identity) => self.send_batch(batch.group, &batch.events, form),

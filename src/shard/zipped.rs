@@ -74,7 +74,6 @@ impl Zipper {
 
 /// A batch, deflated for those who have just been given the event before it.
 struct Zipped {
-    first: Position,
     frames: Vec<(Position, Bytes)>,
     spans: Vec<Span>,
     /// All frames.
@@ -85,8 +84,7 @@ struct Zipped {
 
 impl Zipped {
     fn of(events: &[Arc<Event>], before: &Event, form: Form, deflater: &mut Deflater) -> Self {
-        let (first, span) = (events[0].position(), Span::default());
-        let mut zipped = Self { first, frames: Vec::new(), spans: Vec::new(), joined: Bytes::new(), span };
+        let mut zipped = Self { frames: Vec::new(), spans: Vec::new(), joined: Bytes::new(), span: Span::default() };
         let mut before = before;
         for event in events {
             let (span, bytes) = event.piece(form, Some(before), deflater);
@@ -146,7 +144,7 @@ impl Shard {
     /// A client took the first `sent` bytes of a batch.
     fn fall_zipped(&mut self, slot: u32, zipped: &Zipped, sent: usize) {
         let frames = zipped.frames.iter().map(|(position, bytes)| (*position, bytes));
-        let (cursor, partial) = standing_after(zipped.first, frames, sent);
+        let (cursor, partial) = standing_after(zipped.frames[0].0, frames, sent);
         if let Some(zip) = &mut self.clients[slot as usize].zip {
             let taken = zipped.frames.iter().zip(&zipped.spans).take_while(|((position, _), _)| *position <= cursor);
             taken.for_each(|((position, _), span)| zip.note(span, Some(*position)));
