@@ -5,8 +5,6 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::event::Position;
-
 /// Names one run of the hub: 8 characters of `0-9a-z`, made at start. Positions of two nodes can be compared as times only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeId([u8; 8]);
@@ -45,6 +43,17 @@ impl FromStr for NodeId {
     fn from_str(text: &str) -> Result<Self, CursorError> {
         let name: [u8; 8] = text.as_bytes().try_into().map_err(|_| CursorError)?;
         if name.iter().all(|byte| ALPHABET.contains(byte)) { Ok(Self(name)) } else { Err(CursorError) }
+    }
+}
+
+/// An event's place in the order of everything this node has delivered. Positions strictly grow. A position is the time at
+/// which it was given, in microseconds since 1970, or one more than the position before it where the clock had not moved on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Position(pub u64);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -7,12 +7,15 @@
 //! keeps it so).
 
 pub mod config;
-pub mod event;
+pub mod name;
 pub mod cursor;
-pub mod sse;
 pub mod gzip;
 pub mod metrics;
 pub mod stream;
+
+pub mod sse;
+
+pub mod event;
 
 pub mod hub;
 pub mod http;

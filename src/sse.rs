@@ -8,8 +8,8 @@ use std::{fmt::Write as _, time::Duration};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    cursor::{Cursor, NodeId},
-    event::{ChannelName, EventType, Position},
+    cursor::{Cursor, NodeId, Position},
+    name::{ChannelName, EventType},
 };
 
 /// Encodes one event. `data` may have any bytes.

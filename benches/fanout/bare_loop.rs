@@ -18,8 +18,7 @@ use anyhow::Context;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use ssecast::{
     cli::bench::publisher::{Message, Publisher},
-    cursor::NodeId,
-    event::Position,
+    cursor::{NodeId, Position},
     sse,
 };
 

@@ -15,7 +15,7 @@ use ssecast::{
         procfs,
         publisher::{self, Message},
     },
-    event::ChannelName,
+    name::ChannelName,
 };
 
 use crate::{

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::event::{ChannelError, ChannelName, EventType, EventTypeError, Message};
+use crate::{
+    event::Message,
+    name::{ChannelError, ChannelName, EventType, EventTypeError},
+};
 
 /// Why a publish is refused before it is tried.
 #[derive(Debug, thiserror::Error)]

@@ -24,7 +24,8 @@ use tokio::{
 use super::{Serving, meanwhile::Meanwhile};
 use crate::{
     config::Config,
-    event::{ChannelName, Message},
+    event::Message,
+    name::ChannelName,
     process::{
         handover::{DESCRIPTORS_A_WORD, Link, LinkError, PROGRAM_TIME, Successor, VERSION, Word, memfd, program},
         notify,

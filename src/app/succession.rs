@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    cursor::Cursor,
-    event::{ChannelName, Position},
+    cursor::{Cursor, Position},
     hub::Sequencer,
+    name::ChannelName,
     process::handover::{Link, Part, VERSION, Word, read_memfd},
     shard::{Dispatcher, Frozen},
     stream::Stream,

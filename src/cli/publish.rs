@@ -17,7 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{Failure, client::Client, exit, print, runtime};
 use crate::{
     config::{Address, Listen},
-    event::{ChannelName, EventType, EventTypeError},
+    name::{ChannelName, EventType, EventTypeError},
 };
 
 /// Publish one message on a channel

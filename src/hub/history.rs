@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::event::{Event, Position};
+use crate::{cursor::Position, event::Event};
 
 /// Most holes that one history has; with one more, what is before the oldest is dropped.
 const MOST_HOLES: usize = 8;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Cause, Channel, ChannelId, Feed, GroupId, Hub, history::History};
-use crate::event::{ChannelName, Event, Position};
+use crate::{cursor::Position, event::Event, name::ChannelName};
 
 /// A channel and its history.
 #[derive(Debug)]

@@ -28,8 +28,9 @@ pub use self::{
 };
 use crate::{
     config,
-    cursor::{Cursor, NodeId, Start},
-    event::{ChannelName, Event, Position},
+    cursor::{Cursor, NodeId, Position, Start},
+    event::Event,
+    name::ChannelName,
 };
 
 /// An index of [`Hub`]'s channels.

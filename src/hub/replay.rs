@@ -13,8 +13,9 @@ use super::{
     history::{Cause, History},
 };
 use crate::{
-    cursor::{Cursor, NodeId},
-    event::{ChannelName, Event, Form, Position},
+    cursor::{Cursor, NodeId, Position},
+    event::{Event, Form},
+    name::ChannelName,
     sse::{self, GapReason},
 };
 

@@ -5,10 +5,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{ChannelId, Feed, Hub, history::History};
-use crate::{
-    config,
-    event::{ChannelName, Position},
-};
+use crate::{config, cursor::Position, name::ChannelName};
 
 /// Fewest channels that one sweep looks at.
 const SWEEP_AT_LEAST: usize = 1024;

@@ -1,9 +1,6 @@
 //! Gives events their positions. The only place where a position is made.
 
-use crate::{
-    cursor::{Cursor, NodeId},
-    event::Position,
-};
+use crate::cursor::{Cursor, NodeId, Position};
 
 /// The node's name and its last position. Positions only ever grow, and are the time where the clock allows it.
 #[derive(Debug)]

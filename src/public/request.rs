@@ -7,8 +7,9 @@ use percent_encoding::percent_decode;
 use crate::{
     config::Stream,
     cursor::Start,
-    event::{ChannelError, ChannelName, Coding, Form},
+    event::{Coding, Form},
     hub::Kind,
+    name::{ChannelError, ChannelName},
     shard::{Joining, PollReply, Seat},
 };
 

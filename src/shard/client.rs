@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{Seat, poll::PollReply, wheel::Tick, zipped::Zip};
 use crate::{
     cursor::Start,
-    event::ChannelName,
     hub::{ChannelId, GroupId, Kind, Reader},
+    name::ChannelName,
 };
 
 /// A client's slot, and which of the slot's successive clients it is.

@@ -11,8 +11,8 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{Joining, Shard, now_micros};
 use crate::{
-    event::ChannelName,
     hub::{ChannelId, Feed},
+    name::ChannelName,
     stream::Stream,
 };
 

@@ -58,10 +58,12 @@ use self::{
 };
 use crate::{
     config::Config,
-    event::{ChannelName, Coding, Position},
+    cursor::Position,
+    event::Coding,
     gzip::Deflater,
     hub::{ChannelId, Hub, Kind, Reader, Standing},
     metrics::Metrics,
+    name::ChannelName,
     sse,
     stream::Stream,
 };

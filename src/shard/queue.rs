@@ -14,10 +14,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 use super::{Frozen, Shard};
-use crate::{
-    event::{ChannelName, Event, Position},
-    stream::Stream,
-};
+use crate::{cursor::Position, event::Event, name::ChannelName, stream::Stream};
 
 /// One thing for a shard to do.
 pub enum Op {

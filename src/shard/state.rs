@@ -20,9 +20,11 @@ use super::{
     zipped::Zip,
 };
 use crate::{
-    event::{ChannelName, Coding, Event, Form, Position},
+    cursor::Position,
+    event::{Coding, Event, Form},
     gzip::Checksum,
     hub::{Cause, ChannelImage, Kind, Reader, Standing},
+    name::ChannelName,
     stream::Stream,
 };
 

@@ -30,7 +30,8 @@ use super::{
     zipped::Zipper,
 };
 use crate::{
-    event::{Coding, Event, Form, Position},
+    cursor::Position,
+    event::{Coding, Event, Form},
     gzip::{self, Span},
     hub::{Due, GroupId, Kind, Reader, Standing},
 };

@@ -15,8 +15,8 @@ use super::{
     writer::{Frame, standing_after},
 };
 use crate::{
-    cursor::NodeId,
-    event::{Event, Form, Position},
+    cursor::{NodeId, Position},
+    event::{Event, Form},
     gzip::{self, Checksum, Deflater, Span},
     hub::{Batch, Due, Reader, Standing},
 };

@@ -13,8 +13,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 pub use self::{redis_publish::RedisPublisher, redis_pubsub::RedisPubSub};
 use crate::{
-    event::{ChannelName, Message},
+    event::Message,
     metrics::Metrics,
+    name::ChannelName,
     shard::{Demand, Dispatcher, Ticket},
 };
 

@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     config,
-    event::{ChannelName, Message},
+    event::Message,
+    name::ChannelName,
     shard::{Demand, Ticket, now_micros},
 };
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, RedisResult};
 
-use crate::event::{ChannelName, EventType, EventTypeError, Message};
+use crate::{
+    event::Message,
+    name::{ChannelName, EventType, EventTypeError},
+};
 
 const EVENT_MARK: &[u8] = b"\0ssecast:event\0";
 /// Longest wait for a connection to Redis.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::event::{ChannelError, ChannelName};
+use crate::name::{ChannelError, ChannelName};
 
 /// `general,base+extras+cats+dogs`: each client has every part of the comma list; of a part with `+`, clients take the
 /// channels by turns.

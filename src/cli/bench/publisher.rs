@@ -18,7 +18,7 @@ use nix::{
 use serde::Serialize;
 
 use super::target::{Target, escape};
-use crate::event::ChannelName;
+use crate::name::ChannelName;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Bits, Demand, Dispatcher, Op, State, Ticket, Wanted, now_micros};
-use crate::event::{ChannelName, Message};
+use crate::{event::Message, name::ChannelName};
 
 impl Dispatcher {
     /// Shard `shard` wants the channel. True if its events arrive already; else [`Op::Open`] follows.

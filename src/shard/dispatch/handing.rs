@@ -7,10 +7,7 @@
 use std::{collections::HashSet, mem, sync::Arc};
 
 use super::{Dispatcher, Mode, Op, State, Ticket, Wanted, now_micros};
-use crate::{
-    event::{ChannelName, Message},
-    hub::Sequencer,
-};
+use crate::{event::Message, hub::Sequencer, name::ChannelName};
 
 impl Dispatcher {
     /// Resolves when publishes are passed on.

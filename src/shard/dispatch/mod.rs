@@ -16,10 +16,11 @@ use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 
 use super::queue::{Op, Queue, Receipt};
 use crate::{
-    cursor::Cursor,
-    event::{ChannelName, Event, Message, Position},
+    cursor::{Cursor, Position},
+    event::{Event, Message},
     hub::Sequencer,
     metrics::Metrics,
+    name::ChannelName,
 };
 
 /// What a source is asked for.
