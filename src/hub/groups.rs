@@ -16,7 +16,7 @@ use crate::event::{Coding, Event, Form};
 /// An index of the hub's groups.
 pub type GroupId = u32;
 /// What the shard calls a client.
-pub type Member = u32;
+pub type ClientIndex = u32;
 
 /// What the members of a group are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ struct Group {
     key: (Arc<[ChannelId]>, Kind),
     /// Where the group stands in each channel's list of groups.
     places: Box<[u32]>,
-    members: Vec<Member>,
+    clients: Vec<ClientIndex>,
     batch: Vec<Arc<Event>>,
     /// Of gzip streams, the last event of the batch before: what is new is deflated with it in mind. Weak, since histories
     /// alone keep events, within their bounds.
@@ -101,8 +101,8 @@ impl Groups {
         self.groups[id as usize].key.1
     }
 
-    pub(super) fn members(&self, id: GroupId) -> &[Member] {
-        &self.groups[id as usize].members
+    pub(super) fn clients(&self, id: GroupId) -> &[ClientIndex] {
+        &self.groups[id as usize].clients
     }
 
     /// Adds a member to the group of `channels`, which are in order. Gives back the group and the member's slot in it.
@@ -110,7 +110,7 @@ impl Groups {
         &mut self,
         channels: &[ChannelId],
         kind: Kind,
-        member: Member,
+        client: ClientIndex,
         all: &mut Slab<Channel>,
     ) -> (GroupId, u32) {
         let key = (Arc::<[ChannelId]>::from(channels), kind);
@@ -126,26 +126,26 @@ impl Groups {
             slot.insert(Group {
                 key: key.clone(),
                 places,
-                members: Vec::new(),
+                clients: Vec::new(),
                 batch: Vec::new(),
                 before: Weak::new(),
             });
             id
         });
-        let members = &mut self.groups[id as usize].members;
-        if members.is_empty() {
-            members.reserve_exact(1); // Many groups have one member for ever.
+        let clients = &mut self.groups[id as usize].clients;
+        if clients.is_empty() {
+            clients.reserve_exact(1); // Many groups have one member for ever.
         }
-        members.push(member);
-        (id, index(members.len() - 1))
+        clients.push(client);
+        (id, index(clients.len() - 1))
     }
 
     /// Takes the member at `slot` out; gives back the one that stands there now. The last one's leaving ends the group.
-    pub(super) fn leave(&mut self, id: GroupId, slot: u32, all: &mut Slab<Channel>) -> Option<Member> {
-        let members = &mut self.groups[id as usize].members;
-        members.swap_remove(slot as usize);
-        if !members.is_empty() {
-            return members.get(slot as usize).copied();
+    pub(super) fn leave(&mut self, id: GroupId, slot: u32, all: &mut Slab<Channel>) -> Option<ClientIndex> {
+        let clients = &mut self.groups[id as usize].clients;
+        clients.swap_remove(slot as usize);
+        if !clients.is_empty() {
+            return clients.get(slot as usize).copied();
         }
         let group = self.groups.remove(id as usize);
         debug_assert!(group.batch.is_empty(), "a group ends between batches only");

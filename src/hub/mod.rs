@@ -9,7 +9,7 @@
 
 mod groups;
 mod history;
-mod image;
+mod snapshot;
 mod replay;
 mod retention;
 mod sequencer;
@@ -20,11 +20,11 @@ use slab::Slab;
 
 use self::{groups::Groups, history::History};
 pub use self::{
-    groups::{Batch, GroupId, Kind, Member},
+    groups::{Batch, ClientIndex, GroupId, Kind},
     history::Cause,
-    image::ChannelImage,
-    replay::{Due, Reader, Replay, Standing},
+    replay::{CursorOrigin, Reader, Replay, ReplayItem},
     sequencer::Sequencer,
+    snapshot::ChannelSnapshot,
 };
 use crate::{
     config,
@@ -38,11 +38,11 @@ pub type ChannelId = u32;
 
 /// Whether a channel's events reach the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Feed {
-    /// No source was asked, or none has answered yet.
-    Unasked,
-    /// Every source has answered: events arrive, or the source is away and will say when it is back.
-    Open,
+pub enum Subscription {
+    /// The sources were not asked for the channel, or not all have answered.
+    Pending,
+    /// Every source has answered: events arrive, or the source is disconnected and reports when it is connected again.
+    Confirmed,
 }
 
 /// A channel that somebody listens to, or whose history is kept.
@@ -50,10 +50,10 @@ pub enum Feed {
 pub struct Channel {
     name: ChannelName,
     history: History,
-    feed: Feed,
+    subscription: Subscription,
     /// Streams and polls on the channel.
-    members: u32,
-    /// Requests that wait for the channel's feed.
+    subscribers: u32,
+    /// Requests that wait for the channel's subscription.
     holds: u32,
     /// Members that are behind: while there are any, the history may stretch.
     behind: u32,
@@ -68,12 +68,12 @@ pub struct Channel {
 }
 
 impl Channel {
-    fn new(name: ChannelName, history: History, feed: Feed) -> Self {
+    fn new(name: ChannelName, history: History, subscription: Subscription) -> Self {
         Self {
             name,
             history,
-            feed,
-            members: 0,
+            subscription,
+            subscribers: 0,
             holds: 0,
             behind: 0,
             idle_since: None,
@@ -83,8 +83,8 @@ impl Channel {
         }
     }
 
-    fn is_listened_to(&self) -> bool {
-        self.members > 0 || self.holds > 0
+    fn is_in_use(&self) -> bool {
+        self.subscribers > 0 || self.holds > 0
     }
 }
 
@@ -169,7 +169,7 @@ impl Hub {
         self.keep(id, event);
         let channel = &self.channels[id as usize];
         self.groups.batch(&channel.groups, event);
-        channel.members
+        channel.subscribers
     }
 
     /// Appends an event to its channel's history.
@@ -204,18 +204,18 @@ impl Hub {
     #[must_use]
     pub fn reader(&self, start: Start, now: u64) -> Reader {
         match start {
-            Start::Now => Reader { cursor: self.last, standing: Standing::Live },
+            Start::Now => Reader { cursor: self.last, origin: CursorOrigin::Live },
             Start::After(cursor) if cursor.node == self.node => {
-                Reader { cursor: cursor.position.min(self.last), standing: Standing::Resumed }
+                Reader { cursor: cursor.position.min(self.last), origin: CursorOrigin::Resumed }
             }
             Start::After(cursor) => {
                 let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
                 let cursor = Position(cursor.position.0.saturating_sub(skew));
                 // From a clock so far ahead, nothing follows about what its client has.
                 let cursor = if cursor.0 > now { Position(0) } else { cursor.min(self.last) };
-                Reader { cursor, standing: Standing::Foreign }
+                Reader { cursor, origin: CursorOrigin::Foreign }
             }
-            Start::Unknown => Reader { cursor: Position(0), standing: Standing::Foreign },
+            Start::Unknown => Reader { cursor: Position(0), origin: CursorOrigin::Foreign },
         }
     }
 
@@ -224,7 +224,7 @@ impl Hub {
         let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
         let channel = &mut self.channels[id as usize];
         channel.holds += 1;
-        self.set_listened_to(id);
+        self.set_in_use(id);
         id
     }
 
@@ -236,35 +236,35 @@ impl Hub {
     }
 
     /// Adds a member to the group of `channels` (in any order, without repeats) and `kind`.
-    pub fn join(&mut self, mut channels: Vec<ChannelId>, kind: Kind, member: Member) -> (GroupId, u32) {
+    pub fn join(&mut self, mut channels: Vec<ChannelId>, kind: Kind, client: ClientIndex) -> (GroupId, u32) {
         channels.sort_unstable();
         for &id in &channels {
             let channel = &mut self.channels[id as usize];
-            channel.members += 1;
-            self.set_listened_to(id);
+            channel.subscribers += 1;
+            self.set_in_use(id);
         }
-        self.groups.join(&channels, kind, member, &mut self.channels)
+        self.groups.join(&channels, kind, client, &mut self.channels)
     }
 
     /// Takes the member at `slot` out of its group. Gives back the member that stands at `slot` now, if there is one.
     /// `now`: microseconds since 1970.
-    pub fn leave(&mut self, group: GroupId, slot: u32, now: u64) -> Option<Member> {
+    pub fn leave(&mut self, group: GroupId, slot: u32, now: u64) -> Option<ClientIndex> {
         let channels: Vec<ChannelId> = self.groups.channels(group).collect();
         let moved = self.groups.leave(group, slot, &mut self.channels);
         for id in channels {
-            self.channels[id as usize].members -= 1;
+            self.channels[id as usize].subscribers -= 1;
             self.set_idle_if_left(id, now);
         }
         moved
     }
 
-    fn set_listened_to(&mut self, id: ChannelId) {
+    fn set_in_use(&mut self, id: ChannelId) {
         self.idle -= usize::from(self.channels[id as usize].idle_since.take().is_some());
     }
 
     fn set_idle_if_left(&mut self, id: ChannelId, now: u64) {
         let channel = &mut self.channels[id as usize];
-        if !channel.is_listened_to() {
+        if !channel.is_in_use() {
             self.idle += usize::from(channel.idle_since.replace(now).is_none());
             self.forget_if_unused(id);
         }
@@ -290,11 +290,11 @@ impl Hub {
         self.names.get(name).copied()
     }
 
-    /// The channel's feed, and whether the shard has asked for them.
+    /// The channel's subscription, and whether the shard has asked for them.
     #[must_use]
-    pub fn feed(&self, id: ChannelId) -> (Feed, bool) {
+    pub fn subscription(&self, id: ChannelId) -> (Subscription, bool) {
         let channel = &self.channels[id as usize];
-        (channel.feed, channel.wanted)
+        (channel.subscription, channel.wanted)
     }
 
     /// Notes whether the shard has asked for the channel.
@@ -303,10 +303,10 @@ impl Hub {
     }
 
     /// A demand for the channel was answered: with `since`, it is complete from there; without, a source is away.
-    pub fn set_open(&mut self, name: &ChannelName, since: Option<Position>) {
+    pub fn confirm(&mut self, name: &ChannelName, since: Option<Position>) {
         let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
         let channel = &mut self.channels[id as usize];
-        channel.feed = Feed::Open;
+        channel.subscription = Subscription::Confirmed;
         if let Some(since) = since {
             channel.history.raise(since, Cause::Began);
             self.last = self.last.max(since);
@@ -323,10 +323,10 @@ impl Hub {
     }
 
     /// The process has let the channel go: what arrives from now on is not all.
-    pub fn set_unasked(&mut self, name: &ChannelName) {
+    pub fn set_unsubscribed(&mut self, name: &ChannelName) {
         let Some(&id) = self.names.get(name) else { return };
         let channel = &mut self.channels[id as usize];
-        channel.feed = Feed::Unasked;
+        channel.subscription = Subscription::Pending;
         while !channel.history.is_empty() {
             self.bytes -= channel.history.drop_oldest();
         }
@@ -341,32 +341,33 @@ impl Hub {
 
     /// The members of a group.
     #[must_use]
-    pub fn members(&self, group: GroupId) -> &[Member] {
-        self.groups.members(group)
+    pub fn clients(&self, group: GroupId) -> &[ClientIndex] {
+        self.groups.clients(group)
     }
 
     /// How many members each channel has that has any.
     pub fn subscribers(&self) -> impl Iterator<Item = (&ChannelName, u32)> {
         self.channels
             .iter()
-            .filter(|(_, channel)| channel.members > 0)
-            .map(|(_, channel)| (&channel.name, channel.members))
+            .filter(|(_, channel)| channel.subscribers > 0)
+            .map(|(_, channel)| (&channel.name, channel.subscribers))
     }
 
     /// Members of one channel.
     #[must_use]
     pub fn subscribers_of(&self, name: &ChannelName) -> u32 {
-        self.names.get(name).map_or(0, |&id| self.channels[id as usize].members)
+        self.names.get(name).map_or(0, |&id| self.channels[id as usize].subscribers)
     }
 
     fn open(&mut self, name: ChannelName) -> ChannelId {
-        let (history, feed) = if self.on_demand {
+        let (history, subscription) = if self.on_demand {
             // Whether anything is missing is known once the sources have answered.
-            (History::new(Position(0), Cause::Began), Feed::Unasked)
+            (History::new(Position(0), Cause::Began), Subscription::Pending)
         } else {
-            (History::new(self.floor.0, self.floor.1), Feed::Open)
+            (History::new(self.floor.0, self.floor.1), Subscription::Confirmed)
         };
-        let id = u32::try_from(self.channels.insert(Channel::new(name.clone(), history, feed))).unwrap_or(u32::MAX);
+        let id =
+            u32::try_from(self.channels.insert(Channel::new(name.clone(), history, subscription))).unwrap_or(u32::MAX);
         self.names.insert(name, id);
         id
     }

@@ -21,7 +21,7 @@ use crate::{
 
 /// How a reader came to its cursor: it decides what a gap is put down to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum CursorOrigin {
     /// It was connected all the time.
     Live,
     /// It came back with a cursor of this node.
@@ -36,12 +36,12 @@ pub struct Reader {
     /// It has all up to here.
     pub cursor: Position,
     /// How it came to the cursor.
-    pub standing: Standing,
+    pub origin: CursorOrigin,
 }
 
 /// What a reader gets next.
 #[derive(Debug)]
-pub enum Due {
+pub enum ReplayItem {
     /// An event.
     Event(Arc<Event>),
     /// Events of `channels` before `position` may be missing.
@@ -55,7 +55,7 @@ pub enum Due {
     },
 }
 
-impl Due {
+impl ReplayItem {
     /// Its bytes on the wire; those of a gap, which `node` tells, are made for whoever asks.
     #[must_use]
     pub fn frame(&self, node: NodeId, form: Form) -> Bytes {
@@ -92,7 +92,7 @@ impl<'a> Replay<'a> {
         for channel in channels {
             let history = &channel.history;
             if history.complete_since() > reader.cursor {
-                gaps.push((history.complete_since(), reason(history.cause(), reader.standing), &channel.name));
+                gaps.push((history.complete_since(), reason(history.cause(), reader.origin), &channel.name));
             }
             let holes = history.holes().iter().filter(|&&hole| hole > reader.cursor);
             gaps.extend(holes.map(|&hole| (hole, GapReason::Source, &channel.name)));
@@ -123,14 +123,14 @@ impl<'a> Replay<'a> {
 }
 
 impl Iterator for Replay<'_> {
-    type Item = Due;
+    type Item = ReplayItem;
 
-    fn next(&mut self) -> Option<Due> {
+    fn next(&mut self) -> Option<ReplayItem> {
         let Some(&(mut position, reason, _)) = self.gaps.last() else {
-            return self.next_event(Position(u64::MAX)).map(Due::Event);
+            return self.next_event(Position(u64::MAX)).map(ReplayItem::Event);
         };
         if let Some(event) = self.next_event(position) {
-            return Some(Due::Event(event));
+            return Some(ReplayItem::Event(event));
         }
         // Gaps with no event between them are told together.
         let next_event =
@@ -146,16 +146,16 @@ impl Iterator for Replay<'_> {
             }
             self.gaps.pop();
         }
-        Some(Due::Gap { position, channels, reason })
+        Some(ReplayItem::Gap { position, channels, reason })
     }
 }
 
-fn reason(cause: Cause, standing: Standing) -> GapReason {
-    match (cause, standing) {
+fn reason(cause: Cause, origin: CursorOrigin) -> GapReason {
+    match (cause, origin) {
         // A client that is connected all the time sees a channel begin only if a source was away when it joined.
-        (Cause::Began, Standing::Live) => GapReason::Source,
-        (Cause::Evicted, Standing::Live) => GapReason::Slow,
-        (_, Standing::Resumed) => GapReason::History,
-        (_, Standing::Foreign) => GapReason::Restart,
+        (Cause::Began, CursorOrigin::Live) => GapReason::Source,
+        (Cause::Evicted, CursorOrigin::Live) => GapReason::Slow,
+        (_, CursorOrigin::Resumed) => GapReason::History,
+        (_, CursorOrigin::Foreign) => GapReason::Restart,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{ChannelId, Feed, Hub, history::History};
+use super::{ChannelId, Hub, Subscription, history::History};
 use crate::{config, cursor::Position, name::ChannelName};
 
 /// Fewest channels that one sweep looks at.
@@ -91,13 +91,8 @@ impl Hub {
     /// Removes the channel if it holds nothing and nobody listens or has asked.
     pub(super) fn forget_if_unused(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(id as usize) else { return };
-        let fed = self.on_demand && channel.feed == Feed::Open;
-        if channel.is_listened_to()
-            || channel.wanted
-            || fed
-            || !channel.history.is_empty()
-            || channel.queued_at.is_some()
-        {
+        let fed = self.on_demand && channel.subscription == Subscription::Confirmed;
+        if channel.is_in_use() || channel.wanted || fed || !channel.history.is_empty() || channel.queued_at.is_some() {
             return;
         }
         let channel = self.channels.remove(id as usize);

@@ -38,9 +38,9 @@ impl World {
         position
     }
 
-    fn join(&mut self, channels: &[&str], member: Member) -> (GroupId, u32) {
+    fn join(&mut self, channels: &[&str], client: ClientIndex) -> (GroupId, u32) {
         let ids: Vec<ChannelId> = channels.iter().map(|channel| self.hub.hold(&name(channel))).collect();
-        let joined = self.hub.join(ids.clone(), Kind::Stream(Form::Plain, Coding::Identity), member);
+        let joined = self.hub.join(ids.clone(), Kind::Stream(Form::Plain, Coding::Identity), client);
         ids.into_iter().for_each(|id| self.hub.release(id, self.now));
         joined
     }
@@ -64,11 +64,11 @@ enum Told {
     Gap(Position, Vec<String>, GapReason),
 }
 
-impl From<Due> for Told {
-    fn from(due: Due) -> Self {
+impl From<ReplayItem> for Told {
+    fn from(due: ReplayItem) -> Self {
         match due {
-            Due::Event(event) => Self::Event(event.position()),
-            Due::Gap { position, channels, reason } => {
+            ReplayItem::Event(event) => Self::Event(event.position()),
+            ReplayItem::Gap { position, channels, reason } => {
                 Self::Gap(position, channels.iter().map(ToString::to_string).collect(), reason)
             }
         }
@@ -148,10 +148,10 @@ fn an_unknown_id_is_told_and_gets_all_that_is_kept() {
 fn a_source_that_was_away_is_a_gap_for_all_its_channels() {
     let mut world = World::new(limits(10), true);
     let id = world.hub.hold(&name("a"));
-    assert_eq!(world.hub.feed(id), (Feed::Unasked, false));
+    assert_eq!(world.hub.subscription(id), (Subscription::Pending, false));
     let open = world.sequencer.next(world.now);
-    world.hub.set_open(&name("a"), Some(open));
-    world.hub.set_open(&name("b"), Some(open));
+    world.hub.confirm(&name("a"), Some(open));
+    world.hub.confirm(&name("b"), Some(open));
     let event = world.publish("a", "x");
     let back = world.sequencer.next(world.now);
     world.hub.restore(&name("a"), back);
@@ -197,7 +197,7 @@ fn a_channel_is_unwanted_once_nobody_has_listened_for_the_linger() {
     assert_eq!(world.hub.sweep(world.now), []);
     world.now += 2 * SECOND;
     assert_eq!(world.hub.sweep(world.now), [name("a")]);
-    world.hub.set_unasked(&name("a"));
+    world.hub.set_unsubscribed(&name("a"));
     assert_eq!((world.hub.id(&name("a")), world.hub.bytes), (None, 0));
 }
 
@@ -233,20 +233,20 @@ fn all_histories_together_are_bounded_and_quiet_channels_give_way() {
 #[test]
 fn groups_end_with_their_last_member_and_leave_their_channels() {
     let mut world = World::new(limits(2), false);
-    let mut members: Vec<(GroupId, u32)> = Vec::new();
+    let mut clients: Vec<(GroupId, u32)> = Vec::new();
     for (member, channels) in
         [vec!["a"], vec!["a", "b"], vec!["b", "a"], vec!["b"], vec!["a", "b", "c"]].iter().enumerate()
     {
-        members.push(world.join(channels, u32::try_from(member).unwrap()));
+        clients.push(world.join(channels, u32::try_from(member).unwrap()));
     }
-    assert_eq!(members[1].0, members[2].0, "order does not matter");
+    assert_eq!(clients[1].0, clients[2].0, "order does not matter");
     assert_eq!(world.hub.subscribers_of(&name("a")), 4);
-    assert_eq!(world.hub.leave(members[1].0, members[1].1, world.now), Some(2), "the other member takes the place");
-    assert_eq!(world.hub.leave(members[2].0, members[1].1, world.now), None);
+    assert_eq!(world.hub.leave(clients[1].0, clients[1].1, world.now), Some(2), "the other member takes the place");
+    assert_eq!(world.hub.leave(clients[2].0, clients[1].1, world.now), None);
     for index in [0, 3, 4] {
-        world.hub.leave(members[index].0, members[index].1, world.now);
+        world.hub.leave(clients[index].0, clients[index].1, world.now);
     }
-    assert!(world.hub.channels.iter().all(|(_, channel)| channel.groups.is_empty() && channel.members == 0));
+    assert!(world.hub.channels.iter().all(|(_, channel)| channel.groups.is_empty() && channel.subscribers == 0));
 }
 
 proptest! {
@@ -306,7 +306,7 @@ proptest! {
 fn each_time_that_a_source_was_away_is_told_in_its_place() {
     let mut world = World::new(limits(100), true);
     let open = world.sequencer.next(world.now);
-    world.hub.set_open(&name("a"), Some(open));
+    world.hub.confirm(&name("a"), Some(open));
     let mut told = Vec::new();
     let mut first_hole = None;
     for _ in 0..8 {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
-use super::{Seat, poll::PollReply, wheel::Tick, zipped::Zip};
+use super::{Seat, gzip_stream::GzipState, poll::PollReply, wheel::Tick};
 use crate::{
     cursor::Start,
     hub::{ChannelId, GroupId, Kind, Reader},
@@ -57,7 +57,7 @@ pub(super) struct Entering {
     pub(super) silent: Tick,
     pub(super) behind: Option<Box<Behind>>,
     pub(super) poll: Option<Box<Poll>>,
-    pub(super) zip: Option<Box<Zip>>,
+    pub(super) gzip: Option<Box<GzipState>>,
     pub(super) seat: Seat,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Client {
     pub(super) fd: OwnedFd,
     pub(super) generation: u32,
     pub(super) group: GroupId,
-    /// Its place among the group's members.
+    /// Its place among the group's clients.
     pub(super) place: u32,
     /// When something was last written to it.
     pub(super) written: Tick,
@@ -77,7 +77,7 @@ pub(super) struct Client {
     /// A poll's answer, until it is given.
     pub(super) poll: Option<Box<Poll>>,
     /// Of a gzip stream.
-    pub(super) zip: Option<Box<Zip>>,
+    pub(super) gzip: Option<Box<GzipState>>,
     /// Given back when the client ends.
     pub(super) _seat: Seat,
 }
@@ -89,7 +89,7 @@ pub(super) struct Behind {
     /// Bytes that have to go out first: the rest of a frame, or a head.
     pub(super) partial: Bytes,
     /// Whether epoll was asked to tell when the socket can take more.
-    pub(super) armed: bool,
+    pub(super) watched: bool,
     /// Whether the client ends once `partial` is out.
     pub(super) ends: bool,
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{Joining, Shard, now_micros};
 use crate::{
-    hub::{ChannelId, Feed},
+    hub::{ChannelId, Subscription},
     name::ChannelName,
     stream::Stream,
 };
@@ -66,7 +66,7 @@ impl ShardHandle {
             for name in names {
                 let id = shard.hub.hold(name);
                 hold.channels.push(id);
-                if !shard.is_fed(id, name) {
+                if !shard.is_confirmed(id, name) {
                     let (answer, answered) = oneshot::channel();
                     shard.waiting.entry(id).or_default().push(answer);
                     answers.push((name, answered));
@@ -105,16 +105,16 @@ impl ShardHandle {
 
 impl Shard {
     /// Whether the channel's events arrive; asks for them if need be.
-    fn is_fed(&mut self, id: ChannelId, name: &ChannelName) -> bool {
+    fn is_confirmed(&mut self, id: ChannelId, name: &ChannelName) -> bool {
         if !self.hub.is_on_demand() {
             return true;
         }
-        let (feed, wanted) = self.hub.feed(id);
+        let (subscription, wanted) = self.hub.subscription(id);
         if wanted {
-            return feed == Feed::Open;
+            return subscription == Subscription::Confirmed;
         }
         self.hub.set_wanted(id, true);
         // It may be open for another shard, and have been let go since this one has last looked.
-        self.dispatcher.want(self.number, name) && feed == Feed::Open
+        self.dispatcher.want(self.number, name) && subscription == Subscription::Confirmed
     }
 }

@@ -1,14 +1,14 @@
 //! One thread with a hub of its own and the clients that it serves. Nothing in it is locked or shared but events.
 //!
 //! Invariants:
-//! - Only a shard writes to its clients' sockets, and only in `writer`, `zipped` and `farewell`.
+//! - Only a shard writes to its clients' sockets, and only in `writer`, `gzip_stream` and `drain`.
 //! - Each turn ends with no batch unsent, unless `stream.coalesce` keeps it back: then nothing else is done to clients before
-//!   it is sent (`send_gathered`). So joins, replays and leaves find no batch unsent.
+//!   it is sent (`flush`). So joins, replays and leaves find no batch unsent.
 //! - A stream's socket is registered for READABLE only, unless the client is behind.
 
 mod client;
 mod dispatch;
-mod farewell;
+mod drain;
 mod handle;
 mod poll;
 mod publisher;
@@ -18,7 +18,7 @@ mod seats;
 mod state;
 mod wheel;
 mod writer;
-mod zipped;
+mod gzip_stream;
 
 use std::{
     collections::HashMap,
@@ -52,16 +52,16 @@ pub use self::{
 };
 use self::{
     client::{Behind, Client, ClientKey, Entering, Poll},
+    gzip_stream::GzipState,
     wheel::{Tick, Wheel},
     writer::{Joined, Ping, WATCHED},
-    zipped::Zip,
 };
 use crate::{
     config::Config,
     cursor::Position,
     event::Coding,
     gzip::Deflater,
-    hub::{ChannelId, Hub, Kind, Reader, Standing},
+    hub::{ChannelId, CursorOrigin, Hub, Kind, Reader},
     metrics::Metrics,
     name::ChannelName,
     sse,
@@ -86,14 +86,14 @@ pub struct Shard {
     clients: Slab<Client>,
     generation: u32,
     /// Clients to be removed at the end of the turn, some perhaps twice.
-    dead: Vec<u32>,
+    ended: Vec<u32>,
     epoll: Epoll,
     wheel: Wheel<ClientKey>,
     joined: Joined,
     /// Bytes of events in batches that have not been sent.
-    gathered: usize,
+    unsent_bytes: usize,
     deflater: Deflater,
-    /// Requests that wait for a channel's feed.
+    /// Requests that wait for a channel's subscription.
     waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
     /// Set once clients are sent away; later ones are as well.
     draining: Option<(Duration, oneshot::Sender<()>)>,
@@ -118,19 +118,19 @@ impl Shard {
         let mut turned = Turned::default();
         for op in ops.drain(..) {
             if let Op::Publish(event, receipt) = op {
-                self.gathered += event.weight();
+                self.unsent_bytes += event.weight();
                 let clients = self.hub.publish(&event);
                 if let Some((receipt, index)) = receipt {
                     receipt.count(index, clients);
                 }
-                if self.gathered >= BYTES_A_FLUSH {
-                    self.send_gathered();
+                if self.unsent_bytes >= BYTES_A_FLUSH {
+                    self.flush();
                 }
                 continue;
             }
             // These touch no client; and each publish by way of Redis asks.
             if !matches!(op, Op::Ask(_) | Op::Accept(_)) {
-                self.send_gathered();
+                self.flush();
             }
             match op {
                 Op::Publish(..) => {}
@@ -138,7 +138,7 @@ impl Shard {
                 Op::Restored(names, since) => self.restore(&names, since),
                 Op::Refused(name) => self.refuse(&name),
                 Op::Advance(position) => self.hub.advance(position),
-                Op::Unasked(name) => self.hub.set_unasked(&name),
+                Op::Unasked(name) => self.hub.set_unsubscribed(&name),
                 Op::Accept(stream) => turned.accepted.push(stream),
                 Op::Drain(spread, gone) => self.drain(spread, gone),
                 Op::Settle(wanted) => turned.settle = Some(wanted),
@@ -153,13 +153,13 @@ impl Shard {
             }
         }
         if self.config.stream.coalesce.is_zero() || turned.freeze.is_some() {
-            self.send_gathered();
+            self.flush();
         }
         turned
     }
 
     fn open(&mut self, name: &ChannelName, since: Option<Position>) {
-        self.hub.set_open(name, since);
+        self.hub.confirm(name, since);
         if let Some(id) = self.hub.id(name) {
             self.answer_waiting(id, true);
         }
@@ -170,7 +170,7 @@ impl Shard {
         let Some(id) = self.hub.id(name) else { return };
         self.hub.set_wanted(id, false);
         self.answer_waiting(id, false);
-        self.hub.set_unasked(name);
+        self.hub.set_unsubscribed(name);
     }
 
     fn answer_waiting(&mut self, id: ChannelId, open: bool) {
@@ -191,19 +191,19 @@ impl Shard {
         told.sort_unstable();
         told.dedup();
         for group in told {
-            for slot in self.hub.members(group).to_vec() {
+            for slot in self.hub.clients(group).to_vec() {
                 if self.clients[slot as usize].behind.is_none() {
-                    self.set_behind(slot, Reader { cursor: before, standing: Standing::Live }, Bytes::new());
+                    self.set_behind(slot, Reader { cursor: before, origin: CursorOrigin::Live }, Bytes::new());
                     self.serve(slot);
                 }
             }
         }
-        self.bury();
+        self.remove_ended();
     }
 
     /// Takes over a connection whose request was accepted; `channels` are held.
     fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
-        self.send_gathered();
+        self.flush();
         let reader = self.hub.reader(joining.start, now_micros());
         let stream = &self.config.stream;
         let lifetime = match (&joining.reply, stream.max_lifetime) {
@@ -212,21 +212,21 @@ impl Shard {
             (None, Some(lifetime)) => Some(lifetime.mul_f64(0.8 + 0.2 * fastrand::f64())),
             (None, None) => None,
         };
-        let (partial, poll, zip) = match joining.reply {
+        let (partial, poll, gzip) = match joining.reply {
             Some(reply) => (Bytes::new(), Some(Box::new(Poll { head: joining.head, reply })), None),
             None => {
                 let preamble = sse::encode_preamble(stream.retry.pick(), &self.hub.cursor_at(reader.cursor));
-                let (zip, preamble) = match joining.kind {
+                let (gzip, preamble) = match joining.kind {
                     Kind::Stream(_, Coding::Gzip) => {
-                        let (zip, preamble) = Zip::begin(&preamble);
-                        (Some(Box::new(zip)), preamble.into())
+                        let (gzip, preamble) = GzipState::begin(&preamble);
+                        (Some(Box::new(gzip)), preamble.into())
                     }
                     _ => (None, preamble),
                 };
-                ([&joining.head[..], &preamble].concat().into(), None, zip)
+                ([&joining.head[..], &preamble].concat().into(), None, gzip)
             }
         };
-        let behind = Behind { reader, partial, armed: false, ends: false };
+        let behind = Behind { reader, partial, watched: false, ends: false };
         let admitted = self.admit(Entering {
             fd,
             channels: channels.to_vec(),
@@ -235,18 +235,18 @@ impl Shard {
             silent: 0,
             behind: Some(Box::new(behind)),
             poll,
-            zip,
+            gzip,
             seat: joining.seat,
         });
         if let (Some(slot), Some((spread, _))) = (admitted, &self.draining) {
-            self.send_away(slot, *spread);
+            self.close_with_retry(slot, *spread);
         }
-        self.bury();
+        self.remove_ended();
     }
 
     /// Makes a connection a client, and serves it what it is due.
     fn admit(&mut self, entering: Entering) -> Option<u32> {
-        let Entering { fd, channels, kind, expires_in, silent, behind, poll, zip, seat } = entering;
+        let Entering { fd, channels, kind, expires_in, silent, behind, poll, gzip, seat } = entering;
         self.generation = self.generation.wrapping_add(1);
         let (generation, now) = (self.generation, self.wheel.now());
         let entry = self.clients.vacant_entry();
@@ -263,7 +263,7 @@ impl Shard {
         let expires = expires_in.map_or(Tick::MAX, |ticks| now.saturating_add(ticks));
         let written = if behind.is_some() { now } else { now.saturating_sub(silent) };
         let ping_at = written.saturating_add(self.wheel.ticks(self.config.stream.ping_interval));
-        entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, zip, _seat: seat });
+        entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, gzip, _seat: seat });
         self.metrics.joined.add(1);
         self.wheel.put(key, expires.min(ping_at));
         self.serve(slot);
@@ -271,8 +271,8 @@ impl Shard {
     }
 
     /// Removes the clients that have ended.
-    fn bury(&mut self) {
-        while let Some(slot) = self.dead.pop() {
+    fn remove_ended(&mut self) {
+        while let Some(slot) = self.ended.pop() {
             let Some(client) = self.clients.try_remove(slot as usize) else { continue };
             if client.behind.is_some() {
                 self.hub.set_behind(client.group, false);
@@ -298,11 +298,11 @@ impl Shard {
         }
         let flags = event.events();
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP) {
-            self.dead.push(key.slot);
+            self.ended.push(key.slot);
             return;
         }
         if flags.contains(EpollFlags::EPOLLIN) && self.has_left(key.slot) {
-            self.dead.push(key.slot);
+            self.ended.push(key.slot);
             return;
         }
         if flags.contains(EpollFlags::EPOLLOUT) {
@@ -327,7 +327,7 @@ impl Shard {
 
     /// One tick of the wheel: pings, ends of streams, answers of polls.
     fn tick(&mut self) {
-        self.send_gathered();
+        self.flush();
         let interval = self.wheel.ticks(self.config.stream.ping_interval);
         let patience = self.wheel.ticks(TO_TAKE);
         let ping = Ping::new(sse::encode_ping(&self.hub.cursor_at(self.hub.last())));
@@ -354,13 +354,13 @@ impl Shard {
             let due = if client.behind.is_some() { now } else { client.written }.saturating_add(interval);
             self.wheel.put(key, due.min(client.expires).max(now + 1));
         }
-        self.bury();
+        self.remove_ended();
     }
 
     /// Answers a poll to which nothing came.
     fn answer_empty(&mut self, slot: u32) {
         if self.clients[slot as usize].behind.is_none() {
-            let reader = Reader { cursor: self.hub.last(), standing: Standing::Live };
+            let reader = Reader { cursor: self.hub.last(), origin: CursorOrigin::Live };
             self.set_behind(slot, reader, Bytes::new());
         }
         self.prepare_answer(slot, true);
@@ -369,7 +369,7 @@ impl Shard {
 
     /// Every second: lets go what nobody listens to, and logs what was told.
     fn every_second(&mut self) {
-        self.send_gathered(); // From histories that still have all of it.
+        self.flush(); // From histories that still have all of it.
         self.hub.trim(now_micros()); // Of what came otherwise than by a publish: from another process.
         for name in self.hub.sweep(now_micros()) {
             self.dispatcher.unwant(self.number, &name);

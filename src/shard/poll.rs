@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     cursor::Cursor,
     event::{Event, Form},
-    hub::Due,
+    hub::ReplayItem,
     sse,
 };
 
@@ -22,7 +22,7 @@ pub enum PollReply {
 }
 
 /// The whole response: `head`, which lacks its `Content-Length`, and what is due. `cursor` is where the client stands after it.
-pub(super) fn encode_response(head: &Bytes, reply: PollReply, cursor: &Cursor, due: &[Due]) -> Bytes {
+pub(super) fn encode_response(head: &Bytes, reply: PollReply, cursor: &Cursor, due: &[ReplayItem]) -> Bytes {
     let body = match reply {
         PollReply::Json => encode_json(cursor, due),
         PollReply::EventStream(form) => encode_event_stream(form, cursor, due),
@@ -35,13 +35,13 @@ pub(super) fn encode_response(head: &Bytes, reply: PollReply, cursor: &Cursor, d
     response.freeze()
 }
 
-fn encode_json(cursor: &Cursor, due: &[Due]) -> Vec<u8> {
+fn encode_json(cursor: &Cursor, due: &[ReplayItem]) -> Vec<u8> {
     let mut events = Vec::new();
     let mut gaps = Vec::new();
     for due in due {
         match due {
-            Due::Event(event) => events.push(event_as_json(event)),
-            Due::Gap { channels, reason, .. } => {
+            ReplayItem::Event(event) => events.push(event_as_json(event)),
+            ReplayItem::Gap { channels, reason, .. } => {
                 let channels: Vec<&str> = channels.iter().map(|name| name.as_str()).collect();
                 gaps.push(json!({ "channels": channels, "reason": reason.as_str() }));
             }
@@ -64,7 +64,7 @@ fn event_as_json(event: &Event) -> Value {
     Value::Object(object)
 }
 
-fn encode_event_stream(form: Form, cursor: &Cursor, due: &[Due]) -> Vec<u8> {
+fn encode_event_stream(form: Form, cursor: &Cursor, due: &[ReplayItem]) -> Vec<u8> {
     let mut body = Vec::new();
     for due in due {
         body.extend_from_slice(&due.frame(cursor.node, form));

@@ -84,10 +84,10 @@ impl Shard {
             dispatcher,
             clients: Slab::new(),
             generation: 0,
-            dead: Vec::new(),
+            ended: Vec::new(),
             epoll,
             joined: Joined::default(),
-            gathered: 0,
+            unsent_bytes: 0,
             deflater: Deflater::default(),
             waiting: std::collections::HashMap::new(),
             draining: None,
@@ -103,7 +103,7 @@ impl Shard {
         for event in &events[..n] {
             self.on_event(*event);
         }
-        self.bury();
+        self.remove_ended();
         Ok(n == EVENTS_A_TURN)
     }
 }
@@ -131,7 +131,7 @@ impl Driver<'_> {
         // When what is gathered is to be sent.
         let mut send_at = None;
         loop {
-            send_at = match self.handle.shard.borrow().gathered {
+            send_at = match self.handle.shard.borrow().unsent_bytes {
                 0 => None,
                 _ => send_at.or_else(|| Some(Instant::now() + coalesce)),
             };
@@ -143,7 +143,7 @@ impl Driver<'_> {
                 }
                 () = sleep_until(send_at.unwrap_or_else(Instant::now)), if send_at.is_some() => {
                     let mut shard = self.handle.shard.borrow_mut();
-                    shard.send_gathered();
+                    shard.flush();
                     // However soon the next window opens, clients have their turn.
                     for _ in 0..TURNS_A_WINDOW {
                         if !shard.on_events()? {

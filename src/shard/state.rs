@@ -14,16 +14,16 @@ use serde::{Deserialize, Serialize};
 use super::{
     Shard,
     client::{Behind, Entering, Poll},
+    gzip_stream::GzipState,
     now_micros,
     poll::PollReply,
     wheel::Tick,
-    zipped::Zip,
 };
 use crate::{
     cursor::Position,
     event::{Coding, Event, Form},
     gzip::Checksum,
-    hub::{Cause, ChannelImage, Kind, Reader, Standing},
+    hub::{Cause, ChannelSnapshot, CursorOrigin, Kind, Reader},
     name::ChannelName,
     stream::Stream,
 };
@@ -67,7 +67,7 @@ struct ClientState {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct BehindState {
     cursor: u64,
-    standing: u8,
+    origin: u8,
     partial: Bytes,
     ends: bool,
 }
@@ -219,12 +219,12 @@ impl Shard {
                 silent: self.millis(now.saturating_sub(client.written)),
                 behind: client.behind.as_ref().map(|behind| BehindState {
                     cursor: behind.reader.cursor.0,
-                    standing: standing_to_u8(behind.reader.standing),
+                    origin: origin_to_u8(behind.reader.origin),
                     partial: behind.partial.clone(),
                     ends: behind.ends,
                 }),
                 poll: client.poll.as_ref().map(|poll| (poll.head.clone(), reply_to_u8(poll.reply))),
-                zip: client.zip.as_ref().map(|zip| (zip.sum.crc, zip.sum.length)),
+                zip: client.gzip.as_ref().map(|gzip| (gzip.sum.crc, gzip.sum.length)),
             });
             lent.push(client.fd.as_raw_fd());
         }
@@ -246,7 +246,7 @@ impl Shard {
             let event = |(position, frame)| Arc::new(Event::from_frame(Position(position), name.clone(), frame));
             let events = channel.events.into_iter().map(event).collect();
             ids.push(Some(self.hub.import(
-                ChannelImage {
+                ChannelSnapshot {
                     name: name.clone(),
                     open: channel.open,
                     complete_since: Position(channel.complete_since),
@@ -261,7 +261,7 @@ impl Shard {
         for (client, fd) in image.clients.into_iter().zip(given.by_ref()) {
             self.inherit_client(client, fd, &ids);
         }
-        self.bury();
+        self.remove_ended();
         let connections = image.connections.into_iter().zip(given);
         connections.filter_map(|(unread, fd)| Stream::from_fd(fd, unread).ok()).collect()
     }
@@ -271,9 +271,9 @@ impl Shard {
             state.channels.iter().filter_map(|&at| ids.get(at as usize).copied().flatten()).collect();
         let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
         let behind = state.behind.map(|behind| {
-            let standing = standing_from_u8(behind.standing);
-            let reader = Reader { cursor: Position(behind.cursor), standing };
-            Box::new(Behind { reader, partial: behind.partial, armed: false, ends: behind.ends })
+            let origin = origin_from_u8(behind.origin);
+            let reader = Reader { cursor: Position(behind.cursor), origin };
+            Box::new(Behind { reader, partial: behind.partial, watched: false, ends: behind.ends })
         });
         self.admit(Entering {
             fd,
@@ -283,7 +283,7 @@ impl Shard {
             silent: ticks(state.silent),
             behind,
             poll: state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) })),
-            zip: state.zip.map(|(crc, length)| Box::new(Zip { sum: Checksum { crc, length }, before: None })),
+            gzip: state.zip.map(|(crc, length)| Box::new(GzipState { sum: Checksum { crc, length }, before: None })),
             seat: self.seats.make(),
         });
     }
@@ -331,19 +331,19 @@ fn reply_from_u8(reply: u8) -> PollReply {
     }
 }
 
-fn standing_to_u8(standing: Standing) -> u8 {
-    match standing {
-        Standing::Live => 0,
-        Standing::Resumed => 1,
-        Standing::Foreign => 2,
+fn origin_to_u8(origin: CursorOrigin) -> u8 {
+    match origin {
+        CursorOrigin::Live => 0,
+        CursorOrigin::Resumed => 1,
+        CursorOrigin::Foreign => 2,
     }
 }
 
-fn standing_from_u8(standing: u8) -> Standing {
-    match standing {
-        1 => Standing::Resumed,
-        2 => Standing::Foreign,
-        _ => Standing::Live,
+fn origin_from_u8(origin: u8) -> CursorOrigin {
+    match origin {
+        1 => CursorOrigin::Resumed,
+        2 => CursorOrigin::Foreign,
+        _ => CursorOrigin::Live,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The hot way: the code that writes to clients (beside `zipped.rs`, for gzip streams, and `farewell.rs`, their last bytes).
+//! The hot way: the code that writes to clients (beside `gzip_stream.rs`, for gzip streams, and `drain.rs`, their last bytes).
 //!
 //! Invariants:
 //! - A client without [`Behind`] has everything up to the hub's last position that is in no batch; one with it has
@@ -25,15 +25,15 @@ use nix::{
 use super::{
     Shard,
     client::{Behind, Client, ClientKey},
+    gzip_stream::GzipReplay,
     now_micros, poll,
     wheel::Tick,
-    zipped::Zipper,
 };
 use crate::{
     cursor::Position,
     event::{Coding, Event, Form},
     gzip::{self, Span},
-    hub::{Due, GroupId, Kind, Reader, Standing},
+    hub::{CursorOrigin, GroupId, Kind, Reader, ReplayItem},
 };
 
 /// Most frames in one gathered write.
@@ -72,24 +72,24 @@ impl Joined {
 
 impl Shard {
     /// Sends the batches, where there are any, and lets go of what histories need not keep.
-    pub(super) fn send_gathered(&mut self) {
-        if std::mem::take(&mut self.gathered) > 0 {
-            self.flush();
+    pub(super) fn flush(&mut self) {
+        if std::mem::take(&mut self.unsent_bytes) > 0 {
+            self.send_batches();
             self.hub.trim(now_micros());
         }
     }
 
     /// Sends the batches that the hub has gathered.
-    fn flush(&mut self) {
+    fn send_batches(&mut self) {
         while let Some(batch) = self.hub.next_batch() {
             match batch.kind {
                 Kind::Stream(form, Coding::Identity) => self.send_batch(batch.group, &batch.events, form),
-                Kind::Stream(form, Coding::Gzip) => self.send_zipped(&batch, form),
+                Kind::Stream(form, Coding::Gzip) => self.send_gzip_batch(&batch, form),
                 Kind::Poll => self.answer_polls(batch.group, batch.events[0].position()),
             }
             self.hub.recycle(batch);
         }
-        self.bury();
+        self.remove_ended();
     }
 
     fn send_batch(&mut self, group: GroupId, events: &[Arc<Event>], form: Form) {
@@ -98,10 +98,10 @@ impl Shard {
             _ => self.joined.of(events, form),
         };
         let now = self.wheel.now();
-        let members = self.hub.members(group);
+        let clients = self.hub.clients(group);
         let mut fallen = Vec::new();
         let mut delivered = 0;
-        for &slot in members {
+        for &slot in clients {
             let client = &mut self.clients[slot as usize];
             if client.behind.is_some() {
                 continue; // It gets them from the histories.
@@ -113,16 +113,16 @@ impl Shard {
                 }
                 Ok(n) => fallen.push((slot, n)),
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => fallen.push((slot, 0)),
-                Err(_) => self.dead.push(slot),
+                Err(_) => self.ended.push(slot),
             }
         }
         self.metrics.deliveries.add(delivered);
         for (slot, sent) in fallen {
             let frames = events.iter().map(|event| (event.position(), event.frame(form)));
-            let (cursor, partial) = standing_after(events[0].position(), frames, sent);
+            let (cursor, partial) = cursor_after(events[0].position(), frames, sent);
             self.metrics.fell_behind.add(1);
-            self.set_behind(slot, Reader { cursor, standing: Standing::Live }, partial);
-            self.arm(slot);
+            self.set_behind(slot, Reader { cursor, origin: CursorOrigin::Live }, partial);
+            self.watch_writable_once(slot);
         }
     }
 
@@ -130,7 +130,7 @@ impl Shard {
     pub(super) fn set_behind(&mut self, slot: u32, reader: Reader, partial: Bytes) {
         let client = &mut self.clients[slot as usize];
         debug_assert!(client.behind.is_none());
-        client.behind = Some(Box::new(Behind { reader, partial, armed: false, ends: false }));
+        client.behind = Some(Box::new(Behind { reader, partial, watched: false, ends: false }));
         client.written = self.wheel.now(); // From here on it is known whether it takes anything.
         self.hub.set_behind(client.group, true);
     }
@@ -147,17 +147,17 @@ impl Shard {
                         client.written = self.wheel.now();
                         bytes::Buf::advance(&mut behind.partial, n);
                         if !behind.partial.is_empty() {
-                            return self.arm(slot);
+                            return self.watch_writable_once(slot);
                         }
                         behind.partial = Bytes::new();
                     }
-                    Err(Errno::EAGAIN) => return self.arm(slot),
-                    Err(Errno::EINTR | Errno::ENOBUFS) => return self.rearm(slot), // No edge follows these.
-                    Err(_) => return self.dead.push(slot),
+                    Err(Errno::EAGAIN) => return self.watch_writable_once(slot),
+                    Err(Errno::EINTR | Errno::ENOBUFS) => return self.watch_writable(slot), // No edge follows these.
+                    Err(_) => return self.ended.push(slot),
                 }
             }
             if behind.ends {
-                return self.dead.push(slot);
+                return self.ended.push(slot);
             }
             if client.poll.is_some() {
                 if !self.prepare_answer(slot, false) {
@@ -168,12 +168,12 @@ impl Shard {
             match self.write_due(slot) {
                 Written::Nothing => return self.catch_up(slot),
                 Written::All(n) => budget = budget.saturating_sub(n),
-                Written::Full => return self.arm(slot),
-                Written::Later => return self.rearm(slot),
-                Written::Dead => return self.dead.push(slot),
+                Written::Full => return self.watch_writable_once(slot),
+                Written::Later => return self.watch_writable(slot),
+                Written::Dead => return self.ended.push(slot),
             }
             if budget == 0 {
-                return self.rearm(slot); // The socket can take more: epoll says so again, after the others.
+                return self.watch_writable(slot); // The socket can take more: epoll says so again, after the others.
             }
         }
     }
@@ -184,16 +184,16 @@ impl Shard {
         let (Some(behind), Kind::Stream(form, _)) = (&mut client.behind, self.hub.kind(client.group)) else {
             return Written::Nothing;
         };
-        let mut zipper = client.zip.as_ref().map(|_| Zipper::default());
+        let mut gzip_replay = client.gzip.as_ref().map(|_| GzipReplay::default());
         let mut frames = Vec::with_capacity(FRAMES_A_WRITE);
         let (mut gaps, mut deflated) = (0, 0);
         for due in self.hub.replay(client.group, behind.reader).take(FRAMES_A_WRITE) {
-            gaps += u64::from(matches!(due, Due::Gap { .. }));
-            frames.push(match &mut zipper {
-                Some(zipper) => zipper.frame(&due, self.hub.node(), form, &mut self.deflater),
-                None => Frame { position: due.position(), bytes: due.frame(self.hub.node(), form), zipped: None },
+            gaps += u64::from(matches!(due, ReplayItem::Gap { .. }));
+            frames.push(match &mut gzip_replay {
+                Some(gzip_replay) => gzip_replay.frame(&due, self.hub.node(), form, &mut self.deflater),
+                None => Frame { position: due.position(), bytes: due.frame(self.hub.node(), form), gzip: None },
             });
-            if let (Some(_), Due::Event(event)) = (&zipper, &due) {
+            if let (Some(_), ReplayItem::Event(event)) = (&gzip_replay, &due) {
                 deflated += event.frame(form).len();
                 if deflated > BYTES_DEFLATED_A_WRITE {
                     break;
@@ -214,13 +214,13 @@ impl Shard {
         self.unlogged_gaps += gaps;
         client.written = self.wheel.now();
         let total = sent;
-        for Frame { position, bytes, zipped } in &frames {
+        for Frame { position, bytes, gzip } in &frames {
             if sent == 0 {
                 return Written::Full;
             }
             behind.reader.cursor = *position;
-            if let (Some(zip), Some((span, event))) = (&mut client.zip, zipped) {
-                zip.note(span, *event);
+            if let (Some(gzip), Some((span, event))) = (&mut client.gzip, gzip) {
+                gzip.note(span, *event);
             }
             self.metrics.replayed.add(1);
             if sent < bytes.len() {
@@ -237,23 +237,23 @@ impl Shard {
         let client = &mut self.clients[slot as usize];
         let Some(behind) = client.behind.take() else { return };
         self.hub.set_behind(client.group, false);
-        if behind.armed {
+        if behind.watched {
             self.watch(slot, EpollFlags::empty());
         }
     }
 
     /// Asks epoll to tell when the client's socket can take more.
-    pub(super) fn arm(&mut self, slot: u32) {
+    pub(super) fn watch_writable_once(&mut self, slot: u32) {
         if let Some(behind) = &mut self.clients[slot as usize].behind
-            && !behind.armed
+            && !behind.watched
         {
-            self.rearm(slot);
+            self.watch_writable(slot);
         }
     }
 
-    fn rearm(&mut self, slot: u32) {
+    fn watch_writable(&mut self, slot: u32) {
         if let Some(behind) = &mut self.clients[slot as usize].behind {
-            behind.armed = true;
+            behind.watched = true;
         }
         self.watch(slot, EpollFlags::EPOLLOUT);
     }
@@ -265,38 +265,38 @@ impl Shard {
         let key = ClientKey { slot, generation: client.generation };
         let mut event = EpollEvent::new(WATCHED | also, key.to_bits());
         if self.epoll.modify(&client.fd, &mut event).is_err() {
-            self.dead.push(slot);
+            self.ended.push(slot);
         }
     }
 
     /// Pings a stream that has been silent; it is skipped where its socket is full.
     pub(super) fn ping(&mut self, slot: u32, ping: &Ping) {
         let client = &mut self.clients[slot as usize];
-        let bytes = if client.zip.is_some() { &ping.stored } else { &ping.plain };
+        let bytes = if client.gzip.is_some() { &ping.stored } else { &ping.plain };
         match send(client.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
             Ok(n) => {
                 client.written = self.wheel.now();
-                if let Some(zip) = &mut client.zip {
-                    zip.note(&ping.span, None);
+                if let Some(gzip) = &mut client.gzip {
+                    gzip.note(&ping.span, None);
                 }
                 if n < bytes.len() {
-                    let reader = Reader { cursor: self.hub.last(), standing: Standing::Live };
+                    let reader = Reader { cursor: self.hub.last(), origin: CursorOrigin::Live };
                     self.metrics.fell_behind.add(1);
                     self.set_behind(slot, reader, bytes.slice(n..));
-                    self.arm(slot);
+                    self.watch_writable_once(slot);
                 }
             }
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => {}
-            Err(_) => self.dead.push(slot),
+            Err(_) => self.ended.push(slot),
         }
     }
 
     /// Answers the polls of a group, to which `first` and what follows it is due.
     fn answer_polls(&mut self, group: GroupId, first: Position) {
-        for slot in self.hub.members(group).to_vec() {
+        for slot in self.hub.clients(group).to_vec() {
             if self.clients[slot as usize].behind.is_none() {
                 let cursor = Position(first.0 - 1);
-                self.set_behind(slot, Reader { cursor, standing: Standing::Live }, Bytes::new());
+                self.set_behind(slot, Reader { cursor, origin: CursorOrigin::Live }, Bytes::new());
                 self.serve(slot);
             }
         }
@@ -314,7 +314,7 @@ impl Shard {
                 all = false;
                 break;
             }
-            if let Due::Event(event) = &next {
+            if let ReplayItem::Event(event) = &next {
                 bytes += event.frame(Form::Plain).len();
             }
             due.push(next);
@@ -322,7 +322,8 @@ impl Shard {
         if due.is_empty() && !even_if_empty {
             return false;
         }
-        let position = if all { self.hub.last() } else { due.last().map_or(behind.reader.cursor, Due::position) };
+        let position =
+            if all { self.hub.last() } else { due.last().map_or(behind.reader.cursor, ReplayItem::position) };
         let cursor = self.hub.cursor_at(position);
         behind.partial = poll::encode_response(&poll.head, poll.reply, &cursor, &due);
         behind.reader.cursor = position;
@@ -342,10 +343,10 @@ pub(super) const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPO
 pub(super) struct Frame {
     pub(super) position: Position,
     pub(super) bytes: Bytes,
-    /// Of gzip streams, what [`Zip::note`] is told.
+    /// Of gzip streams, what [`GzipState::note`] is told.
     ///
-    /// [`Zip::note`]: super::zipped::Zip::note
-    pub(super) zipped: Option<(Span, Option<Position>)>,
+    /// [`GzipState::note`]: super::gzip_stream::GzipState::note
+    pub(super) gzip: Option<(Span, Option<Position>)>,
 }
 
 /// What shows a client that its stream is alive.
@@ -377,7 +378,7 @@ enum Written {
 
 /// Where a client stands of whose batch, which is `frames` and begins at `first`, the first `sent` bytes were written, and
 /// the rest of the frame they end in.
-pub(super) fn standing_after<'a>(
+pub(super) fn cursor_after<'a>(
     first: Position,
     frames: impl Iterator<Item = (Position, &'a Bytes)>,
     mut sent: usize,

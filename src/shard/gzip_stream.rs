@@ -1,6 +1,6 @@
 //! Gzip streams: what differs from plain ones on the way out (see [`crate::gzip`]).
 //!
-//! Invariant: a client's [`Zip`] is of all that was written to it or is in its `partial`, in this order, to the last byte.
+//! Invariant: a client's [`GzipState`] is of all that was written to it or is in its `partial`, in this order, to the last byte.
 
 use std::{os::fd::AsRawFd, sync::Arc};
 
@@ -12,25 +12,25 @@ use nix::{
 
 use super::{
     Shard,
-    writer::{Frame, standing_after},
+    writer::{Frame, cursor_after},
 };
 use crate::{
     cursor::{NodeId, Position},
     event::{Event, Form},
     gzip::{self, Checksum, Deflater, Span},
-    hub::{Batch, Due, Reader, Standing},
+    hub::{Batch, CursorOrigin, Reader, ReplayItem},
 };
 
 /// What a gzip stream has carried so far.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Zip {
+pub(super) struct GzipState {
     /// Of all that was put into it.
     pub(super) sum: Checksum,
     /// The event that came last, if nothing came after it.
     pub(super) before: Option<Position>,
 }
 
-impl Zip {
+impl GzipState {
     /// Something was put into the stream: an event, or what is none.
     pub(super) fn note(&mut self, span: &Span, event: Option<Position>) {
         self.sum.append(span);
@@ -39,9 +39,9 @@ impl Zip {
 
     /// A stream that begins with `text`, and its first bytes.
     pub(super) fn begin(text: &[u8]) -> (Self, Vec<u8>) {
-        let mut zip = Self::default();
-        zip.note(&Span::of(text), None);
-        (zip, [&gzip::HEADER[..], &gzip::store(text)].concat())
+        let mut state = Self::default();
+        state.note(&Span::of(text), None);
+        (state, [&gzip::HEADER[..], &gzip::store(text)].concat())
     }
 
     /// The last bytes of the stream, which ends with `text`.
@@ -53,27 +53,27 @@ impl Zip {
 
 /// What is due to one client, deflated piece by piece.
 #[derive(Default)]
-pub(super) struct Zipper {
+pub(super) struct GzipReplay {
     before: Option<Arc<Event>>,
 }
 
-impl Zipper {
+impl GzipReplay {
     /// The next frame of a client to which all given so far was due immediately before.
-    pub(super) fn frame(&mut self, due: &Due, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
+    pub(super) fn frame(&mut self, due: &ReplayItem, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
         let position = due.position();
-        let Due::Event(event) = due else {
+        let ReplayItem::Event(event) = due else {
             self.before = None;
             let text = due.frame(node, form);
-            return Frame { position, bytes: gzip::store(&text), zipped: Some((Span::of(&text), None)) };
+            return Frame { position, bytes: gzip::store(&text), gzip: Some((Span::of(&text), None)) };
         };
         let before = self.before.replace(Arc::clone(event));
         let (span, bytes) = event.piece(form, before.as_deref(), deflater);
-        Frame { position, bytes: bytes.clone(), zipped: Some((*span, Some(position))) }
+        Frame { position, bytes: bytes.clone(), gzip: Some((*span, Some(position))) }
     }
 }
 
 /// A batch, deflated for those who have just been given the event before it.
-struct Zipped {
+struct GzipBatch {
     frames: Vec<(Position, Bytes)>,
     spans: Vec<Span>,
     /// All frames.
@@ -82,75 +82,77 @@ struct Zipped {
     span: Span,
 }
 
-impl Zipped {
+impl GzipBatch {
     fn of(events: &[Arc<Event>], before: &Event, form: Form, deflater: &mut Deflater) -> Self {
-        let mut zipped = Self { frames: Vec::new(), spans: Vec::new(), joined: Bytes::new(), span: Span::default() };
+        let mut deflated = Self { frames: Vec::new(), spans: Vec::new(), joined: Bytes::new(), span: Span::default() };
         let mut before = before;
         for event in events {
             let (span, bytes) = event.piece(form, Some(before), deflater);
-            zipped.span = zipped.span.then(span);
-            zipped.spans.push(*span);
-            zipped.frames.push((event.position(), bytes.clone()));
+            deflated.span = deflated.span.then(span);
+            deflated.spans.push(*span);
+            deflated.frames.push((event.position(), bytes.clone()));
             before = event;
         }
-        zipped.joined = match &zipped.frames[..] {
+        deflated.joined = match &deflated.frames[..] {
             [(_, bytes)] => bytes.clone(),
             frames => frames.iter().map(|(_, bytes)| &bytes[..]).collect::<Vec<_>>().concat().into(),
         };
-        zipped
+        deflated
     }
 }
 
 impl Shard {
     /// Sends a batch to a group of gzip streams: at once to those that all got the same last, one by one to others.
-    pub(super) fn send_zipped(&mut self, batch: &Batch, form: Form) {
+    pub(super) fn send_gzip_batch(&mut self, batch: &Batch, form: Form) {
         let now = self.wheel.now();
         let (first, last) = (batch.events[0].position(), batch.events[batch.events.len() - 1].position());
-        let mut zipped: Option<Zipped> = None;
+        let mut deflated: Option<GzipBatch> = None;
         let (mut fallen, mut apart) = (Vec::new(), Vec::new());
         let mut delivered = 0;
-        for &slot in self.hub.members(batch.group) {
+        for &slot in self.hub.clients(batch.group) {
             let client = &mut self.clients[slot as usize];
-            let (None, Some(zip)) = (&client.behind, &mut client.zip) else { continue };
-            let Some(before) = batch.before.as_deref().filter(|before| zip.before == Some(before.position())) else {
+            let (None, Some(gzip)) = (&client.behind, &mut client.gzip) else { continue };
+            let Some(before) = batch.before.as_deref().filter(|before| gzip.before == Some(before.position())) else {
                 apart.push(slot);
                 continue;
             };
-            let zipped = zipped.get_or_insert_with(|| Zipped::of(&batch.events, before, form, &mut self.deflater));
-            match send(client.fd.as_raw_fd(), &zipped.joined, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-                Ok(n) if n == zipped.joined.len() => {
+            let deflated =
+                deflated.get_or_insert_with(|| GzipBatch::of(&batch.events, before, form, &mut self.deflater));
+            match send(client.fd.as_raw_fd(), &deflated.joined, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+                Ok(n) if n == deflated.joined.len() => {
                     client.written = now;
-                    zip.note(&zipped.span, Some(last));
+                    gzip.note(&deflated.span, Some(last));
                     delivered += batch.events.len() as u64;
                 }
                 Ok(n) => fallen.push((slot, n)),
                 Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => fallen.push((slot, 0)),
-                Err(_) => self.dead.push(slot),
+                Err(_) => self.ended.push(slot),
             }
         }
         self.metrics.deliveries.add(delivered);
-        if let Some(zipped) = zipped {
+        if let Some(deflated) = deflated {
             for (slot, sent) in fallen {
-                self.fall_zipped(slot, &zipped, sent);
+                self.fall_behind_in_gzip_batch(slot, &deflated, sent);
             }
         }
         for slot in apart {
             let cursor = Position(first.0 - 1);
-            self.set_behind(slot, Reader { cursor, standing: Standing::Live }, Bytes::new());
+            self.set_behind(slot, Reader { cursor, origin: CursorOrigin::Live }, Bytes::new());
             self.serve(slot);
         }
     }
 
     /// A client took the first `sent` bytes of a batch.
-    fn fall_zipped(&mut self, slot: u32, zipped: &Zipped, sent: usize) {
-        let frames = zipped.frames.iter().map(|(position, bytes)| (*position, bytes));
-        let (cursor, partial) = standing_after(zipped.frames[0].0, frames, sent);
-        if let Some(zip) = &mut self.clients[slot as usize].zip {
-            let taken = zipped.frames.iter().zip(&zipped.spans).take_while(|((position, _), _)| *position <= cursor);
-            taken.for_each(|((position, _), span)| zip.note(span, Some(*position)));
+    fn fall_behind_in_gzip_batch(&mut self, slot: u32, deflated: &GzipBatch, sent: usize) {
+        let frames = deflated.frames.iter().map(|(position, bytes)| (*position, bytes));
+        let (cursor, partial) = cursor_after(deflated.frames[0].0, frames, sent);
+        if let Some(gzip) = &mut self.clients[slot as usize].gzip {
+            let taken =
+                deflated.frames.iter().zip(&deflated.spans).take_while(|((position, _), _)| *position <= cursor);
+            taken.for_each(|((position, _), span)| gzip.note(span, Some(*position)));
         }
         self.metrics.fell_behind.add(1);
-        self.set_behind(slot, Reader { cursor, standing: Standing::Live }, partial);
-        self.arm(slot);
+        self.set_behind(slot, Reader { cursor, origin: CursorOrigin::Live }, partial);
+        self.watch_writable_once(slot);
     }
 }

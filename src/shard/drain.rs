@@ -14,13 +14,13 @@ impl Shard {
         self.draining = Some((spread, gone));
         let slots: Vec<u32> = self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
         for slot in slots {
-            self.send_away(slot, spread);
+            self.close_with_retry(slot, spread);
         }
-        self.bury();
+        self.remove_ended();
     }
 
     /// Ends a client once it has what it is due, telling it when to come back.
-    pub(super) fn send_away(&mut self, slot: u32, spread: Duration) {
+    pub(super) fn close_with_retry(&mut self, slot: u32, spread: Duration) {
         let Some(client) = self.clients.get_mut(slot as usize) else { return };
         if client.poll.is_some() {
             return self.answer_empty(slot);
@@ -28,8 +28,8 @@ impl Shard {
         let retry = sse::encode_retry(
             DurationRange { min: Duration::from_millis(1), max: spread.max(Duration::from_millis(1)) }.pick(),
         );
-        let last = match &mut client.zip {
-            Some(zip) => zip.end(&retry),
+        let last = match &mut client.gzip {
+            Some(gzip) => gzip.end(&retry),
             None => retry,
         };
         match &mut client.behind {
@@ -44,7 +44,7 @@ impl Shard {
             None => {
                 // What the socket doesn't take of so little, the client can do without.
                 let _ = send(client.fd.as_raw_fd(), &last, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
-                self.dead.push(slot);
+                self.ended.push(slot);
             }
         }
     }
@@ -52,16 +52,16 @@ impl Shard {
     /// Ends a client now. A gzip stream that is not in the middle of something is ended as its format wants it.
     pub(super) fn end(&mut self, slot: u32) {
         let client = &mut self.clients[slot as usize];
-        if let (None, Some(zip)) = (&client.behind, &mut client.zip) {
+        if let (None, Some(gzip)) = (&client.behind, &mut client.gzip) {
             // If the socket doesn't take it, the stream breaks off, as it may at any time.
-            let _ = send(client.fd.as_raw_fd(), &zip.end(&[]), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+            let _ = send(client.fd.as_raw_fd(), &gzip.end(&[]), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
         }
-        self.dead.push(slot);
+        self.ended.push(slot);
     }
 
     /// Closes what is left.
     pub(super) fn stop(&mut self) {
-        self.dead.extend(self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()));
-        self.bury();
+        self.ended.extend(self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()));
+        self.remove_ended();
     }
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Cause, Channel, ChannelId, Feed, GroupId, Hub, history::History};
+use super::{Cause, Channel, ChannelId, GroupId, Hub, Subscription, history::History};
 use crate::{cursor::Position, event::Event, name::ChannelName};
 
 /// A channel and its history.
 #[derive(Debug)]
-pub struct ChannelImage {
+pub struct ChannelSnapshot {
     /// Its name.
     pub name: ChannelName,
     /// Whether its events arrive.
@@ -24,12 +24,12 @@ pub struct ChannelImage {
 
 impl Hub {
     /// All channels.
-    pub fn export(&self) -> impl Iterator<Item = (ChannelId, ChannelImage)> {
+    pub fn export(&self) -> impl Iterator<Item = (ChannelId, ChannelSnapshot)> {
         self.channels.iter().map(|(id, channel)| {
             let history = &channel.history;
-            let image = ChannelImage {
+            let image = ChannelSnapshot {
                 name: channel.name.clone(),
-                open: channel.feed == Feed::Open,
+                open: channel.subscription == Subscription::Confirmed,
                 complete_since: history.complete_since(),
                 cause: history.cause(),
                 holes: history.holes().to_vec(),
@@ -40,16 +40,16 @@ impl Hub {
     }
 
     /// Takes a channel over, which the hub must not have yet. `now`: microseconds since 1970.
-    pub fn import(&mut self, image: ChannelImage, now: u64) -> ChannelId {
+    pub fn import(&mut self, image: ChannelSnapshot, now: u64) -> ChannelId {
         let id = self.open(image.name);
         let channel = &mut self.channels[id as usize];
         *channel = Channel {
             history: History::new(image.complete_since, image.cause),
-            feed: if image.open { Feed::Open } else { channel.feed },
+            subscription: if image.open { Subscription::Confirmed } else { channel.subscription },
             // Whoever had asked for it before, the sources are asked anew for all that is open.
             wanted: self.on_demand && image.open,
             idle_since: Some(now),
-            ..Channel::new(channel.name.clone(), History::new(Position(0), Cause::Began), channel.feed)
+            ..Channel::new(channel.name.clone(), History::new(Position(0), Cause::Began), channel.subscription)
         };
         for hole in image.holes {
             self.bytes -= self.channels[id as usize].history.add_hole(hole);
