@@ -6,6 +6,7 @@
 //! Modules stand in reading order, lowest floor first; a module imports from lower floors only (`tests/it/floors.rs`
 //! keeps it so).
 
+pub mod client_limit;
 pub mod config;
 pub mod name;
 pub mod cursor;

@@ -16,13 +16,14 @@ use tokio::{
 use super::handover::until;
 use crate::{
     admin::{Admin, Reloads},
+    client_limit::ClientLimit,
     config::Config,
     cursor::{Cursor, NodeId},
     hub::Sequencer,
     metrics::Metrics,
     process::notify::Vitals,
     public,
-    shard::{self, Demand, Dispatcher, Embedded, Frozen, Op, Parts, Publisher, Queue, Seats, now_micros},
+    shard::{self, Demand, Dispatcher, Embedded, Frozen, Op, Parts, Publisher, Queue, now_micros},
     source::{Feed, RedisPubSub, RedisPublisher, Source},
 };
 
@@ -45,7 +46,7 @@ pub(super) struct Daemon {
     pub(super) ended: oneshot::Receiver<String>,
     ending: Ending,
     metrics: Arc<Metrics>,
-    seats: Arc<Seats>,
+    client_limit: Arc<ClientLimit>,
     waiting: Vec<Waiting>,
     threads: Vec<thread::JoinHandle<()>>,
     /// Tells the shards' and sources' threads to end, by being dropped.
@@ -76,7 +77,7 @@ impl Daemon {
             ended,
             ending: Arc::new(Mutex::new(Some(ending))),
             metrics,
-            seats: Seats::new(config.stream.max_clients),
+            client_limit: ClientLimit::new(config.stream.max_clients),
             waiting: sources.into_iter().zip(wanted).collect(),
             threads: Vec::new(),
             running: watch::channel(()).0,
@@ -117,18 +118,18 @@ impl Daemon {
                 number,
                 config: Arc::clone(config),
                 metrics: Arc::clone(&self.metrics),
-                seats: Arc::clone(&self.seats),
+                client_limit: Arc::clone(&self.client_limit),
                 dispatcher: Arc::clone(&self.dispatcher),
                 queue: Arc::clone(queue),
                 cursor,
                 on_demand: !self.sources.is_empty(),
                 inherited,
             };
-            let (metrics, seats) = (Arc::clone(&self.metrics), Arc::clone(&self.seats));
+            let (metrics, client_limit) = (Arc::clone(&self.metrics), Arc::clone(&self.client_limit));
             let (ending, mut running) = (Arc::clone(&self.ending), self.running.subscribe());
             let name = format!("shard-{number}");
             let thread = thread::Builder::new().name(name.clone()).spawn(move || {
-                let serve = public::service(Arc::clone(&parts.config), metrics, seats);
+                let serve = public::service(Arc::clone(&parts.config), metrics, client_limit);
                 let stopped = async {
                     // An error says that the sender is gone, which is the sign.
                     let _ = running.changed().await;
@@ -157,10 +158,10 @@ impl Daemon {
     /// Asks how the daemon does. Every shard has to answer.
     pub(super) fn vitals(&self, admin: &Arc<Admin>) -> impl FnMut() -> BoxedVitals + Send + 'static {
         let (dispatcher, metrics) = (Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
-        let (seats, admin) = (Arc::clone(&self.seats), Arc::clone(admin));
+        let (client_limit, admin) = (Arc::clone(&self.client_limit), Arc::clone(admin));
         move || {
             let (dispatcher, metrics) = (Arc::clone(&dispatcher), Arc::clone(&metrics));
-            let clients = seats.taken() as u64;
+            let clients = client_limit.in_use() as u64;
             let note = admin.reloads.last_failure().map(|why| format!("last reload failed: {why}"));
             Box::pin(async move {
                 let channels = dispatcher.all_subscribers().await.len();

@@ -12,10 +12,11 @@ use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
 
 use crate::{
+    client_limit::ClientLimit,
     config::Config,
     http::Answer,
     metrics::Metrics,
-    shard::{Hold, Joining, Seats, ServeConnection, ShardHandle},
+    shard::{Hold, Joining, ServeConnection, ShardHandle},
     stream::Stream,
 };
 
@@ -23,7 +24,7 @@ use crate::{
 struct Routes {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    seats: Arc<Seats>,
+    client_limit: Arc<ClientLimit>,
 }
 
 /// A stream or a poll that may begin.
@@ -31,8 +32,8 @@ type Accepted = Answer<(Joining, Hold)>;
 
 /// What a shard calls for each connection that is accepted on the public socket.
 #[must_use]
-pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, seats: Arc<Seats>) -> ServeConnection {
-    let routes = Rc::new(Routes { config, metrics, seats });
+pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, client_limit: Arc<ClientLimit>) -> ServeConnection {
+    let routes = Rc::new(Routes { config, metrics, client_limit });
     Rc::new(move |stream: Stream, shard: ShardHandle| -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(takeover::serve(stream, shard, Rc::clone(&routes)))
     })
@@ -78,7 +79,7 @@ async fn join(request: &Request<Incoming>, shard: &ShardHandle, routes: &Routes)
         Ok(joining) => joining,
         Err(what) => return Answer::Response(error(StatusCode::BAD_REQUEST, &what.to_string())),
     };
-    let Some(seat) = routes.seats.take() else {
+    let Some(permit) = routes.client_limit.acquire() else {
         routes.metrics.refused.add(1);
         return Answer::Response(full(routes));
     };
@@ -89,7 +90,7 @@ async fn join(request: &Request<Incoming>, shard: &ShardHandle, routes: &Routes)
         response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
         return Answer::Response(response);
     }
-    let joining = joining.into_joining(seat);
+    let joining = joining.into_joining(permit);
     match shard.hold(&joining.channels).await {
         Ok(hold) => Answer::Take((joining, hold)),
         Err(channel) => {

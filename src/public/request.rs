@@ -5,12 +5,13 @@ use hyper::{HeaderMap, header};
 use percent_encoding::percent_decode;
 
 use crate::{
+    client_limit::ClientPermit,
     config::Stream,
     cursor::Start,
     event::{Coding, Form},
     hub::Kind,
     name::{ChannelError, ChannelName},
-    shard::{Joining, PollReply, Seat},
+    shard::{Joining, PollReply},
 };
 
 /// Why a request is a 400.
@@ -56,10 +57,10 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// What the shard is to do, once there is a seat.
-    pub(super) fn into_joining(self, seat: Seat) -> Joining {
+    /// What the shard is to do, once there is a permit.
+    pub(super) fn into_joining(self, permit: ClientPermit) -> Joining {
         let Self { channels, kind, start, head, reply } = self;
-        Joining { channels, kind, start, head, reply, seat }
+        Joining { channels, kind, start, head, reply, permit }
     }
 }
 

@@ -4,8 +4,9 @@ use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 
-use super::{Seat, gzip_stream::GzipState, poll::PollReply, wheel::Tick};
+use super::{gzip_stream::GzipState, poll::PollReply, wheel::Tick};
 use crate::{
+    client_limit::ClientPermit,
     cursor::Start,
     hub::{ChannelId, GroupId, Kind, Reader},
     name::ChannelName,
@@ -42,8 +43,8 @@ pub struct Joining {
     pub head: Bytes,
     /// How a poll is answered; `None` for a stream.
     pub reply: Option<PollReply>,
-    /// Its place among the clients.
-    pub seat: Seat,
+    /// Its right to be a client (`stream.max_clients`).
+    pub permit: ClientPermit,
 }
 
 /// A connection on its way to be a client.
@@ -58,7 +59,7 @@ pub(super) struct Entering {
     pub(super) behind: Option<Box<Behind>>,
     pub(super) poll: Option<Box<Poll>>,
     pub(super) gzip: Option<Box<GzipState>>,
-    pub(super) seat: Seat,
+    pub(super) permit: ClientPermit,
 }
 
 /// An open stream or poll.
@@ -79,7 +80,7 @@ pub(super) struct Client {
     /// Of a gzip stream.
     pub(super) gzip: Option<Box<GzipState>>,
     /// Given back when the client ends.
-    pub(super) _seat: Seat,
+    pub(super) _permit: ClientPermit,
 }
 
 /// Where a client stands that does not have everything.

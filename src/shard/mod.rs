@@ -14,7 +14,6 @@ mod poll;
 mod publisher;
 mod queue;
 mod runner;
-mod seats;
 mod state;
 mod wheel;
 mod writer;
@@ -47,7 +46,6 @@ pub use self::{
     publisher::{Embedded, PublishError, Published, Publisher, Publishing},
     queue::{Op, Queue, Receipt},
     runner::{Parts, ServeConnection, run},
-    seats::{Seat, Seats},
     state::{Frozen, Image},
 };
 use self::{
@@ -57,6 +55,7 @@ use self::{
     writer::{Joined, Ping, WATCHED},
 };
 use crate::{
+    client_limit::ClientLimit,
     config::Config,
     cursor::Position,
     event::Coding,
@@ -80,7 +79,7 @@ pub struct Shard {
     number: usize,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    seats: Arc<Seats>,
+    client_limit: Arc<ClientLimit>,
     dispatcher: Arc<Dispatcher>,
     hub: Hub,
     clients: Slab<Client>,
@@ -236,7 +235,7 @@ impl Shard {
             behind: Some(Box::new(behind)),
             poll,
             gzip,
-            seat: joining.seat,
+            permit: joining.permit,
         });
         if let (Some(slot), Some((spread, _))) = (admitted, &self.draining) {
             self.close_with_retry(slot, *spread);
@@ -246,7 +245,7 @@ impl Shard {
 
     /// Makes a connection a client, and serves it what it is due.
     fn admit(&mut self, entering: Entering) -> Option<u32> {
-        let Entering { fd, channels, kind, expires_in, silent, behind, poll, gzip, seat } = entering;
+        let Entering { fd, channels, kind, expires_in, silent, behind, poll, gzip, permit } = entering;
         self.generation = self.generation.wrapping_add(1);
         let (generation, now) = (self.generation, self.wheel.now());
         let entry = self.clients.vacant_entry();
@@ -263,7 +262,7 @@ impl Shard {
         let expires = expires_in.map_or(Tick::MAX, |ticks| now.saturating_add(ticks));
         let written = if behind.is_some() { now } else { now.saturating_sub(silent) };
         let ping_at = written.saturating_add(self.wheel.ticks(self.config.stream.ping_interval));
-        entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, gzip, _seat: seat });
+        entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, gzip, _permit: permit });
         self.metrics.joined.add(1);
         self.wheel.put(key, expires.min(ping_at));
         self.serve(slot);

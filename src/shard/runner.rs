@@ -12,9 +12,12 @@ use tokio::{
 };
 
 use super::{
-    Dispatcher, Op, Queue, Seats, Shard, ShardHandle, handle::Connections, state::Frozen, wheel::Wheel, writer::Joined,
+    Dispatcher, Op, Queue, Shard, ShardHandle, handle::Connections, state::Frozen, wheel::Wheel, writer::Joined,
 };
-use crate::{config::Config, cursor::Cursor, gzip::Deflater, hub::Hub, metrics::Metrics, stream::Stream};
+use crate::{
+    client_limit::ClientLimit, config::Config, cursor::Cursor, gzip::Deflater, hub::Hub, metrics::Metrics,
+    stream::Stream,
+};
 
 /// Most epoll events that are handled before the queue has its turn.
 const EVENTS_A_TURN: usize = 256;
@@ -31,8 +34,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Places for clients.
-    pub seats: Arc<Seats>,
+    /// The limit on clients.
+    pub client_limit: Arc<ClientLimit>,
     /// Where channels are asked for.
     pub dispatcher: Arc<Dispatcher>,
     /// What it does.
@@ -73,14 +76,14 @@ pub fn run(mut parts: Parts, serve: &ServeConnection, stopped: impl Future<Outpu
 impl Shard {
     fn new(parts: Parts) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let Parts { number, config, metrics, seats, dispatcher, cursor, on_demand, .. } = parts;
+        let Parts { number, config, metrics, client_limit, dispatcher, cursor, on_demand, .. } = parts;
         Ok(Self {
             number,
             hub: Hub::new(cursor, config.history.clone(), on_demand),
             wheel: Wheel::new(config.stream.ping_interval),
             config,
             metrics,
-            seats,
+            client_limit,
             dispatcher,
             clients: Slab::new(),
             generation: 0,

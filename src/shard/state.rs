@@ -284,7 +284,7 @@ impl Shard {
             behind,
             poll: state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) })),
             gzip: state.zip.map(|(crc, length)| Box::new(GzipState { sum: Checksum { crc, length }, before: None })),
-            seat: self.seats.make(),
+            permit: self.client_limit.acquire_over_limit(),
         });
     }
 

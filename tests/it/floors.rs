@@ -9,7 +9,7 @@ use std::{
 
 /// The rooms of each floor, lowest first.
 const FLOORS: [&[&str]; 9] = [
-    &["config", "name", "cursor", "gzip", "metrics", "stream"],
+    &["client_limit", "config", "name", "cursor", "gzip", "metrics", "stream"],
     &["sse"],
     &["event"],
     &["hub", "http"],
