@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::handover::until;
+use super::upgrade::sender::until;
 use crate::{
     admin::{Admin, Reloads},
     client_limit::ClientLimit,
@@ -23,7 +23,7 @@ use crate::{
     metrics::Metrics,
     process::notify::Vitals,
     public,
-    shard::{self, Demand, Dispatcher, Embedded, Frozen, Op, Parts, Publisher, Queue, now_micros},
+    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Transfer, now_micros},
     source::{Feed, RedisPubSub, RedisPublisher, Source},
 };
 
@@ -111,7 +111,7 @@ impl Daemon {
         &mut self,
         config: &Arc<Config>,
         cursor: Cursor,
-        inherited: Vec<Option<Frozen>>,
+        inherited: Vec<Option<Transfer>>,
     ) -> io::Result<()> {
         for (number, (queue, inherited)) in self.dispatcher.queues().iter().zip(inherited).enumerate() {
             let parts = Parts {

@@ -2,9 +2,8 @@
 
 mod accept;
 mod daemon;
-mod handover;
-mod meanwhile;
-mod succession;
+
+mod upgrade;
 
 use std::{
     future::Future,
@@ -20,13 +19,17 @@ use tokio::{
     time::{interval, timeout},
 };
 
-use self::{accept::Accepting, daemon::Daemon, meanwhile::Meanwhile, succession::Taken};
-pub use self::{handover::Relaunch, succession::Succession};
+pub use self::upgrade::{Relaunch, UpgradeReceiver};
+use self::{
+    accept::Accepting,
+    daemon::Daemon,
+    upgrade::{DeferredRequests, InheritedState, sender},
+};
 use crate::{
     admin::{Admin, ReloadRequest, Reloaded, Reloads},
     config::Config,
     process::{
-        handover::Part,
+        control_channel::InheritedFd,
         limits,
         listen::{ListenError, Listener},
         notify,
@@ -60,7 +63,7 @@ pub async fn run(
     on_ready: impl FnOnce(),
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let start = Start { config, sockets, pidfile: None, relaunch: None, succession: None };
+    let start = Start { config, sockets, pidfile: None, relaunch: None, receiver: None };
     let (_, reloads) = reload_requests();
     supervise(start, reloads, on_ready, shutdown).await.map(drop)
 }
@@ -76,7 +79,7 @@ pub struct Start {
     /// How to start a new process; without, reloads are refused.
     pub relaunch: Option<Relaunch>,
     /// The way to succeed another process.
-    pub succession: Option<Succession>,
+    pub receiver: Option<UpgradeReceiver>,
 }
 
 /// How a daemon has ended.
@@ -113,12 +116,12 @@ pub async fn supervise(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     let files = limits::raise_open_files();
-    let Start { config, mut sockets, mut pidfile, relaunch, succession } = start;
+    let Start { config, mut sockets, mut pidfile, relaunch, receiver } = start;
     let config = Arc::new(config);
-    let (daemon, inherited, link) = match succession {
+    let (daemon, inherited, link) = match receiver {
         None => (begin(&config).await?, Vec::new(), None),
-        Some(succession) => {
-            let taken = succession.succeed(&config).await?;
+        Some(receiver) => {
+            let taken = receiver.succeed(&config).await?;
             if let Some(Err(error)) = pidfile.as_mut().map(Pidfile::write) {
                 // All clients are here by now: a file is no reason to end.
                 tracing::error!("the pidfile tells of the process before: {:#}", anyhow::Error::from(error));
@@ -137,7 +140,7 @@ pub async fn supervise(
     let workers = serving.config.process.workers;
     tracing::info!(files, workers, node = %dispatcher.cursor().node, "serving");
     if let Some(link) = link {
-        Taken::named(link).await;
+        InheritedState::named(link).await;
     }
     on_ready();
     let mut reporting = JoinSet::new(); // What is in it ends with it.
@@ -150,17 +153,17 @@ pub async fn supervise(
             () = advance(&dispatcher) => {}
             ended = &mut serving.daemon.ended => anyhow::bail!("a thread ended that must not: {}", ended.unwrap_or_default()),
             Some(asked) = reloads.asked.recv() => {
-                let mut meanwhile =
-                    Meanwhile { stop: shutdown.as_mut(), stopped: false, requests: &mut reloads.asked, again: false };
-                let handed = serving.reload(relaunch.as_ref(), asked, &mut meanwhile).await;
+                let mut deferred =
+                    DeferredRequests { stop: shutdown.as_mut(), stopped: false, requests: &mut reloads.asked, again: false };
+                let handed = serving.reload(relaunch.as_ref(), asked, &mut deferred).await;
                 if let Some(pid) = handed {
                     serving.leave();
                     // Last of all: what is asked after this, nobody hears.
-                    meanwhile.catch_up().await;
-                    pass_on(pid, meanwhile.stopped, meanwhile.again);
+                    deferred.catch_up().await;
+                    pass_on(pid, deferred.stopped, deferred.again);
                     return Ok(Outcome::HandedOver(pid));
                 }
-                let (stopped, again) = (meanwhile.stopped, meanwhile.again);
+                let (stopped, again) = (deferred.stopped, deferred.again);
                 if stopped {
                     break;
                 }
@@ -231,18 +234,18 @@ impl Serving {
         &mut self,
         relaunch: Option<&Relaunch>,
         asked: ReloadRequest,
-        meanwhile: &mut Meanwhile<'_, S>,
+        deferred: &mut DeferredRequests<'_, S>,
     ) -> Option<u32> {
         tracing::info!("a new process is asked for");
         self.admin.reloads.begin(&asked);
         let handed = match relaunch {
-            Some(relaunch) => handover::hand_over(self, relaunch, meanwhile).await,
+            Some(relaunch) => sender::hand_over(self, relaunch, deferred).await,
             None => Err(anyhow::anyhow!("this daemon was not started as `ssecast serve`")),
         };
         match handed {
             Ok(pid) => {
                 asked.answer(Reloaded::By(pid));
-                let _ = handover::until(TO_ANSWER, || self.admin.reloads.waiting() == 0).await;
+                let _ = sender::until(TO_ANSWER, || self.admin.reloads.waiting() == 0).await;
                 Some(pid)
             }
             Err(error) => {
@@ -255,15 +258,15 @@ impl Serving {
     }
 
     /// What a successor is given at once: the listening sockets and the pidfile.
-    fn inheritance(&self) -> Vec<(Part, RawFd)> {
+    fn inheritance(&self) -> Vec<(InheritedFd, RawFd)> {
         let listen = &self.config.listen;
         let socket = |listener: &Listener| (listener.is_made(), listener.as_fd().as_raw_fd());
         let (made, fd) = socket(&self.sockets.public);
-        let mut all = vec![(Part::Public { address: listen.public.to_string(), made }, fd)];
+        let mut all = vec![(InheritedFd::Public { address: listen.public.to_string(), made }, fd)];
         let (made, fd) = socket(&self.sockets.admin);
-        all.push((Part::Admin { address: listen.admin.to_string(), made }, fd));
+        all.push((InheritedFd::Admin { address: listen.admin.to_string(), made }, fd));
         if let (Some(pidfile), Some(path)) = (&self.pidfile, &self.config.process.pidfile) {
-            all.push((Part::Pidfile(path.display().to_string()), pidfile.as_fd().as_raw_fd()));
+            all.push((InheritedFd::Pidfile(path.display().to_string()), pidfile.as_fd().as_raw_fd()));
         }
         all
     }

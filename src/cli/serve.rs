@@ -8,11 +8,11 @@ use tokio::sync::mpsc;
 use super::Failure;
 use crate::{
     admin::ReloadRequest,
-    app::{self, Outcome, Relaunch, Start, Succession},
+    app::{self, Outcome, Relaunch, Start, UpgradeReceiver},
     config::{Config, ConfigErrors, Override},
     process::{
+        control_channel::ControlChannel,
         daemon,
-        handover::Link,
         inherit::Inherited,
         limits,
         log::Log,
@@ -96,10 +96,10 @@ impl ServeArgs {
 /// Every error of the configuration (exit code 64), or what keeps the daemon from serving (1).
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     // Before any file is opened: it comes by its number.
-    let link = Link::from_environment()?;
+    let link = ControlChannel::from_environment()?;
     let config = args.config().inspect_err(|errors| {
         if let Some(link) = &link {
-            Succession::refuse(link, &errors.to_string());
+            UpgradeReceiver::refuse(link, &errors.to_string());
         }
     })?;
     match link {
@@ -122,7 +122,7 @@ fn start(config: Config, detached: bool) -> anyhow::Result<()> {
     // Before the sockets: so a second start is told who has them, and two starts never meet at a stale one.
     let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;
     let sockets = Sockets::open(inherited, &config.listen, owner)?;
-    let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), succession: None };
+    let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), receiver: None };
     if !detached {
         return serve(start, &log, || {});
     }
@@ -137,11 +137,11 @@ fn start(config: Config, detached: bool) -> anyhow::Result<()> {
 }
 
 /// The same for a process that takes over: it has no rights to give up, and what it listens on comes by the link.
-fn succeed(config: Config, link: Link) -> anyhow::Result<()> {
+fn succeed(config: Config, link: ControlChannel) -> anyhow::Result<()> {
     let relaunch = Relaunch::this_process().context("can't tell what to start for a reload")?;
     signals::hold().context("can't hold signals")?;
-    let log = Log::start(&config.process).inspect_err(|error| Succession::refuse(&link, &format!("{error}")))?;
-    let (succession, parts) = Succession::begin(link)?;
+    let log = Log::start(&config.process).inspect_err(|error| UpgradeReceiver::refuse(&link, &format!("{error}")))?;
+    let (receiver, parts) = UpgradeReceiver::begin(link)?;
     let prepared = || -> anyhow::Result<_> {
         let HandedOn { sockets, pidfile, former } = HandedOn::sort(parts, &config)?;
         let pidfile = match (&config.process.pidfile, pidfile) {
@@ -151,15 +151,15 @@ fn succeed(config: Config, link: Link) -> anyhow::Result<()> {
         };
         Ok((sockets, pidfile, former))
     };
-    let (sockets, pidfile, former) = prepared().inspect_err(|error| succession.refuse_now(&format!("{error:#}")))?;
-    let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), succession: Some(succession) };
+    let (sockets, pidfile, former) = prepared().inspect_err(|error| receiver.refuse_now(&format!("{error:#}")))?;
+    let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), receiver: Some(receiver) };
     // Sockets at former places go, files and all, once the new ones are served.
     serve(start, &log, || former.into_iter().for_each(|mut listener| listener.own_file()))
 }
 
 /// What is done by the process that stays, as the user that it stays.
 fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result<()> {
-    if let (Some(pidfile), None) = (&mut start.pidfile, &start.succession) {
+    if let (Some(pidfile), None) = (&mut start.pidfile, &start.receiver) {
         pidfile.write()?;
     }
     privileges::give_up(start.config.process.user.as_ref())?;

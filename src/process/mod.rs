@@ -10,5 +10,5 @@ pub mod daemon;
 pub mod privileges;
 pub mod signals;
 pub mod notify;
-pub mod handover;
+pub mod control_channel;
 mod folder;

@@ -3,7 +3,7 @@
 use std::{os::fd::OwnedFd, path::Path};
 
 use super::{
-    handover::Part,
+    control_channel::InheritedFd,
     inherit::Inherited,
     listen::{self, ListenError, Listener},
 };
@@ -34,18 +34,18 @@ impl HandedOn {
     ///
     /// # Errors
     /// What is in the way of binding at a new place.
-    pub fn sort(parts: Vec<(Part, OwnedFd)>, config: &Config) -> Result<Self, ListenError> {
+    pub fn sort(parts: Vec<(InheritedFd, OwnedFd)>, config: &Config) -> Result<Self, ListenError> {
         let (listen, owner) = (&config.listen, config.process.user.as_ref());
         let (mut public, mut admin, mut pidfile, mut former) = (None, None, None, Vec::new());
         for (part, fd) in parts {
             match part {
-                Part::Public { address, made } => {
+                InheritedFd::Public { address, made } => {
                     keep("public", (address, made, fd), &listen.public, &mut public, &mut former)?;
                 }
-                Part::Admin { address, made } => {
+                InheritedFd::Admin { address, made } => {
                     keep("admin", (address, made, fd), &listen.admin, &mut admin, &mut former)?;
                 }
-                Part::Pidfile(path) => {
+                InheritedFd::Pidfile(path) => {
                     let same =
                         config.process.pidfile.as_ref().is_some_and(|pidfile| pidfile.display().to_string() == path);
                     pidfile = same.then_some(fd);

@@ -14,7 +14,7 @@ mod poll;
 mod publisher;
 mod queue;
 mod runner;
-mod state;
+mod snapshot;
 mod wheel;
 mod writer;
 mod gzip_stream;
@@ -46,7 +46,7 @@ pub use self::{
     publisher::{Embedded, PublishError, Published, Publisher, Publishing},
     queue::{Op, Queue, Receipt},
     runner::{Parts, ServeConnection, run},
-    state::{Frozen, Image},
+    snapshot::{Snapshot, Transfer},
 };
 use self::{
     client::{Behind, Client, ClientKey, Entering, Poll},
@@ -107,7 +107,7 @@ pub struct Shard {
 struct Turned {
     accepted: Vec<Stream>,
     settle: Option<oneshot::Sender<()>>,
-    freeze: Option<oneshot::Sender<Frozen>>,
+    freeze: Option<oneshot::Sender<Transfer>>,
     thaw: bool,
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use super::{Frozen, Shard};
+use super::{Shard, Transfer};
 use crate::{cursor::Position, event::Event, name::ChannelName, stream::Stream};
 
 /// One thing for a shard to do.
@@ -37,7 +37,7 @@ pub enum Op {
     /// Let requests under way end and begin no others; the sender hears of it when they have.
     Settle(oneshot::Sender<()>),
     /// After [`Op::Settle`]: give away what the shard holds, and do nothing more until [`Op::Thaw`].
-    Freeze(oneshot::Sender<Frozen>),
+    Freeze(oneshot::Sender<Transfer>),
     /// Go on as if [`Op::Settle`] and [`Op::Freeze`] had not been.
     Thaw,
     /// Close what is left.

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Dispatcher, Op, Queue, Shard, ShardHandle, handle::Connections, state::Frozen, wheel::Wheel, writer::Joined,
+    Dispatcher, Op, Queue, Shard, ShardHandle, handle::Connections, snapshot::Transfer, wheel::Wheel, writer::Joined,
 };
 use crate::{
     client_limit::ClientLimit, config::Config, cursor::Cursor, gzip::Deflater, hub::Hub, metrics::Metrics,
@@ -45,7 +45,7 @@ pub struct Parts {
     /// Whether sources must be asked for channels.
     pub on_demand: bool,
     /// What it takes over from a shard of another process.
-    pub inherited: Option<Frozen>,
+    pub inherited: Option<Transfer>,
 }
 
 /// Serves a connection on the shard's thread until it ends or is given to the shard.
@@ -120,7 +120,7 @@ struct Driver<'a> {
     /// Who waits for requests under way to end, and until when.
     settling: Option<(oneshot::Sender<()>, Instant)>,
     /// Who wants the shard frozen.
-    freezing: Option<oneshot::Sender<Frozen>>,
+    freezing: Option<oneshot::Sender<Transfer>>,
 }
 
 impl Driver<'_> {
@@ -220,7 +220,7 @@ impl Driver<'_> {
     }
 
     /// Gives away what the shard holds, and does nothing until it is told to go on; then everything is as it was.
-    async fn freeze(&mut self, wanted: oneshot::Sender<Frozen>) {
+    async fn freeze(&mut self, wanted: oneshot::Sender<Transfer>) {
         let handed = mem::take(&mut *self.handle.connections.handed.borrow_mut());
         let mut frozen = self.handle.shard.borrow().freeze();
         frozen.add_connections(&handed);

@@ -14,7 +14,6 @@ mod demo;
 mod floors;
 mod gaps;
 mod gzip;
-mod handover;
 mod honesty;
 mod hostile;
 mod lifecycle;

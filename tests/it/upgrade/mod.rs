@@ -6,6 +6,7 @@ mod imposter;
 mod lineage;
 mod load;
 mod refused;
+mod reload;
 mod requests;
 mod sources;
 mod swarm;

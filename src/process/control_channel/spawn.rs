@@ -10,7 +10,7 @@ use std::{
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use super::Link;
+use super::ControlChannel;
 
 /// The variable that tells a process that it is a successor: the number of its end of the link.
 pub const ENVIRONMENT: &str = "SSECAST_HANDOVER_FD";
@@ -26,8 +26,8 @@ impl Successor {
     ///
     /// # Errors
     /// What the operating system says, such as that the program is not there.
-    pub fn start(program: &Path, arguments: &[OsString], folder: &Path) -> io::Result<(Self, Link)> {
-        let (link, theirs) = Link::pair()?;
+    pub fn start(program: &Path, arguments: &[OsString], folder: &Path) -> io::Result<(Self, ControlChannel)> {
+        let (link, theirs) = ControlChannel::pair()?;
         // Only this one descriptor outlives the exec. Another child that is started just now could see it, and there is none.
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
         let mut command = Command::new(program);

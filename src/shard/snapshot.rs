@@ -1,6 +1,6 @@
-//! What a shard holds, as another process can take it over: an image, and descriptors.
+//! What a shard holds, as another process can take it over: an snapshot, and descriptors.
 //!
-//! Invariant: making an image changes nothing, so a shard that is told to go on goes on as if nothing had been asked.
+//! Invariant: making an snapshot changes nothing, so a shard that is told to go on goes on as if nothing had been asked.
 
 use std::{
     os::fd::{AsRawFd, OwnedFd, RawFd},
@@ -30,7 +30,7 @@ use crate::{
 
 /// What all shards of a process hold.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Image {
+pub struct Snapshot {
     floor: (u64, u8),
     channels: Vec<ChannelState>,
     clients: Vec<ClientState>,
@@ -50,7 +50,7 @@ struct ChannelState {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct ClientState {
-    /// Indexes of the image's channels.
+    /// Indexes of the snapshot's channels.
     channels: Vec<u32>,
     kind: u8,
     /// Milliseconds until it ends by itself.
@@ -72,28 +72,28 @@ struct BehindState {
     ends: bool,
 }
 
-/// An image, with descriptors for its clients and then its connections.
-pub struct Frozen {
+/// An snapshot, with descriptors for its clients and then its connections.
+pub struct Transfer {
     /// What is held.
-    pub image: Image,
+    pub snapshot: Snapshot,
     /// Numbers of this process's descriptors, which stay with their shard.
-    pub lent: Vec<RawFd>,
-    /// Descriptors that came with an image from another process.
-    pub given: Vec<OwnedFd>,
+    pub borrowed_fds: Vec<RawFd>,
+    /// Descriptors that came with an snapshot from another process.
+    pub owned_fds: Vec<OwnedFd>,
 }
 
-impl Frozen {
-    /// An image that came from another process.
+impl Transfer {
+    /// An snapshot that came from another process.
     #[must_use]
-    pub fn received(image: Image, given: Vec<OwnedFd>) -> Self {
-        Self { image, lent: Vec::new(), given }
+    pub fn received(snapshot: Snapshot, owned_fds: Vec<OwnedFd>) -> Self {
+        Self { snapshot, borrowed_fds: Vec::new(), owned_fds }
     }
 
     pub(super) fn add_connections(&mut self, connections: &[Stream]) {
         for connection in connections {
             let (fd, unread) = connection.peek();
-            self.lent.push(fd);
-            self.image.connections.push(unread);
+            self.borrowed_fds.push(fd);
+            self.snapshot.connections.push(unread);
         }
     }
 
@@ -101,31 +101,31 @@ impl Frozen {
     /// history is kept.
     #[must_use]
     pub fn merge(all: Vec<Self>) -> Self {
-        let mut merged = Self { image: Image::default(), lent: Vec::new(), given: Vec::new() };
+        let mut merged = Self { snapshot: Snapshot::default(), borrowed_fds: Vec::new(), owned_fds: Vec::new() };
         let mut connections = Vec::new();
         let mut index = std::collections::HashMap::new();
-        for Self { mut image, lent, .. } in all {
-            merged.image.floor = merged.image.floor.max(image.floor);
-            let mut moved = Vec::with_capacity(image.channels.len());
-            for channel in image.channels {
-                let at = *index.entry(channel.name.clone()).or_insert(merged.image.channels.len());
+        for Self { mut snapshot, borrowed_fds, .. } in all {
+            merged.snapshot.floor = merged.snapshot.floor.max(snapshot.floor);
+            let mut moved = Vec::with_capacity(snapshot.channels.len());
+            for channel in snapshot.channels {
+                let at = *index.entry(channel.name.clone()).or_insert(merged.snapshot.channels.len());
                 moved.push(u32::try_from(at).unwrap_or(u32::MAX));
-                match merged.image.channels.get_mut(at) {
-                    None => merged.image.channels.push(channel),
+                match merged.snapshot.channels.get_mut(at) {
+                    None => merged.snapshot.channels.push(channel),
                     Some(known) if channel.complete_since < known.complete_since => *known = channel,
                     Some(_) => {}
                 }
             }
-            for client in &mut image.clients {
+            for client in &mut snapshot.clients {
                 client.channels.iter_mut().for_each(|at| *at = moved[*at as usize]);
             }
-            merged.lent.extend(&lent[..image.clients.len()]);
-            connections.extend(lent[image.clients.len()..].iter().copied().zip(image.connections));
-            merged.image.clients.extend(image.clients);
+            merged.borrowed_fds.extend(&borrowed_fds[..snapshot.clients.len()]);
+            connections.extend(borrowed_fds[snapshot.clients.len()..].iter().copied().zip(snapshot.connections));
+            merged.snapshot.clients.extend(snapshot.clients);
         }
         for (fd, unread) in connections {
-            merged.lent.push(fd);
-            merged.image.connections.push(unread);
+            merged.borrowed_fds.push(fd);
+            merged.snapshot.connections.push(unread);
         }
         merged
     }
@@ -133,38 +133,38 @@ impl Frozen {
     /// Deals the clients and connections out to as many shards; each gets all histories.
     #[must_use]
     pub fn split(self, shards: usize) -> Vec<Self> {
-        let Self { image, given, .. } = self;
-        let channels: Arc<[ChannelState]> = image.channels.into();
-        let mut parts: Vec<(Image, Vec<OwnedFd>, Vec<OwnedFd>)> = (0..shards)
+        let Self { snapshot, owned_fds, .. } = self;
+        let channels: Arc<[ChannelState]> = snapshot.channels.into();
+        let mut parts: Vec<(Snapshot, Vec<OwnedFd>, Vec<OwnedFd>)> = (0..shards)
             .map(|_| {
                 let channels = channels.iter().map(ChannelState::share).collect();
-                (Image { floor: image.floor, channels, ..Image::default() }, Vec::new(), Vec::new())
+                (Snapshot { floor: snapshot.floor, channels, ..Snapshot::default() }, Vec::new(), Vec::new())
             })
             .collect();
-        let mut given = given.into_iter();
-        for (at, (client, fd)) in image.clients.into_iter().zip(given.by_ref()).enumerate() {
+        let mut owned_fds = owned_fds.into_iter();
+        for (at, (client, fd)) in snapshot.clients.into_iter().zip(owned_fds.by_ref()).enumerate() {
             parts[at % shards].0.clients.push(client);
             parts[at % shards].1.push(fd);
         }
-        for (at, (unread, fd)) in image.connections.into_iter().zip(given).enumerate() {
+        for (at, (unread, fd)) in snapshot.connections.into_iter().zip(owned_fds).enumerate() {
             parts[at % shards].0.connections.push(unread);
             parts[at % shards].2.push(fd);
         }
-        let whole = |(image, mut clients, connections): (Image, Vec<OwnedFd>, Vec<OwnedFd>)| {
+        let whole = |(snapshot, mut clients, connections): (Snapshot, Vec<OwnedFd>, Vec<OwnedFd>)| {
             clients.extend(connections);
-            Self::received(image, clients)
+            Self::received(snapshot, clients)
         };
         parts.into_iter().map(whole).collect()
     }
 }
 
-impl Image {
+impl Snapshot {
     /// Names of the channels whose events arrive.
     pub fn open_channels(&self) -> impl Iterator<Item = &str> {
         self.channels.iter().filter(|channel| channel.open).map(|channel| channel.name.as_str())
     }
 
-    /// Clients, and connections that are none yet: as many descriptors go with the image.
+    /// Clients, and connections that are none yet: as many descriptors go with the snapshot.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         self.clients.len() + self.connections.len()
@@ -193,13 +193,14 @@ impl ChannelState {
 
 impl Shard {
     /// What the shard holds now.
-    pub(super) fn freeze(&self) -> Frozen {
+    pub(super) fn freeze(&self) -> Transfer {
         let mut at_of = std::collections::HashMap::new();
-        let mut image = Image { floor: (self.hub.floor().0.0, cause_to_u8(self.hub.floor().1)), ..Image::default() };
+        let mut snapshot =
+            Snapshot { floor: (self.hub.floor().0.0, cause_to_u8(self.hub.floor().1)), ..Snapshot::default() };
         for (id, channel) in self.hub.export() {
-            at_of.insert(id, u32::try_from(image.channels.len()).unwrap_or(u32::MAX));
+            at_of.insert(id, u32::try_from(snapshot.channels.len()).unwrap_or(u32::MAX));
             let events = channel.events.iter().map(|e| (e.position().0, e.frame(Form::Plain).clone())).collect();
-            image.channels.push(ChannelState {
+            snapshot.channels.push(ChannelState {
                 name: channel.name.to_string(),
                 open: channel.open,
                 complete_since: channel.complete_since.0,
@@ -209,10 +210,10 @@ impl Shard {
             });
         }
         let now = self.wheel.now();
-        let mut lent = Vec::with_capacity(self.clients.len());
+        let mut borrowed_fds = Vec::with_capacity(self.clients.len());
         for (_, client) in &self.clients {
             let channels = self.hub.channels_of(client.group).map(|id| at_of[&id]).collect();
-            image.clients.push(ClientState {
+            snapshot.clients.push(ClientState {
                 channels,
                 kind: kind_to_u8(self.hub.kind(client.group)),
                 expires: (client.expires != Tick::MAX).then(|| self.millis(client.expires.saturating_sub(now))),
@@ -226,18 +227,18 @@ impl Shard {
                 poll: client.poll.as_ref().map(|poll| (poll.head.clone(), reply_to_u8(poll.reply))),
                 zip: client.gzip.as_ref().map(|gzip| (gzip.sum.crc, gzip.sum.length)),
             });
-            lent.push(client.fd.as_raw_fd());
+            borrowed_fds.push(client.fd.as_raw_fd());
         }
-        Frozen { image, lent, given: Vec::new() }
+        Transfer { snapshot, borrowed_fds, owned_fds: Vec::new() }
     }
 
     /// Takes over what a shard of another process held. Gives back the connections that are no clients yet.
-    pub(super) fn inherit(&mut self, frozen: Frozen) -> Vec<Stream> {
-        let Frozen { image, given, .. } = frozen;
+    pub(super) fn inherit(&mut self, frozen: Transfer) -> Vec<Stream> {
+        let Transfer { snapshot, owned_fds, .. } = frozen;
         let now = now_micros();
-        self.hub.set_floor(Position(image.floor.0), cause_from_u8(image.floor.1));
-        let mut ids = Vec::with_capacity(image.channels.len());
-        for channel in image.channels {
+        self.hub.set_floor(Position(snapshot.floor.0), cause_from_u8(snapshot.floor.1));
+        let mut ids = Vec::with_capacity(snapshot.channels.len());
+        for channel in snapshot.channels {
             // Names were checked when they came in; what this version no longer allows is lost.
             let Ok(name) = ChannelName::new(&channel.name) else {
                 ids.push(None);
@@ -257,12 +258,12 @@ impl Shard {
                 now,
             )));
         }
-        let mut given = given.into_iter();
-        for (client, fd) in image.clients.into_iter().zip(given.by_ref()) {
+        let mut owned_fds = owned_fds.into_iter();
+        for (client, fd) in snapshot.clients.into_iter().zip(owned_fds.by_ref()) {
             self.inherit_client(client, fd, &ids);
         }
         self.remove_ended();
-        let connections = image.connections.into_iter().zip(given);
+        let connections = snapshot.connections.into_iter().zip(owned_fds);
         connections.filter_map(|(unread, fd)| Stream::from_fd(fd, unread).ok()).collect()
     }
 
@@ -293,7 +294,7 @@ impl Shard {
     }
 }
 
-// The numbers are the image's format: they are never given another meaning.
+// The numbers are the snapshot's format: they are never given another meaning.
 
 fn kind_to_u8(kind: Kind) -> u8 {
     match kind {

@@ -21,16 +21,19 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Serving, meanwhile::Meanwhile};
+use super::deferred::DeferredRequests;
 use crate::{
+    app::Serving,
     config::Config,
-    event::Message,
+    event,
     name::ChannelName,
     process::{
-        handover::{DESCRIPTORS_A_WORD, Link, LinkError, PROGRAM_TIME, Successor, VERSION, Word, memfd, program},
+        control_channel::{
+            ControlChannel, ControlError, FDS_PER_MESSAGE, Message, PROGRAM_TIME, Successor, VERSION, memfd, program,
+        },
         notify,
     },
-    shard::{Frozen, Image, Op},
+    shard::{Op, Snapshot, Transfer},
     stream::Stream,
 };
 
@@ -45,21 +48,21 @@ const TO_TAKE: Duration = Duration::from_secs(10);
 
 /// What a process gives its successor beside descriptors.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Handed {
+pub(in crate::app) struct UpgradeState {
     /// The node's name and last position.
-    pub(super) cursor: (String, u64),
+    pub(in crate::app) cursor: (String, u64),
     /// Whether the marker divides the sources' messages.
-    pub(super) exact: bool,
+    pub(in crate::app) exact: bool,
     /// Where they come from; see [`origin`].
-    pub(super) origin: String,
+    pub(in crate::app) origin: String,
     /// What the shards hold.
-    pub(super) image: Image,
+    pub(in crate::app) snapshot: Snapshot,
     /// What was read of each connection of the admin socket.
-    pub(super) admin: Vec<Bytes>,
+    pub(in crate::app) admin: Vec<Bytes>,
 }
 
 /// Where a configuration has its events from. A marker divides the messages of one origin only. It may hold a password.
-pub(super) fn origin(config: &Config) -> String {
+pub(in crate::app) fn origin(config: &Config) -> String {
     config.redis.as_ref().map(|redis| format!("{} {}", redis.url, redis.prefix)).unwrap_or_default()
 }
 
@@ -86,72 +89,72 @@ impl Relaunch {
 }
 
 /// The successor and the link to it. Dropping it ends the successor.
-struct Talk {
+struct SuccessorSession {
     successor: Successor,
-    link: Arc<Link>,
+    control: Arc<ControlChannel>,
 }
 
-impl Talk {
+impl SuccessorSession {
     async fn start(relaunch: &Relaunch) -> anyhow::Result<Self> {
         let Relaunch { program, arguments, folder } = relaunch.clone();
         let shown = program.display().to_string();
         let started = spawn_blocking(move || Successor::start(&program, &arguments, &folder)).await?;
-        let (successor, link) = started.with_context(|| format!("{shown} can't be started"))?;
-        Ok(Self { successor, link: Arc::new(link) })
+        let (successor, control) = started.with_context(|| format!("{shown} can't be started"))?;
+        Ok(Self { successor, control: Arc::new(control) })
     }
 
-    async fn say(&mut self, word: Word, fds: &[RawFd]) -> anyhow::Result<()> {
-        match self.link.say(&word, fds) {
+    async fn send(&mut self, message: Message, fds: &[RawFd]) -> anyhow::Result<()> {
+        match self.control.send(&message, fds) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.explain(error, "was told something")),
         }
     }
 
-    async fn hear(&mut self, within: Duration, doing: &str) -> anyhow::Result<Word> {
-        let link = Arc::clone(&self.link);
-        match spawn_blocking(move || link.hear(within)).await? {
-            Ok((word, _)) => Ok(word),
+    async fn recv(&mut self, within: Duration, doing: &str) -> anyhow::Result<Message> {
+        let control = Arc::clone(&self.control);
+        match spawn_blocking(move || control.recv(within)).await? {
+            Ok((message, _)) => Ok(message),
             Err(error) => Err(self.explain(error, doing)),
         }
     }
 
-    async fn expect(&mut self, expected: Word, within: Duration, doing: &str) -> anyhow::Result<()> {
-        let word = self.hear(within, doing).await?;
-        ensure!(word == expected, "the new process said {word:?} and not {expected:?}");
+    async fn expect(&mut self, expected: Message, within: Duration, doing: &str) -> anyhow::Result<()> {
+        let message = self.recv(within, doing).await?;
+        ensure!(message == expected, "the new process said {message:?} and not {expected:?}");
         Ok(())
     }
 
     /// Hears the receipt. A new process that is too late with it learns so, and doesn't begin.
     async fn receipt(&mut self) -> anyhow::Result<()> {
-        let link = Arc::clone(&self.link);
-        let heard = spawn_blocking(move || match link.expect(&Word::Serving, TO_TAKE) {
-            Err(silent @ LinkError::Silent(_)) => {
-                link.shut();
+        let control = Arc::clone(&self.control);
+        let heard = spawn_blocking(move || match control.expect(&Message::Serving, TO_TAKE) {
+            Err(silent @ ControlError::TimedOut(_)) => {
+                control.shut();
                 // It may have said so just now.
-                link.expect(&Word::Serving, Duration::from_millis(1)).map_err(|_| silent)
+                control.expect(&Message::Serving, Duration::from_millis(1)).map_err(|_| silent)
             }
             heard => heard,
         });
         heard.await?.map_err(|error| self.explain(error, "served"))
     }
 
-    fn explain(&mut self, error: LinkError, doing: &str) -> anyhow::Error {
+    fn explain(&mut self, error: ControlError, doing: &str) -> anyhow::Error {
         match error {
-            LinkError::Failed(reason) => anyhow::anyhow!("the new process can't take over: {reason}"),
-            LinkError::Closed => {
+            ControlError::Failed(reason) => anyhow::anyhow!("the new process can't take over: {reason}"),
+            ControlError::Closed => {
                 // What it said last was for this.
-                if let Err(LinkError::Failed(reason)) = self.link.hear(Duration::from_millis(1)) {
-                    return self.explain(LinkError::Failed(reason), doing);
+                if let Err(ControlError::Failed(reason)) = self.control.recv(Duration::from_millis(1)) {
+                    return self.explain(ControlError::Failed(reason), doing);
                 }
                 // It is about to be collected: its end of the link closes a moment before.
                 let until = Instant::now() + PROGRAM_TIME;
                 while self.successor.ended().is_none() && Instant::now() < until {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                let how = self.successor.ended().map_or_else(|| "closed the link".to_owned(), |how| how.to_string());
+                let how = self.successor.ended().map_or_else(|| "closed the channel".to_owned(), |how| how.to_string());
                 anyhow::anyhow!("the new process ended before it {doing} ({how}); see its own messages in the log")
             }
-            LinkError::Silent(within) => {
+            ControlError::TimedOut(within) => {
                 anyhow::anyhow!("the new process hung: nothing in {within:?} before it {doing}")
             }
             other => other.into(),
@@ -160,16 +163,16 @@ impl Talk {
 }
 
 /// Hands everything over. Gives back the successor's process id; from then on this process must only end.
-pub(super) async fn hand_over<S: Future<Output = ()>>(
+pub(in crate::app) async fn hand_over<S: Future<Output = ()>>(
     serving: &mut Serving,
     relaunch: &Relaunch,
-    meanwhile: &mut Meanwhile<'_, S>,
+    deferred: &mut DeferredRequests<'_, S>,
 ) -> anyhow::Result<u32> {
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
-    let mut talk = Talk::start(relaunch).await?;
+    let mut talk = SuccessorSession::start(relaunch).await?;
     let prepared = tokio::select! {
         prepared = prepare(serving, &mut talk) => prepared,
-        () = meanwhile.stop() => Err(anyhow::anyhow!("ssecast is stopping")),
+        () = deferred.stop() => Err(anyhow::anyhow!("ssecast is stopping")),
     };
     let (marker, exact) = match prepared {
         Ok(prepared) => prepared,
@@ -181,7 +184,7 @@ pub(super) async fn hand_over<S: Future<Output = ()>>(
     };
     // From here on clients wait.
     let (began, mut left) = (Instant::now(), Vec::new());
-    let handed = match pause(serving, &mut left, meanwhile).await {
+    let handed = match pause(serving, &mut left, deferred).await {
         Ok(()) => commit(serving, &mut talk, &marker, exact, &left).await,
         Err(error) => Err(error),
     };
@@ -205,16 +208,18 @@ pub(super) async fn hand_over<S: Future<Output = ()>>(
 }
 
 /// Ends a successor; when this resolves it can touch nothing.
-async fn end(talk: Talk) {
+async fn end(talk: SuccessorSession) {
     // It only fails if the runtime ends, and then everything does.
     let _ = spawn_blocking(move || drop(talk)).await;
 }
 
 /// The first phase: the successor reads its configuration, connects its sources and subscribes.
-async fn prepare(serving: &Serving, talk: &mut Talk) -> anyhow::Result<(Option<ChannelName>, bool)> {
-    match talk.hear(TO_START, "had read its configuration").await? {
-        Word::Hello { version } if version >= VERSION => {}
-        Word::Hello { .. } => bail!("the new process is of an older version, which can't read what it would be given"),
+async fn prepare(serving: &Serving, talk: &mut SuccessorSession) -> anyhow::Result<(Option<ChannelName>, bool)> {
+    match talk.recv(TO_START, "had read its configuration").await? {
+        Message::Hello { version } if version >= VERSION => {}
+        Message::Hello { .. } => {
+            bail!("the new process is of an older version, which can't read what it would be given")
+        }
         other => bail!("the new process said {other:?} and not Hello"),
     }
     let dispatcher = &serving.daemon.dispatcher;
@@ -237,8 +242,8 @@ async fn prepare(serving: &Serving, talk: &mut Talk) -> anyhow::Result<(Option<C
     let (inherited, mut fds): (Vec<_>, Vec<RawFd>) = serving.inheritance().into_iter().unzip();
     fds.push(names.as_raw_fd());
     let marker_text = marker.as_ref().map(ToString::to_string);
-    talk.say(Word::Subscribe { sockets: inherited, marker: marker_text, sources: sources && there }, &fds).await?;
-    talk.expect(Word::Ready, TO_SUBSCRIBE, "was ready").await?;
+    talk.send(Message::Subscribe { sockets: inherited, marker: marker_text, sources: sources && there }, &fds).await?;
+    talk.expect(Message::Ready, TO_SUBSCRIBE, "was ready").await?;
     Ok((marker, exact))
 }
 
@@ -247,12 +252,12 @@ async fn prepare(serving: &Serving, talk: &mut Talk) -> anyhow::Result<(Option<C
 async fn pause<S: Future<Output = ()>>(
     serving: &mut Serving,
     left: &mut Vec<Stream>,
-    meanwhile: &mut Meanwhile<'_, S>,
+    deferred: &mut DeferredRequests<'_, S>,
 ) -> anyhow::Result<()> {
     let Some(accepting) = serving.accepting.take() else { return Ok(()) };
     tokio::select! {
         paused = accepting.pause(TO_STAND_STILL, left) => paused,
-        () = meanwhile.put_off_requests() => Ok(()),
+        () = deferred.put_off_requests() => Ok(()),
     }
 }
 
@@ -266,7 +271,7 @@ struct Given {
 /// The second phase: this process, which has stopped, gives everything, and has the receipt.
 async fn commit(
     serving: &Serving,
-    talk: &mut Talk,
+    talk: &mut SuccessorSession,
     marker: &Option<ChannelName>,
     mut exact: bool,
     left: &[Stream],
@@ -275,10 +280,10 @@ async fn commit(
     settle(serving).await?;
     // Channels that were joined meanwhile; from here on none is.
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
-    talk.say(Word::Subscribe { sockets: Vec::new(), marker: None, sources: exact }, &[names.as_raw_fd()]).await?;
-    talk.expect(Word::Ready, TO_STAND_STILL, "had subscribed to the last channels").await?;
+    talk.send(Message::Subscribe { sockets: Vec::new(), marker: None, sources: exact }, &[names.as_raw_fd()]).await?;
+    talk.expect(Message::Ready, TO_STAND_STILL, "had subscribed to the last channels").await?;
     if let Some(marker) = marker {
-        let message = Message { channel: marker.clone(), event: None, data: Bytes::new() };
+        let message = event::Message { channel: marker.clone(), event: None, data: Bytes::new() };
         match serving.daemon.publisher.publish(vec![message]).await {
             Ok(_) => timeout(TO_STAND_STILL, dispatcher.held()).await.context("the marker did not come back")?,
             Err(error) => {
@@ -289,8 +294,8 @@ async fn commit(
     }
     dispatcher.hold();
     let frozen = freeze(serving).await?;
-    let clients = frozen.image.clients();
-    let mut fds = frozen.lent;
+    let clients = frozen.snapshot.clients();
+    let mut fds = frozen.borrowed_fds;
     let mut admin = Vec::new();
     for stream in left {
         let (fd, unread) = stream.peek();
@@ -299,15 +304,20 @@ async fn commit(
     }
     let cursor = dispatcher.cursor();
     let cursor = (cursor.node.to_string(), cursor.position.0);
-    let state =
-        postcard::to_stdvec(&Handed { cursor, exact, origin: origin(&serving.config), image: frozen.image, admin })?;
+    let state = postcard::to_stdvec(&UpgradeState {
+        cursor,
+        exact,
+        origin: origin(&serving.config),
+        snapshot: frozen.snapshot,
+        admin,
+    })?;
     let state = memfd(&state)?;
-    talk.say(Word::State { descriptors: fds.len() }, &[state.as_raw_fd()]).await?;
-    for lot in fds.chunks(DESCRIPTORS_A_WORD) {
+    talk.send(Message::State { descriptors: fds.len() }, &[state.as_raw_fd()]).await?;
+    for lot in fds.chunks(FDS_PER_MESSAGE) {
         give(talk, lot).await?;
     }
-    talk.expect(Word::Holding, TO_TAKE, "had taken everything").await?;
-    talk.say(Word::Go, &[]).await?;
+    talk.expect(Message::Holding, TO_TAKE, "had taken everything").await?;
+    talk.send(Message::Go, &[]).await?;
     talk.receipt().await?;
     // The new process tells the service manager nothing before the link is closed, since nobody would believe it.
     notify::tell(&[NotifyState::MainPid(talk.successor.pid())]);
@@ -315,10 +325,10 @@ async fn commit(
 }
 
 /// Gives a lot of descriptors; off the runtime, since the link takes only so many at a time.
-async fn give(talk: &mut Talk, lot: &[RawFd]) -> anyhow::Result<()> {
-    let (link, lot) = (Arc::clone(&talk.link), lot.to_vec());
-    let given = spawn_blocking(move || link.say(&Word::Descriptors, &lot)).await?;
-    given.map_err(|error| talk.explain(error, "had taken everything"))
+async fn give(talk: &mut SuccessorSession, lot: &[RawFd]) -> anyhow::Result<()> {
+    let (control, lot) = (Arc::clone(&talk.control), lot.to_vec());
+    let sent = spawn_blocking(move || control.send(&Message::Descriptors, &lot)).await?;
+    sent.map_err(|error| talk.explain(error, "had taken everything"))
 }
 
 /// Lets requests on the public socket end that are under way: what they join is known then. Clients are served meanwhile.
@@ -326,8 +336,8 @@ async fn settle(serving: &Serving) -> anyhow::Result<()> {
     of_each_shard(serving, Op::Settle).await.map(drop)
 }
 
-async fn freeze(serving: &Serving) -> anyhow::Result<Frozen> {
-    of_each_shard(serving, Op::Freeze).await.map(Frozen::merge)
+async fn freeze(serving: &Serving) -> anyhow::Result<Transfer> {
+    of_each_shard(serving, Op::Freeze).await.map(Transfer::merge)
 }
 
 async fn of_each_shard<T>(serving: &Serving, op: impl Fn(oneshot::Sender<T>) -> Op) -> anyhow::Result<Vec<T>> {
@@ -353,7 +363,7 @@ fn names(channels: &[ChannelName]) -> Vec<&str> {
 }
 
 /// Waits until `is` is so.
-pub(super) async fn until(within: Duration, is: impl Fn() -> bool) -> anyhow::Result<()> {
+pub(in crate::app) async fn until(within: Duration, is: impl Fn() -> bool) -> anyhow::Result<()> {
     let waited = timeout(within, async {
         while !is() {
             sleep(Duration::from_millis(1)).await;

@@ -1,8 +1,8 @@
-//! The link between a process and its successor: words, each with descriptors if need be, over a pair of sockets.
+//! The link between a process and its successor: messages, each with descriptors if need be, over a pair of sockets.
 //!
-//! The order of the words, `>` from the old process to the new one:
+//! The order of the messages, `>` from the old process to the new one:
 //!
-//! | word | with | means |
+//! | message | with | means |
 //! |---|---|---|
 //! | `< Hello` | | the successor runs and its configuration is good |
 //! | `> Subscribe` | listening sockets (once), a memfd of names | connect the sources; subscribe to these channels and the marker |
@@ -15,11 +15,11 @@
 //!
 //! `< Failed` may come instead of any answer, with the reason.
 
-mod link;
+mod channel;
 mod spawn;
 
 pub use self::{
-    link::{Link, LinkError, memfd, read_memfd},
+    channel::{ControlChannel, ControlError, memfd, read_memfd},
     spawn::{ENVIRONMENT, Successor, program},
 };
 
@@ -27,17 +27,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The version of the words and of what is handed over. A successor that does not know it says so, and nothing happens.
+/// The version of the messages and of what is handed over. A successor that does not know it says so, and nothing happens.
 pub const VERSION: u32 = 1;
-/// Most descriptors that go with one word; the kernel allows 253.
-pub const DESCRIPTORS_A_WORD: usize = 250;
+/// Most descriptors that go with one message; the kernel allows 253.
+pub const FDS_PER_MESSAGE: usize = 250;
 
 /// How long a process that has closed its end may take to be gone.
 pub const PROGRAM_TIME: Duration = Duration::from_millis(500);
 
 /// What is said over the link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Word {
+pub enum Message {
     /// See the module.
     Hello {
         /// The highest [`VERSION`] that the successor knows.
@@ -46,7 +46,7 @@ pub enum Word {
     /// See the module.
     Subscribe {
         /// What the listening sockets are for, in the order of their descriptors.
-        sockets: Vec<Part>,
+        sockets: Vec<InheritedFd>,
         /// The marker channel, where there are sources.
         marker: Option<String>,
         /// Whether the old process's sources are there; then the new one's must be.
@@ -76,7 +76,7 @@ pub enum Word {
 
 /// What an inherited descriptor is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Part {
+pub enum InheritedFd {
     /// The public listening socket.
     Public {
         /// Its address, as in the configuration.

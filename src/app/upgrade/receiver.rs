@@ -7,17 +7,15 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use tokio::{task::spawn_blocking, time::timeout};
 
-use super::{
-    daemon::Daemon,
-    handover::{Handed, origin, until},
-};
+use super::sender::{UpgradeState, origin, until};
 use crate::{
+    app::daemon::Daemon,
     config::Config,
     cursor::{Cursor, Position},
     hub::Sequencer,
     name::ChannelName,
-    process::handover::{Link, Part, VERSION, Word, read_memfd},
-    shard::{Dispatcher, Frozen},
+    process::control_channel::{ControlChannel, InheritedFd, Message, VERSION, read_memfd},
+    shard::{Dispatcher, Transfer},
     stream::Stream,
 };
 
@@ -25,107 +23,109 @@ use crate::{
 const TO_SUBSCRIBE: Duration = Duration::from_secs(25);
 /// Longest wait for the marker, which the old process has had already.
 const TO_DIVIDE: Duration = Duration::from_secs(5);
-/// Longest wait for the next word of the old process, which may take its time but not for ever.
+/// Longest wait for the next message of the old process, which may take its time but not for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longest wait for the old process to name this one.
 const TO_BE_NAMED: Duration = Duration::from_secs(2);
 
 /// What was taken over.
-pub(super) struct Taken {
+pub(in crate::app) struct InheritedState {
     daemon: Daemon,
     /// Connections of the admin socket.
     admin: Vec<Stream>,
-    link: Arc<Link>,
+    control: Arc<ControlChannel>,
 }
 
-impl Taken {
+impl InheritedState {
     /// Waits until the old process has told the service manager which one is the main process now.
-    pub(super) async fn named(link: Arc<Link>) {
+    pub(in crate::app) async fn named(control: Arc<ControlChannel>) {
         // The link closes then; if the old process is slow, the service manager learns the rest a little later.
-        let _ = spawn_blocking(move || link.hear(TO_BE_NAMED)).await;
+        let _ = spawn_blocking(move || control.recv(TO_BE_NAMED)).await;
     }
 
-    pub(super) fn into_parts(self) -> (Daemon, Vec<Stream>, Arc<Link>) {
-        (self.daemon, self.admin, self.link)
+    pub(in crate::app) fn into_parts(self) -> (Daemon, Vec<Stream>, Arc<ControlChannel>) {
+        (self.daemon, self.admin, self.control)
     }
 }
 
-/// A process on its way to take over: its end of the link, and what came with the first words.
-pub struct Succession {
-    link: Arc<Link>,
+/// A process on its way to take over: its end of the link, and what came with the first messages.
+pub struct UpgradeReceiver {
+    control: Arc<ControlChannel>,
     marker: Option<ChannelName>,
     /// Whether the old process's sources are there.
     sources: bool,
     channels: Vec<ChannelName>,
 }
 
-impl Succession {
+impl UpgradeReceiver {
     /// Greets the old process, and hears what the descriptors are that it hands on. It blocks.
     ///
     /// # Errors
     /// The old process is gone, or says something that this version does not know.
-    pub fn begin(link: Link) -> anyhow::Result<(Self, Vec<(Part, OwnedFd)>)> {
-        link.say(&Word::Hello { version: VERSION }, &[])?;
-        let (word, mut fds) = link.hear(PATIENCE)?;
-        let Word::Subscribe { sockets, marker, sources } = word else { bail!("the old process said {word:?}") };
+    pub fn begin(control: ControlChannel) -> anyhow::Result<(Self, Vec<(InheritedFd, OwnedFd)>)> {
+        control.send(&Message::Hello { version: VERSION }, &[])?;
+        let (message, mut fds) = control.recv(PATIENCE)?;
+        let Message::Subscribe { sockets, marker, sources } = message else {
+            bail!("the old process said {message:?}")
+        };
         let names = fds.pop().context("the old process gave no names")?;
         ensure!(fds.len() == sockets.len(), "the old process gave {} sockets, not {}", fds.len(), sockets.len());
         let channels = read_names(names)?;
         let marker = marker.as_deref().map(ChannelName::new).transpose()?;
-        Ok((Self { link: Arc::new(link), marker, sources, channels }, sockets.into_iter().zip(fds).collect()))
+        Ok((Self { control: Arc::new(control), marker, sources, channels }, sockets.into_iter().zip(fds).collect()))
     }
 
     /// Tells the old process why this one can't take over.
-    pub fn refuse(link: &Link, reason: &str) {
-        // A reason must fit into a word; and if nobody hears it any more, nobody needs it.
+    pub fn refuse(control: &ControlChannel, reason: &str) {
+        // A reason must fit into a message; and if nobody hears it any more, nobody needs it.
         let reason = reason.chars().take(4000).collect();
-        let _ = link.say(&Word::Failed { reason }, &[]);
+        let _ = control.send(&Message::Failed { reason }, &[]);
     }
 
     /// The same, over this process's link.
     pub fn refuse_now(&self, reason: &str) {
-        Self::refuse(&self.link, reason);
+        Self::refuse(&self.control, reason);
     }
 
     /// Connects the sources, takes everything, and starts the shards with it.
-    pub(super) async fn succeed(self, config: &Arc<Config>) -> anyhow::Result<Taken> {
-        let link = Arc::clone(&self.link);
+    pub(in crate::app) async fn succeed(self, config: &Arc<Config>) -> anyhow::Result<InheritedState> {
+        let control = Arc::clone(&self.control);
         let taken = self.try_to_succeed(config).await;
         if let Err(error) = &taken {
-            Self::refuse(&link, &format!("{error:#}"));
+            Self::refuse(&control, &format!("{error:#}"));
         }
         taken
     }
 
-    async fn try_to_succeed(self, config: &Arc<Config>) -> anyhow::Result<Taken> {
+    async fn try_to_succeed(self, config: &Arc<Config>) -> anyhow::Result<InheritedState> {
         let mut daemon = Daemon::wire(config)?;
         let dispatcher = Arc::clone(&daemon.dispatcher);
         dispatcher.prepare(&self.channels, self.marker.as_ref());
         daemon.start_sources()?;
         self.subscribe(&daemon).await?;
         let (state, fds) = self.take(&daemon).await?;
-        let Handed { cursor: (node, position), exact, origin: before, image, admin } = state;
+        let UpgradeState { cursor: (node, position), exact, origin: before, snapshot, admin } = state;
         let exact = exact && before == origin(config) && self.is_divided(&dispatcher).await?;
         let cursor = Cursor { node: node.parse()?, position: Position(position) };
-        let open: Vec<ChannelName> = image.open_channels().filter_map(|name| ChannelName::new(name).ok()).collect();
+        let open: Vec<ChannelName> = snapshot.open_channels().filter_map(|name| ChannelName::new(name).ok()).collect();
         let mut fds = fds;
-        let admin_fds = fds.split_off(image.descriptors().min(fds.len()));
+        let admin_fds = fds.split_off(snapshot.descriptors().min(fds.len()));
         let admin = admin_fds.into_iter().zip(admin);
         let admin = admin.filter_map(|(fd, unread)| Stream::from_fd(fd, unread).ok()).collect();
-        let inherited = Frozen::received(image, fds).split(config.process.workers.get());
-        self.link.say(&Word::Holding, &[])?;
-        match self.hear().await? {
-            (Word::Go, _) => {}
+        let inherited = Transfer::received(snapshot, fds).split(config.process.workers.get());
+        self.control.send(&Message::Holding, &[])?;
+        match self.recv().await? {
+            (Message::Go, _) => {}
             (other, _) => bail!("the old process said {other:?} and not Go"),
         }
         // Before the shards, which may ask for channels, and the receipt, after which whatever is published must arrive.
         if !dispatcher.begin(Sequencer::after(cursor), &open, exact) {
             tracing::warn!("what was published during the change of processes may have been missed; clients are told");
         }
-        self.link.say(&Word::Serving, &[])?;
+        self.control.send(&Message::Serving, &[])?;
         daemon.start_shards(config, cursor, inherited.into_iter().map(Some).collect())?;
-        Ok(Taken { daemon, admin, link: self.link })
+        Ok(InheritedState { daemon, admin, control: self.control })
     }
 
     /// Waits until the sources have confirmed what was asked for, and says so.
@@ -134,7 +134,7 @@ impl Succession {
         let subscribed = until(TO_SUBSCRIBE, || dispatcher.is_subscribed() || (!self.sources && dispatcher.settled()));
         subscribed.await.context("the sources are away (see [redis]), and the old process's are there")?;
         dispatcher.note_subscribed();
-        self.link.say(&Word::Ready, &[])?;
+        self.control.send(&Message::Ready, &[])?;
         Ok(())
     }
 
@@ -150,21 +150,21 @@ impl Succession {
     }
 
     /// Hears more names, until everything comes.
-    async fn take(&self, daemon: &Daemon) -> anyhow::Result<(Handed, Vec<OwnedFd>)> {
+    async fn take(&self, daemon: &Daemon) -> anyhow::Result<(UpgradeState, Vec<OwnedFd>)> {
         loop {
-            match self.hear().await? {
-                (Word::Subscribe { .. }, mut fds) => {
+            match self.recv().await? {
+                (Message::Subscribe { .. }, mut fds) => {
                     let names = read_names(fds.pop().context("the old process gave no names")?)?;
                     daemon.dispatcher.prepare(&names, None);
                     self.subscribe(daemon).await?;
                 }
-                (Word::State { descriptors }, mut fds) => {
+                (Message::State { descriptors }, mut fds) => {
                     let state = read_memfd(fds.pop().context("the old process gave no state")?)?;
                     let handed = postcard::from_bytes(&state).context("the old process's state can't be read")?;
                     let mut taken = Vec::with_capacity(descriptors);
                     while taken.len() < descriptors {
-                        let (word, lot) = self.hear().await?;
-                        ensure!(word == Word::Descriptors && !lot.is_empty(), "the old process said {word:?}");
+                        let (message, lot) = self.recv().await?;
+                        ensure!(message == Message::Descriptors && !lot.is_empty(), "the old process said {message:?}");
                         taken.extend(lot);
                     }
                     return Ok((handed, taken));
@@ -174,9 +174,9 @@ impl Succession {
         }
     }
 
-    async fn hear(&self) -> anyhow::Result<(Word, Vec<OwnedFd>)> {
-        let link = Arc::clone(&self.link);
-        Ok(timeout(PATIENCE, spawn_blocking(move || link.hear(PATIENCE))).await???)
+    async fn recv(&self) -> anyhow::Result<(Message, Vec<OwnedFd>)> {
+        let control = Arc::clone(&self.control);
+        Ok(timeout(PATIENCE, spawn_blocking(move || control.recv(PATIENCE))).await???)
     }
 }
 

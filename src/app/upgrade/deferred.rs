@@ -7,26 +7,26 @@ use tokio::sync::mpsc;
 use crate::admin::{ReloadRequest, Reloaded};
 
 /// What is asked of the daemon while it hands over.
-pub(super) struct Meanwhile<'a, S> {
+pub(in crate::app) struct DeferredRequests<'a, S> {
     /// It is to stop.
-    pub(super) stop: Pin<&'a mut S>,
+    pub(in crate::app) stop: Pin<&'a mut S>,
     /// It was asked to stop, and `stop` has resolved.
-    pub(super) stopped: bool,
+    pub(in crate::app) stopped: bool,
     /// It is to hand over again.
-    pub(super) requests: &'a mut mpsc::Receiver<ReloadRequest>,
+    pub(in crate::app) requests: &'a mut mpsc::Receiver<ReloadRequest>,
     /// It was asked for that by a signal, which nobody waits for.
-    pub(super) again: bool,
+    pub(in crate::app) again: bool,
 }
 
-impl<S: Future<Output = ()>> Meanwhile<'_, S> {
+impl<S: Future<Output = ()>> DeferredRequests<'_, S> {
     /// Resolves when the daemon is to stop.
-    pub(super) async fn stop(&mut self) {
+    pub(in crate::app) async fn stop(&mut self) {
         self.stop.as_mut().await;
         self.stopped = true;
     }
 
     /// Has every request asked again, of whichever process it will be that serves, until this is dropped.
-    pub(super) async fn put_off_requests(&mut self) {
+    pub(in crate::app) async fn put_off_requests(&mut self) {
         while let Some(request) = self.requests.recv().await {
             self.again |= !request.is_heard();
             request.answer(Reloaded::Again);
@@ -36,7 +36,7 @@ impl<S: Future<Output = ()>> Meanwhile<'_, S> {
     }
 
     /// Takes note of what was asked for and not looked at.
-    pub(super) async fn catch_up(&mut self) {
+    pub(in crate::app) async fn catch_up(&mut self) {
         if !self.stopped {
             tokio::select! {
                 biased;

@@ -1,4 +1,4 @@
-//! One end of the link: a SEQPACKET socket that carries words as JSON, and descriptors beside them (unix(7)).
+//! One end of the link: a SEQPACKET socket that carries messages as JSON, and descriptors beside them (unix(7)).
 
 use std::{
     fs::File,
@@ -21,20 +21,20 @@ use nix::{
     },
 };
 
-use super::{DESCRIPTORS_A_WORD, ENVIRONMENT, Word};
+use super::{ENVIRONMENT, FDS_PER_MESSAGE, Message};
 
-/// Most bytes of a word; names and state go by memfd.
-const MAX_WORD: usize = 16 << 10;
+/// Most bytes of a message; names and state go by memfd.
+const MAX_MESSAGE: usize = 16 << 10;
 
 /// Why the other end was not heard or reached.
 #[derive(Debug, thiserror::Error)]
-pub enum LinkError {
+pub enum ControlError {
     /// The other process has ended, or closed its end.
     #[error("the other process has ended")]
     Closed,
     /// It said nothing in time.
     #[error("the other process said nothing for {0:?}")]
-    Silent(Duration),
+    TimedOut(Duration),
     /// It said that it can't.
     #[error("{0}")]
     Failed(String),
@@ -46,7 +46,7 @@ pub enum LinkError {
     Io(#[from] io::Error),
 }
 
-impl From<Errno> for LinkError {
+impl From<Errno> for ControlError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::EPIPE | Errno::ECONNRESET => Self::Closed,
@@ -57,9 +57,9 @@ impl From<Errno> for LinkError {
 
 /// One end. Its calls block.
 #[derive(Debug)]
-pub struct Link(OwnedFd);
+pub struct ControlChannel(OwnedFd);
 
-impl Link {
+impl ControlChannel {
     /// Both ends; neither outlives an exec.
     ///
     /// # Errors
@@ -90,32 +90,32 @@ impl Link {
         number.map(Self::inherited).transpose()
     }
 
-    /// Says `word`, with descriptors, which stay open here.
+    /// Says `message`, with descriptors, which stay open here.
     ///
     /// # Errors
-    /// [`LinkError::Closed`] if nobody hears it.
-    pub fn say(&self, word: &Word, fds: &[RawFd]) -> Result<(), LinkError> {
-        let text = serde_json::to_vec(word).map_err(io::Error::from)?;
+    /// [`ControlError::Closed`] if nobody hears it.
+    pub fn send(&self, message: &Message, fds: &[RawFd]) -> Result<(), ControlError> {
+        let text = serde_json::to_vec(message).map_err(io::Error::from)?;
         let rights = [ControlMessage::ScmRights(fds)];
         let control = if fds.is_empty() { &rights[..0] } else { &rights };
         sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL, None)?;
         Ok(())
     }
 
-    /// Hears the next word, and the descriptors that come with it.
+    /// Hears the next message, and the descriptors that come with it.
     ///
     /// # Errors
-    /// [`LinkError`]; a [`Word::Failed`] is one of them.
-    pub fn hear(&self, within: Duration) -> Result<(Word, Vec<OwnedFd>), LinkError> {
+    /// [`ControlError`]; a [`Message::Failed`] is one of them.
+    pub fn recv(&self, within: Duration) -> Result<(Message, Vec<OwnedFd>), ControlError> {
         let micros = i64::try_from(within.as_micros()).unwrap_or(i64::MAX).max(1);
         setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(micros / 1_000_000, micros % 1_000_000))?;
-        let mut text = vec![0; MAX_WORD];
-        let mut space = cmsg_space!([RawFd; DESCRIPTORS_A_WORD]);
+        let mut text = vec![0; MAX_MESSAGE];
+        let mut space = cmsg_space!([RawFd; FDS_PER_MESSAGE]);
         let mut slices = [IoSliceMut::new(&mut text)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let received = recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags);
         let received = match received {
-            Err(Errno::EAGAIN) => return Err(LinkError::Silent(within)),
+            Err(Errno::EAGAIN) => return Err(ControlError::TimedOut(within)),
             received => received?,
         };
         let mut fds = Vec::new();
@@ -130,12 +130,12 @@ impl Link {
         }
         let n = received.bytes;
         if n == 0 {
-            return Err(LinkError::Closed);
+            return Err(ControlError::Closed);
         }
         match serde_json::from_slice(&text[..n]) {
-            Ok(Word::Failed { reason }) => Err(LinkError::Failed(reason)),
-            Ok(word) => Ok((word, fds)),
-            Err(_) => Err(LinkError::Unexpected(String::from_utf8_lossy(&text[..n]).into_owned())),
+            Ok(Message::Failed { reason }) => Err(ControlError::Failed(reason)),
+            Ok(message) => Ok((message, fds)),
+            Err(_) => Err(ControlError::Unexpected(String::from_utf8_lossy(&text[..n]).into_owned())),
         }
     }
 
@@ -148,11 +148,11 @@ impl Link {
     /// Hears `expected`, or fails.
     ///
     /// # Errors
-    /// [`LinkError`], also for any other word.
-    pub fn expect(&self, expected: &Word, within: Duration) -> Result<(), LinkError> {
-        match self.hear(within)? {
-            (word, _) if word == *expected => Ok(()),
-            (word, _) => Err(LinkError::Unexpected(format!("{word:?}"))),
+    /// [`ControlError`], also for any other message.
+    pub fn expect(&self, expected: &Message, within: Duration) -> Result<(), ControlError> {
+        match self.recv(within)? {
+            (message, _) if message == *expected => Ok(()),
+            (message, _) => Err(ControlError::Unexpected(format!("{message:?}"))),
         }
     }
 }
@@ -187,24 +187,27 @@ mod tests {
 
     #[test]
     fn words_arrive_whole_and_with_their_descriptors() {
-        let (ours, theirs) = Link::pair().unwrap();
-        let theirs = Link(theirs);
+        let (ours, theirs) = ControlChannel::pair().unwrap();
+        let theirs = ControlChannel(theirs);
         let file = memfd(b"held").unwrap();
-        ours.say(&Word::State { descriptors: 3 }, &[file.as_raw_fd()]).unwrap();
-        ours.say(&Word::Go, &[]).unwrap();
-        let (word, mut fds) = theirs.hear(Duration::from_secs(5)).unwrap();
-        assert_eq!(word, Word::State { descriptors: 3 });
+        ours.send(&Message::State { descriptors: 3 }, &[file.as_raw_fd()]).unwrap();
+        ours.send(&Message::Go, &[]).unwrap();
+        let (message, mut fds) = theirs.recv(Duration::from_secs(5)).unwrap();
+        assert_eq!(message, Message::State { descriptors: 3 });
         assert_eq!(read_memfd(fds.remove(0)).unwrap(), b"held");
-        theirs.expect(&Word::Go, Duration::from_secs(5)).unwrap();
-        theirs.say(&Word::Failed { reason: "no".to_owned() }, &[]).unwrap();
-        assert_eq!(ours.expect(&Word::Serving, Duration::from_secs(5)).unwrap_err().to_string(), "no");
-        assert!(matches!(ours.hear(Duration::from_millis(10)), Err(LinkError::Silent(_))));
-        theirs.say(&Word::Serving, &[]).unwrap();
+        theirs.expect(&Message::Go, Duration::from_secs(5)).unwrap();
+        theirs.send(&Message::Failed { reason: "no".to_owned() }, &[]).unwrap();
+        assert_eq!(ours.expect(&Message::Serving, Duration::from_secs(5)).unwrap_err().to_string(), "no");
+        assert!(matches!(ours.recv(Duration::from_millis(10)), Err(ControlError::TimedOut(_))));
+        theirs.send(&Message::Serving, &[]).unwrap();
         ours.shut();
-        assert!(matches!(theirs.say(&Word::Serving, &[]), Err(LinkError::Closed)), "what is said is heard, or fails");
-        ours.expect(&Word::Serving, Duration::from_secs(5)).unwrap();
+        assert!(
+            matches!(theirs.send(&Message::Serving, &[]), Err(ControlError::Closed)),
+            "what is said is heard, or fails"
+        );
+        ours.expect(&Message::Serving, Duration::from_secs(5)).unwrap();
         drop(theirs);
-        assert!(matches!(ours.hear(Duration::from_secs(5)), Err(LinkError::Closed)));
-        assert!(matches!(ours.say(&Word::Go, &[]), Err(LinkError::Closed)));
+        assert!(matches!(ours.recv(Duration::from_secs(5)), Err(ControlError::Closed)));
+        assert!(matches!(ours.send(&Message::Go, &[]), Err(ControlError::Closed)));
     }
 }
