@@ -1,4 +1,4 @@
-"""Prints the licences of the libraries that are built into the program: each licence asks to go where the binary goes.
+"""Prints the licences of the libraries that are built into the programs: each licence asks to go where the binary goes.
 
 Reads what cargo has unpacked to build it, for the platform this runs on; texts that several libraries share are printed once.
 """
@@ -16,17 +16,17 @@ def cargo(*arguments: str) -> str:
 
 
 def built_in(metadata: dict) -> set[str]:
-    """The packages reached from the program by normal dependencies: build scripts and tests are not in the binary."""
+    """The packages reached from the programs by normal dependencies: build scripts and tests are not in the binaries."""
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-    root = metadata["resolve"]["root"]
-    seen, todo = set(), [root]
+    own = set(metadata["workspace_members"])
+    seen, todo = set(), list(own)
     while todo:
         for dependency in nodes[todo.pop()]["deps"]:
             normal = any(kind["kind"] is None for kind in dependency["dep_kinds"])
             if normal and dependency["pkg"] not in seen:
                 seen.add(dependency["pkg"])
                 todo.append(dependency["pkg"])
-    return seen - {root}
+    return seen - own
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
             without.append(name)
         for path in found:
             texts.setdefault(path.read_text(errors="replace").strip(), []).append(name)
-    print("Libraries built into ssecast, and their licences.")
+    print("Libraries built into ssecast and ssecast-bench, and their licences.")
     if without:
         print("\nWithout a text of their own, under the licences named:")
         print("\n".join(f"  {name}" for name in without))

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use ssecast::cli::bench::{
+use ssecast_bench::{
     publisher::{self, Publisher},
     target::Target,
 };
@@ -109,7 +109,7 @@ fn start_bare_loop(argument: &str, public: &Path, processes: &mut Processes) -> 
     let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
     // As wide as ssecast's positions, or frames would differ in length.
     let position = u64::try_from(since.as_micros())?;
-    Ok(Box::new(bare_loop::Commands { stdin, node: "benchbar".parse()?, position }))
+    Ok(Box::new(bare_loop::Commands { stdin, position }))
 }
 
 /// Starts the daemon with `public` as `listen.public`.

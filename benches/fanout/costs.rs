@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use ssecast::cli::bench::{
+use ssecast_bench::{
     channels::ChannelPlan,
     procfs,
     progress::Progress,

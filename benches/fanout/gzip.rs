@@ -10,12 +10,9 @@ use std::{
 
 use anyhow::{Context, ensure};
 use flate2::write::GzDecoder;
-use ssecast::{
-    cli::bench::{
-        procfs,
-        publisher::{self, Message},
-    },
-    name::ChannelName,
+use ssecast_bench::{
+    procfs,
+    publisher::{self, Message},
 };
 
 use crate::{
@@ -121,14 +118,14 @@ fn measure(who: Who) -> anyhow::Result<Figures> {
     let empty = sample()?;
     let clients = (0..CLIENTS).map(|_| Client::open(&running, who != Who::Nobody));
     let mut clients = clients.collect::<anyhow::Result<Vec<_>>>()?;
-    let channel: ChannelName = "bench".parse()?;
+    let channel = "bench";
     let (mut before, mut bytes) = (empty, 0);
     for (at, event) in events().into_iter().enumerate() {
         if at == WARMUP {
             before = sample()?;
             bytes = clients.iter().map(|client| client.bytes).sum();
         }
-        running.publisher.publish(&[Message { channel: &channel, payload: event }])?;
+        running.publisher.publish(&[Message { channel, payload: event }])?;
         clients.iter_mut().try_for_each(|client| client.read_until(at + 1))?;
         storm::wait_for_answers(running.publisher.as_mut())?;
     }

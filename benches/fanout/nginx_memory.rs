@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use ssecast::cli::bench::procfs;
+use ssecast_bench::procfs;
 
 use crate::{
     contenders::{Processes, start_daemon},

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use ssecast::cli::bench::{Bench, channels::ChannelPlan, procfs, progress::Progress, report::Report, swarm::Work};
+use ssecast_bench::{Bench, channels::ChannelPlan, procfs, progress::Progress, report::Report, swarm::Work};
 
 use crate::{contenders::Contender, costs, gzip, ingest, nginx_memory, storm};
 

@@ -12,7 +12,7 @@ use nix::{
     sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     unistd::{read, write},
 };
-use ssecast::cli::bench::{
+use ssecast_bench::{
     parser::{Parser, Seen},
     procfs,
     publisher::{Message, Publisher},
@@ -68,16 +68,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 fn measure(contender: Contender) -> anyhow::Result<(f64, f64)> {
     let dir = tempfile::tempdir()?;
     let mut running = contender.start(dir.path())?;
-    let channel = "bench".parse()?;
-    let request = String::from_utf8(running.target.subscribe_request([&channel].into_iter()))?;
+    let channel = "bench";
+    let request = String::from_utf8(running.target.subscribe_request([channel].into_iter()))?;
     let cursor = {
         let mut first = std::net::TcpStream::connect(running.target.host.as_str())?;
         first.write_all(request.as_bytes())?;
         std::thread::sleep(Duration::from_millis(300));
-        publish(&mut running, &channel, 1)?;
+        publish(&mut running, channel, 1)?;
         read_cursor(&mut first)?
     };
-    publish(&mut running, &channel, DUE)?;
+    publish(&mut running, channel, DUE)?;
     let pids = procfs::with_descendants(&running.processes.ids())?;
     let cpu =
         || -> anyhow::Result<f64> { Ok(procfs::sample(&pids)?.iter().map(|sample| sample.cpu.as_secs_f64()).sum()) };
@@ -87,7 +87,7 @@ fn measure(contender: Contender) -> anyhow::Result<(f64, f64)> {
     Ok((start.elapsed().as_secs_f64(), cpu()? - before))
 }
 
-fn publish(running: &mut Running, channel: &ssecast::name::ChannelName, events: usize) -> anyhow::Result<()> {
+fn publish(running: &mut Running, channel: &str, events: usize) -> anyhow::Result<()> {
     let batch: Vec<_> = (0..events).map(|at| Message { channel, payload: format!("{at:0128}") }).collect();
     running.publisher.publish(&batch)?;
     wait_for_answers(running.publisher.as_mut())

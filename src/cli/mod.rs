@@ -84,7 +84,7 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Reload(args) => reload::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
-        Command::Bench(args) => return bench::run(args).unwrap_or_else(|error| Failure::from(error).report()),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
     };

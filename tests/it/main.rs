@@ -6,6 +6,7 @@
 
 mod support;
 
+mod bench;
 mod classic;
 mod cli;
 mod clients;

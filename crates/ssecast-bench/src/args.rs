@@ -1,14 +1,15 @@
-//! The arguments of `ssecast bench`.
+//! The arguments of `ssecast-bench`: what is measured, and how they are checked.
 
 use std::{str::FromStr, time::Duration};
 
-use super::{channels::ChannelPlan, stamp::MIN_PAYLOAD_BYTES, target::Target};
+use crate::{channels::ChannelPlan, stamp::MIN_PAYLOAD_BYTES, target::Target};
 
 /// Measure a running ssecast, or any other server of event streams, under load
 ///
-/// Connects clients, publishes events, and tells deliveries, losses, order, latency and, for the processes given by
+/// Connects clients, publishes events, and reports deliveries, losses, order, latency and, for the processes given by
 /// --pid, CPU per delivery and memory per client. Exits with 1 if anything was lost, out of order or doubled.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "ssecast-bench", version)]
 pub struct BenchArgs {
     /// Where clients connect: unix:///path, http://host:port/sse/ (through nginx) or tcp://host:port. `{channels}` in it
     /// stands for the channels; else they are given as ?channels=a,b
@@ -40,7 +41,7 @@ pub struct BenchArgs {
     /// Bytes of an event's payload
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = payload_bytes)]
     pub size: usize,
-    /// Processes whose CPU and memory are told, each with its children
+    /// Processes whose CPU and memory are reported, each with its children
     #[arg(long, value_name = "PID", num_args = 1.., value_delimiter = ',')]
     pub pid: Vec<u32>,
     /// Longest time for all of it
@@ -71,13 +72,12 @@ fn bounded(text: &str, least: usize, most: usize) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{Args as _, FromArgMatches as _};
+    use clap::Parser as _;
 
     use super::*;
 
     fn parse(line: &str) -> Result<BenchArgs, clap::Error> {
-        let command = BenchArgs::augment_args(clap::Command::new("bench").no_binary_name(true));
-        BenchArgs::from_arg_matches(&command.try_get_matches_from(line.split_whitespace())?)
+        BenchArgs::try_parse_from(["ssecast-bench"].into_iter().chain(line.split_whitespace()))
     }
 
     #[test]

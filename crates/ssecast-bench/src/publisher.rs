@@ -17,8 +17,7 @@ use nix::{
 };
 use serde::Serialize;
 
-use super::target::{Target, escape};
-use crate::name::ChannelName;
+use crate::target::{Target, escape};
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,15 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Serialize)]
 pub struct Message<'a> {
     /// Its channel.
-    #[serde(serialize_with = "as_str")]
-    pub channel: &'a ChannelName,
+    pub channel: &'a str,
     /// ASCII without line breaks.
     #[serde(rename = "message")]
     pub payload: String,
-}
-
-fn as_str<S: serde::Serializer>(name: &ChannelName, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(name.as_str())
 }
 
 /// Where a run's events are published to.
@@ -91,7 +85,7 @@ impl Publisher for RedisPublisher {
     fn publish(&mut self, batch: &[Message<'_>]) -> anyhow::Result<()> {
         let mut pipe = redis::pipe();
         for message in batch {
-            pipe.publish(message.channel.as_str(), &message.payload);
+            pipe.publish(message.channel, &message.payload);
         }
         let heard: Vec<u64> = pipe.query(&mut self.0).context("Redis refuses a PUBLISH")?;
         if let Some(message) = heard.iter().position(|&subscribers| subscribers == 0).map(|at| &batch[at]) {
@@ -191,7 +185,7 @@ impl Publisher for HttpPublisher {
             self.request(&format!("{base}/publish"), "application/x-ndjson", &lines);
         } else {
             for Message { channel, payload } in batch {
-                let name = escape(channel.as_str());
+                let name = escape(channel);
                 let uri =
                     if own { format!("{base}/publish/{name}") } else { self.target.uri.replace("{channel}", &name) };
                 self.request(&uri, "text/plain", payload.as_bytes());
@@ -257,8 +251,7 @@ mod tests {
 
     #[test]
     fn a_message_is_what_the_admin_socket_takes() {
-        let channel = "cats".parse().unwrap();
-        let message = Message { channel: &channel, payload: "sb 1".to_owned() };
+        let message = Message { channel: "cats", payload: "sb 1".to_owned() };
         assert_eq!(serde_json::to_string(&message).unwrap(), r#"{"channel":"cats","message":"sb 1"}"#);
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::{channels::ChannelPlan, histogram::Histogram, stamp::Stamp};
+use crate::{channels::ChannelPlan, histogram::Histogram, stamp::Stamp};
 
 /// The counts of a run.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use super::{histogram::Quantiles, procfs::Sample, tally::Counts};
+use crate::{histogram::Quantiles, procfs::Sample, tally::Counts};
 
 /// The whole result. Times are in microseconds, memory is in bytes.
 #[derive(Debug, Clone, Serialize)]

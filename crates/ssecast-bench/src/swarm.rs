@@ -16,7 +16,7 @@ use nix::{
     unistd::{read, write},
 };
 
-use super::{
+use crate::{
     channels::ChannelPlan,
     histogram::Histogram,
     parser::{Parser, Seen},
