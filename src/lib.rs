@@ -7,6 +7,7 @@
 //! keeps it so).
 
 pub mod client_limit;
+pub mod clock;
 pub mod config;
 pub mod name;
 pub mod cursor;
@@ -21,8 +22,10 @@ pub mod event;
 pub mod hub;
 pub mod http;
 
-pub mod shard;
+pub mod broker;
 pub mod access;
+
+pub mod shard;
 
 pub mod source;
 pub mod public;

@@ -16,9 +16,9 @@ use self::publish::{BodyError, Shape};
 pub use self::reload::{ReloadRequest, Reloaded, Reloads};
 use crate::{
     access::{self, Peer},
+    broker::{Dispatcher, Published, Publisher},
     config,
     http::{self, Answer, Ended},
-    shard::{Dispatcher, Published, Publisher},
     stream::{AttachedStream, Stream},
 };
 
@@ -210,8 +210,12 @@ impl Admin {
     }
 
     fn ready(&self) -> Answered {
-        let away: Vec<&str> =
-            self.dispatcher.away().into_iter().filter_map(|source| self.sources.get(source).copied()).collect();
+        let away: Vec<&str> = self
+            .dispatcher
+            .disconnected_sources()
+            .into_iter()
+            .filter_map(|source| self.sources.get(source).copied())
+            .collect();
         if away.is_empty() {
             return match self.reloads.last_failure() {
                 None => json(StatusCode::OK, &json!({ "status": "ready" })),

@@ -16,14 +16,16 @@ use tokio::{
 use super::upgrade::sender::until;
 use crate::{
     admin::{Admin, Reloads},
+    broker::{Dispatcher, Embedded, Interest, Outlet, Publisher},
     client_limit::ClientLimit,
+    clock::unix_micros,
     config::Config,
     cursor::{Cursor, NodeId},
     hub::Sequencer,
     metrics::Metrics,
     process::notify::Vitals,
     public,
-    shard::{self, Demand, Dispatcher, Embedded, Op, Parts, Publisher, Queue, Transfer, now_micros},
+    shard::{self, Op, Parts, Queue, Transfer},
     source::{Feed, RedisPubSub, RedisPublisher, Source},
 };
 
@@ -34,11 +36,13 @@ const SOURCES_AT_START: Duration = Duration::from_secs(3);
 type Ending = Arc<Mutex<Option<oneshot::Sender<String>>>>;
 
 /// A source that has not been started, and what will be asked of it.
-type Waiting = (Box<dyn Source>, mpsc::UnboundedReceiver<Demand>);
+type Waiting = (Box<dyn Source>, mpsc::UnboundedReceiver<Interest>);
 
 /// The shards and sources under way.
 pub(super) struct Daemon {
     pub(super) dispatcher: Arc<Dispatcher>,
+    /// The shards' queues.
+    pub(super) queues: Vec<Arc<Queue>>,
     pub(super) publisher: Arc<dyn Publisher>,
     /// The sources' names, by their number.
     pub(super) sources: Vec<&'static str>,
@@ -57,14 +61,15 @@ impl Daemon {
     /// Makes everything and starts nothing.
     pub(super) fn wire(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
-        let sequencer = Sequencer::new(NodeId::random(), now_micros());
+        let sequencer = Sequencer::new(NodeId::random(), unix_micros());
         let queues: Vec<Arc<Queue>> = (0..config.process.workers.get()).map(|_| Arc::default()).collect();
         let mut sources: Vec<Box<dyn Source>> = Vec::new();
         if let Some(redis) = &config.redis {
             sources.push(Box::new(RedisPubSub::new(redis).context("redis.url")?));
         }
         let (demands, wanted): (Vec<_>, Vec<_>) = sources.iter().map(|_| mpsc::unbounded_channel()).unzip();
-        let dispatcher = Arc::new(Dispatcher::new(sequencer, queues, demands, Arc::clone(&metrics)));
+        let outlets = queues.iter().map(|queue| Arc::clone(queue) as Arc<dyn Outlet>).collect();
+        let dispatcher = Arc::new(Dispatcher::new(sequencer, outlets, demands, Arc::clone(&metrics)));
         let publisher: Arc<dyn Publisher> = match &config.redis {
             Some(redis) => Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher)).context("redis.url")?),
             None => Arc::new(Embedded(Arc::clone(&dispatcher))),
@@ -72,6 +77,7 @@ impl Daemon {
         let (ending, ended) = oneshot::channel();
         Ok(Self {
             dispatcher,
+            queues,
             publisher,
             sources: sources.iter().map(|source| source.name()).collect(),
             ended,
@@ -113,7 +119,7 @@ impl Daemon {
         cursor: Cursor,
         inherited: Vec<Option<Transfer>>,
     ) -> io::Result<()> {
-        for (number, (queue, inherited)) in self.dispatcher.queues().iter().zip(inherited).enumerate() {
+        for (number, (queue, inherited)) in self.queues.iter().zip(inherited).enumerate() {
             let parts = Parts {
                 number,
                 config: Arc::clone(config),
@@ -179,7 +185,7 @@ impl Daemon {
     /// Sends all clients away; resolves when they are gone.
     pub(super) async fn drain(&self, spread: Duration) {
         let mut gone = Vec::new();
-        for queue in self.dispatcher.queues() {
+        for queue in &self.queues {
             let (done, drained) = oneshot::channel();
             queue.push([Op::Drain(spread, done)]);
             gone.push(drained);
@@ -191,7 +197,7 @@ impl Daemon {
 
     /// Ends the shards' threads.
     pub(super) async fn stop(self) {
-        for queue in self.dispatcher.queues() {
+        for queue in &self.queues {
             queue.push([Op::Stop]);
         }
         drop(self.running);

@@ -27,6 +27,7 @@ use self::{
 };
 use crate::{
     admin::{Admin, ReloadRequest, Reloaded, Reloads},
+    broker::Dispatcher,
     config::Config,
     process::{
         control_channel::InheritedFd,
@@ -37,7 +38,6 @@ use crate::{
         signals::{self, Asked},
         sockets::Sockets,
     },
-    shard::Dispatcher,
     stream::Stream,
 };
 
@@ -223,7 +223,7 @@ struct Serving {
 impl Serving {
     /// Accepts on both sockets; `inherited` are connections of the admin socket.
     fn accept(&mut self, inherited: Vec<Stream>) -> anyhow::Result<()> {
-        let queues = self.daemon.dispatcher.queues().to_vec();
+        let queues = self.daemon.queues.clone();
         let Sockets { public, admin } = &self.sockets;
         self.accepting = Some(Accepting::start(public, admin, queues, Arc::clone(&self.admin), inherited)?);
         Ok(())

@@ -9,8 +9,9 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use super::{Joining, Shard, now_micros};
+use super::{Joining, Shard};
 use crate::{
+    clock::unix_micros,
     hub::{ChannelId, Subscription},
     name::ChannelName,
     stream::Stream,
@@ -48,7 +49,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut shard = self.handle.shard.borrow_mut();
         for &id in &self.channels {
-            shard.hub.release(id, now_micros());
+            shard.hub.release(id, unix_micros());
         }
     }
 }
@@ -115,6 +116,6 @@ impl Shard {
         }
         self.hub.set_wanted(id, true);
         // It may be open for another shard, and have been let go since this one has last looked.
-        self.dispatcher.want(self.number, name) && subscription == Subscription::Confirmed
+        self.dispatcher.subscribe(self.number, name) && subscription == Subscription::Confirmed
     }
 }

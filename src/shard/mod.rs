@@ -7,11 +7,9 @@
 //! - A stream's socket is registered for READABLE only, unless the client is behind.
 
 mod client;
-mod dispatch;
 mod drain;
 mod handle;
 mod poll;
-mod publisher;
 mod queue;
 mod runner;
 mod snapshot;
@@ -40,11 +38,9 @@ use tokio::sync::oneshot;
 
 pub use self::{
     client::Joining,
-    dispatch::{Demand, Dispatcher, Ticket, now_micros},
     handle::{Hold, ShardHandle},
     poll::PollReply,
-    publisher::{Embedded, PublishError, Published, Publisher, Publishing},
-    queue::{Op, Queue, Receipt},
+    queue::{Op, Queue},
     runner::{Parts, ServeConnection, run},
     snapshot::{Snapshot, Transfer},
 };
@@ -55,7 +51,9 @@ use self::{
     writer::{Joined, Ping, WATCHED},
 };
 use crate::{
+    broker::{Delivery, Dispatcher, ShardQuery},
     client_limit::ClientLimit,
+    clock::unix_micros,
     config::Config,
     cursor::Position,
     event::Coding,
@@ -116,7 +114,7 @@ impl Shard {
     fn turn(&mut self, ops: &mut Vec<Op>) -> Turned {
         let mut turned = Turned::default();
         for op in ops.drain(..) {
-            if let Op::Publish(event, receipt) = op {
+            if let Op::Deliver(Delivery::Publish(event, receipt)) = op {
                 self.unsent_bytes += event.weight();
                 let clients = self.hub.publish(&event);
                 if let Some((receipt, index)) = receipt {
@@ -128,16 +126,11 @@ impl Shard {
                 continue;
             }
             // These touch no client; and each publish by way of Redis asks.
-            if !matches!(op, Op::Ask(_) | Op::Accept(_)) {
+            if !matches!(op, Op::Deliver(Delivery::Query(_)) | Op::Accept(_)) {
                 self.flush();
             }
             match op {
-                Op::Publish(..) => {}
-                Op::Open(name, since) => self.open(&name, since),
-                Op::Restored(names, since) => self.restore(&names, since),
-                Op::Refused(name) => self.refuse(&name),
-                Op::Advance(position) => self.hub.advance(position),
-                Op::Unasked(name) => self.hub.set_unsubscribed(&name),
+                Op::Deliver(delivery) => self.take(delivery),
                 Op::Accept(stream) => turned.accepted.push(stream),
                 Op::Drain(spread, gone) => self.drain(spread, gone),
                 Op::Settle(wanted) => turned.settle = Some(wanted),
@@ -148,13 +141,39 @@ impl Shard {
                     turned.thaw = true;
                 }
                 Op::Stop => self.stop(),
-                Op::Ask(question) => question(self),
             }
         }
         if self.config.stream.coalesce.is_zero() || turned.freeze.is_some() {
             self.flush();
         }
         turned
+    }
+
+    /// Does what the dispatcher delivers beside events.
+    fn take(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Publish(..) => {}
+            Delivery::Confirmed(name, since) => self.open(&name, since),
+            Delivery::Reconnected(names, since) => self.restore(&names, since),
+            Delivery::Refused(name) => self.refuse(&name),
+            Delivery::Advance(position) => self.hub.advance(position),
+            Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
+            Delivery::Query(query) => self.answer(query),
+        }
+    }
+
+    fn answer(&self, query: ShardQuery) {
+        match query {
+            ShardQuery::Subscribers { names, receipt } => {
+                for (name, index) in names.iter().zip(0..) {
+                    receipt.count(index, self.hub.subscribers_of(name));
+                }
+            }
+            ShardQuery::Channels(answer) => {
+                let counts = self.hub.subscribers().map(|(name, count)| (name.clone(), count)).collect();
+                let _ = answer.send(counts); // Nobody may be waiting any more.
+            }
+        }
     }
 
     fn open(&mut self, name: &ChannelName, since: Option<Position>) {
@@ -203,7 +222,7 @@ impl Shard {
     /// Takes over a connection whose request was accepted; `channels` are held.
     fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
         self.flush();
-        let reader = self.hub.reader(joining.start, now_micros());
+        let reader = self.hub.reader(joining.start, unix_micros());
         let stream = &self.config.stream;
         let lifetime = match (&joining.reply, stream.max_lifetime) {
             (Some(_), _) => Some(stream.ping_interval),
@@ -276,7 +295,7 @@ impl Shard {
             if client.behind.is_some() {
                 self.hub.set_behind(client.group, false);
             }
-            if let Some(moved) = self.hub.leave(client.group, client.place, now_micros()) {
+            if let Some(moved) = self.hub.leave(client.group, client.place, unix_micros()) {
                 self.clients[moved as usize].place = client.place;
             }
             self.metrics.left.add(1);
@@ -369,9 +388,9 @@ impl Shard {
     /// Every second: lets go what nobody listens to, and logs what was told.
     fn every_second(&mut self) {
         self.flush(); // From histories that still have all of it.
-        self.hub.trim(now_micros()); // Of what came otherwise than by a publish: from another process.
-        for name in self.hub.sweep(now_micros()) {
-            self.dispatcher.unwant(self.number, &name);
+        self.hub.trim(unix_micros()); // Of what came otherwise than by a publish: from another process.
+        for name in self.hub.sweep(unix_micros()) {
+            self.dispatcher.release(self.number, &name);
         }
         let stalled = mem::take(&mut self.stalled);
         if stalled > 0 {
@@ -384,11 +403,5 @@ impl Shard {
         if gaps > 0 {
             tracing::warn!(gaps, "clients were told that they may have missed events; each gap event says why");
         }
-    }
-
-    /// The hub, to look at.
-    #[must_use]
-    pub fn hub(&self) -> &Hub {
-        &self.hub
     }
 }

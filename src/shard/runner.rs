@@ -11,12 +11,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{
-    Dispatcher, Op, Queue, Shard, ShardHandle, handle::Connections, snapshot::Transfer, wheel::Wheel, writer::Joined,
-};
+use super::{Op, Queue, Shard, ShardHandle, handle::Connections, snapshot::Transfer, wheel::Wheel, writer::Joined};
 use crate::{
-    client_limit::ClientLimit, config::Config, cursor::Cursor, gzip::Deflater, hub::Hub, metrics::Metrics,
-    stream::Stream,
+    broker::Dispatcher, client_limit::ClientLimit, config::Config, cursor::Cursor, gzip::Deflater, hub::Hub,
+    metrics::Metrics, stream::Stream,
 };
 
 /// Most epoll events that are handled before the queue has its turn.

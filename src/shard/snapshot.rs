@@ -15,11 +15,11 @@ use super::{
     Shard,
     client::{Behind, Entering, Poll},
     gzip_stream::GzipState,
-    now_micros,
     poll::PollReply,
     wheel::Tick,
 };
 use crate::{
+    clock::unix_micros,
     cursor::Position,
     event::{Coding, Event, Form},
     gzip::Checksum,
@@ -235,7 +235,7 @@ impl Shard {
     /// Takes over what a shard of another process held. Gives back the connections that are no clients yet.
     pub(super) fn inherit(&mut self, frozen: Transfer) -> Vec<Stream> {
         let Transfer { snapshot, owned_fds, .. } = frozen;
-        let now = now_micros();
+        let now = unix_micros();
         self.hub.set_floor(Position(snapshot.floor.0), cause_from_u8(snapshot.floor.1));
         let mut ids = Vec::with_capacity(snapshot.channels.len());
         for channel in snapshot.channels {

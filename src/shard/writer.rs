@@ -26,10 +26,11 @@ use super::{
     Shard,
     client::{Behind, Client, ClientKey},
     gzip_stream::GzipReplay,
-    now_micros, poll,
+    poll,
     wheel::Tick,
 };
 use crate::{
+    clock::unix_micros,
     cursor::Position,
     event::{Coding, Event, Form},
     gzip::{self, Span},
@@ -75,7 +76,7 @@ impl Shard {
     pub(super) fn flush(&mut self) {
         if std::mem::take(&mut self.unsent_bytes) > 0 {
             self.send_batches();
-            self.hub.trim(now_micros());
+            self.hub.trim(unix_micros());
         }
     }
 

@@ -13,10 +13,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 pub use self::{redis_publish::RedisPublisher, redis_pubsub::RedisPubSub};
 use crate::{
+    broker::{Dispatcher, Generation, Interest},
     event::Message,
     metrics::Metrics,
     name::ChannelName,
-    shard::{Demand, Dispatcher, Ticket},
 };
 
 /// A source under way.
@@ -27,9 +27,9 @@ pub trait Source: Send + 'static {
     /// Its name in logs and in `/readyz`.
     fn name(&self) -> &'static str;
 
-    /// Runs until the process ends, through whatever losses: `demands` says which channels are wanted, `feed` takes what
-    /// arrives. It must say [`Feed::restored`] or [`Feed::lost`] soon after its start, since clients wait for it.
-    fn run(self: Box<Self>, feed: Feed, demands: UnboundedReceiver<Demand>) -> Running;
+    /// Runs until the process ends, through whatever losses: `interest` says which channels are wanted, `feed` takes what
+    /// arrives. It must say [`Feed::reconnected`] or [`Feed::disconnected`] soon after its start, since clients wait for it.
+    fn run(self: Box<Self>, feed: Feed, interest: UnboundedReceiver<Interest>) -> Running;
 }
 
 /// Where a source puts what it has.
@@ -54,29 +54,29 @@ impl Feed {
         self.dispatcher.publish(self.source, messages);
     }
 
-    /// The demand is met: all the channel's messages arrive from now on.
-    pub fn confirm(&self, name: &ChannelName, ticket: Ticket) {
-        self.dispatcher.confirm(self.source, name, ticket);
+    /// The interest is met: all the channel's messages arrive from now on.
+    pub fn confirm(&self, name: &ChannelName, generation: Generation) {
+        self.dispatcher.confirm(self.source, name, generation);
     }
 
-    /// The source may not deliver the channel that the demand is for: clients of it are told so.
-    pub fn refuse(&self, name: &ChannelName, ticket: Ticket) {
-        self.dispatcher.refuse(name, ticket);
+    /// The source may not deliver the channel that the interest is for: clients of it are told so.
+    pub fn refuse(&self, name: &ChannelName, generation: Generation) {
+        self.dispatcher.refuse(name, generation);
     }
 
     /// All that was published before `at` (microseconds since 1970) on the channels that are wanted has been passed on.
-    pub fn alive(&self, at: u64) {
-        self.dispatcher.alive(self.source, at);
+    pub fn watermark(&self, at: u64) {
+        self.dispatcher.watermark(self.source, at);
     }
 
     /// The source is away: messages may be missed from now on.
-    pub fn lost(&self) {
-        self.dispatcher.lost(self.source);
+    pub fn disconnected(&self) {
+        self.dispatcher.disconnected(self.source);
     }
 
-    /// The source is there, or there again, and all these demands are met.
-    pub fn restored<'a>(&self, demands: impl Iterator<Item = (&'a ChannelName, Ticket)>) {
-        self.dispatcher.restored(self.source, demands);
+    /// The source is there, or there again, and all these interest are met.
+    pub fn reconnected<'a>(&self, interest: impl Iterator<Item = (&'a ChannelName, Generation)>) {
+        self.dispatcher.reconnected(self.source, interest);
     }
 
     /// Counts a message that can't be an event.

@@ -10,9 +10,9 @@ use tokio::sync::Mutex;
 
 use super::redis_wire;
 use crate::{
+    broker::{Dispatcher, PublishError, Published, Publisher, Publishing},
     config,
     event::Message,
-    shard::{Dispatcher, PublishError, Published, Publisher, Publishing},
 };
 
 struct Connected {

@@ -1,6 +1,6 @@
 //! Events from Redis PUBLISH: a channel is subscribed to when its first client joins.
 //!
-//! Invariant: a demand is confirmed only once Redis has confirmed the subscription, and everything published after that is
+//! Invariant: a interest is confirmed only once Redis has confirmed the subscription, and everything published after that is
 //! passed on, until the connection is lost; which is told.
 
 use std::{
@@ -27,10 +27,11 @@ use super::{
     redis_wire,
 };
 use crate::{
+    broker::{Generation, Interest},
+    clock::unix_micros,
     config,
     event::Message,
     name::ChannelName,
-    shard::{Demand, Ticket, now_micros},
 };
 
 /// How often Redis is asked whether it is still there.
@@ -59,17 +60,17 @@ impl Source for RedisPubSub {
         "redis"
     }
 
-    fn run(self: Box<Self>, feed: Feed, demands: UnboundedReceiver<Demand>) -> Running {
-        Box::pin(Session { source: *self, feed, demands, wanted: HashMap::new() }.run())
+    fn run(self: Box<Self>, feed: Feed, interest: UnboundedReceiver<Interest>) -> Running {
+        Box::pin(Session { source: *self, feed, interest, wanted: HashMap::new() }.run())
     }
 }
 
 struct Session {
     source: RedisPubSub,
     feed: Feed,
-    demands: UnboundedReceiver<Demand>,
-    /// Channels to subscribe to, with the demand that asked for each.
-    wanted: HashMap<ChannelName, Ticket>,
+    interest: UnboundedReceiver<Interest>,
+    /// Channels to subscribe to, with the interest that asked for each.
+    wanted: HashMap<ChannelName, Generation>,
 }
 
 impl Session {
@@ -91,10 +92,10 @@ impl Session {
                 },
                 Err(error) => error,
             };
-            if self.demands.is_closed() {
+            if self.interest.is_closed() {
                 return;
             }
-            self.feed.lost();
+            self.feed.disconnected();
             tries += 1;
             let wait = backoff.next();
             // Each power of two: the first at once, a long night without Redis in a page.
@@ -102,8 +103,8 @@ impl Session {
                 tracing::warn!(%error, tries, "Redis is away; what is published there now is missed, and clients will be told");
             }
             let meanwhile = async {
-                while let Some(demand) = self.demands.recv().await {
-                    note(&mut self.wanted, demand);
+                while let Some(interest) = self.interest.recv().await {
+                    note(&mut self.wanted, interest);
                 }
             };
             let _ = timeout(wait, meanwhile).await; // It ends early if nobody can ask any more.
@@ -154,26 +155,26 @@ impl Session {
 
     /// Subscribes to all that is wanted.
     async fn resume(&mut self, mut connection: MultiplexedConnection) -> redis::RedisResult<()> {
-        while let Ok(demand) = self.demands.try_recv() {
-            note(&mut self.wanted, demand);
+        while let Ok(interest) = self.interest.try_recv() {
+            note(&mut self.wanted, interest);
         }
         let names: Vec<ChannelName> = self.wanted.keys().cloned().collect();
         self.subscribe(&mut connection, &names).await?;
-        self.feed.restored(self.wanted.iter().map(|(name, &ticket)| (name, ticket)));
+        self.feed.reconnected(self.wanted.iter().map(|(name, &generation)| (name, generation)));
         Ok(())
     }
 
-    /// Meets demands until the connection is lost; gives the reason.
+    /// Meets interest until the connection is lost; gives the reason.
     async fn serve(&mut self, mut connection: MultiplexedConnection, gone: &Notify) -> redis::RedisError {
-        // Beside the demands, which need not wait for its answer.
+        // Beside the interest, which need not wait for its answer.
         let mut silent = pin!(ping_until_silent(connection.clone(), self.feed.clone()));
         loop {
             let done = tokio::select! {
                 // First: what is subscribed on a connection that is gone would wait for its timeout.
                 biased;
                 () = gone.notified() => return closed("the connection was closed"),
-                demand = self.demands.recv() => match demand {
-                    Some(demand) => self.meet(&mut connection, demand).await,
+                interest = self.interest.recv() => match interest {
+                    Some(interest) => self.meet(&mut connection, interest).await,
                     None => return closed("ssecast is stopping"),
                 },
                 error = silent.as_mut() => return error,
@@ -184,16 +185,16 @@ impl Session {
         }
     }
 
-    /// Meets `first` and the demands that wait behind it, in order, as many as fit into one command each time.
-    async fn meet(&mut self, connection: &mut MultiplexedConnection, first: Demand) -> redis::RedisResult<()> {
+    /// Meets `first` and the interest that wait behind it, in order, as many as fit into one command each time.
+    async fn meet(&mut self, connection: &mut MultiplexedConnection, first: Interest) -> redis::RedisResult<()> {
         let mut next = Some(first);
-        while let Some(demand) = next.take() {
-            let subscribes = matches!(demand, Demand::Subscribe(..));
-            let mut names = HashSet::from([note(&mut self.wanted, demand)]);
+        while let Some(interest) = next.take() {
+            let subscribes = matches!(interest, Interest::Subscribe(..));
+            let mut names = HashSet::from([note(&mut self.wanted, interest)]);
             while names.len() < CHANNELS_A_COMMAND {
-                match self.demands.try_recv() {
-                    Ok(demand) if matches!(demand, Demand::Subscribe(..)) == subscribes => {
-                        names.insert(note(&mut self.wanted, demand));
+                match self.interest.try_recv() {
+                    Ok(interest) if matches!(interest, Interest::Subscribe(..)) == subscribes => {
+                        names.insert(note(&mut self.wanted, interest));
                     }
                     other => {
                         next = other.ok();
@@ -206,8 +207,8 @@ impl Session {
                 self.subscribe(connection, &names).await?;
                 // Those that were refused are wanted no longer.
                 for name in &names {
-                    if let Some(&ticket) = self.wanted.get(name) {
-                        self.feed.confirm(name, ticket);
+                    if let Some(&generation) = self.wanted.get(name) {
+                        self.feed.confirm(name, generation);
                     }
                 }
             } else {
@@ -241,8 +242,8 @@ impl Session {
             match connection.subscribe(self.in_redis(std::slice::from_ref(name))).await {
                 Err(error) if is_refusal(&error) => {
                     tracing::warn!(channel = %name, %error, "Redis refuses a channel: clients that ask for it get 403");
-                    if let Some(ticket) = self.wanted.remove(name) {
-                        self.feed.refuse(name, ticket);
+                    if let Some(generation) = self.wanted.remove(name) {
+                        self.feed.refuse(name, generation);
                     }
                 }
                 done => done?,
@@ -257,13 +258,13 @@ impl Session {
 }
 
 /// Notes what is wanted from now on; gives the channel.
-fn note(wanted: &mut HashMap<ChannelName, Ticket>, demand: Demand) -> ChannelName {
-    match demand {
-        Demand::Subscribe(name, ticket) => {
-            wanted.insert(name.clone(), ticket);
+fn note(wanted: &mut HashMap<ChannelName, Generation>, interest: Interest) -> ChannelName {
+    match interest {
+        Interest::Subscribe(name, generation) => {
+            wanted.insert(name.clone(), generation);
             name
         }
-        Demand::Unsubscribe(name) => {
+        Interest::Unsubscribe(name) => {
             wanted.remove(&name);
             name
         }
@@ -344,11 +345,11 @@ impl Messages for Batch {
 async fn ping_until_silent(mut connection: MultiplexedConnection, feed: Feed) -> redis::RedisError {
     loop {
         // What was published before the question arrives before the answer.
-        let asked = now_micros();
+        let asked = unix_micros();
         if let Err(error) = redis::cmd("PING").query_async::<()>(&mut connection).await {
             return error;
         }
-        feed.alive(asked);
+        feed.watermark(asked);
         sleep(PING_INTERVAL).await;
     }
 }

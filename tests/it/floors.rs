@@ -8,12 +8,13 @@ use std::{
 };
 
 /// The rooms of each floor, lowest first.
-const FLOORS: [&[&str]; 9] = [
-    &["client_limit", "config", "name", "cursor", "gzip", "metrics", "stream"],
+const FLOORS: [&[&str]; 10] = [
+    &["client_limit", "clock", "config", "name", "cursor", "gzip", "metrics", "stream"],
     &["sse"],
     &["event"],
     &["hub", "http"],
-    &["shard", "access"],
+    &["broker", "access"],
+    &["shard"],
     &["source", "admin", "public"],
     &["process"],
     &["app"],
@@ -135,5 +136,5 @@ fn imports_are_found_in_every_form_they_are_written_in() {
             && !may_know("cursor", "event")
             && may_know("hub", "hub")
     );
-    assert!(!may_know("hub", "shard") && !may_know("shard", "access") && !may_know("config", "event"));
+    assert!(!may_know("hub", "shard") && !may_know("broker", "access") && !may_know("config", "event"));
 }

@@ -10,12 +10,13 @@ use tokio::{task::spawn_blocking, time::timeout};
 use super::sender::{UpgradeState, origin, until};
 use crate::{
     app::daemon::Daemon,
+    broker::Dispatcher,
     config::Config,
     cursor::{Cursor, Position},
     hub::Sequencer,
     name::ChannelName,
     process::control_channel::{ControlChannel, InheritedFd, Message, VERSION, read_memfd},
-    shard::{Dispatcher, Transfer},
+    shard::Transfer,
     stream::Stream,
 };
 
@@ -143,10 +144,10 @@ impl UpgradeReceiver {
         if self.marker.is_none() {
             return Ok(true);
         }
-        until(TO_DIVIDE, || dispatcher.is_holding() || !dispatcher.has_marker() || dispatcher.is_broken())
+        until(TO_DIVIDE, || dispatcher.is_buffering() || !dispatcher.has_marker() || dispatcher.is_broken())
             .await
             .context("the marker did not come to the new process")?;
-        Ok(dispatcher.is_holding())
+        Ok(dispatcher.is_buffering())
     }
 
     /// Hears more names, until everything comes.

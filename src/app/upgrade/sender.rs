@@ -198,7 +198,7 @@ pub(in crate::app) async fn hand_over<S: Future<Output = ()>>(
         Err(error) => {
             end(talk).await;
             dispatcher.resume();
-            for queue in dispatcher.queues() {
+            for queue in &serving.daemon.queues {
                 queue.push([Op::Thaw]);
             }
             serving.accept(left)?;
@@ -225,7 +225,7 @@ async fn prepare(serving: &Serving, talk: &mut SuccessorSession) -> anyhow::Resu
     let dispatcher = &serving.daemon.dispatcher;
     let sources = !serving.daemon.sources.is_empty();
     // What a source has missed while it is away is told in any case.
-    let there = dispatcher.away().is_empty();
+    let there = dispatcher.disconnected_sources().is_empty();
     let mut exact = there;
     let mut marker = (sources && there).then(marker_name).transpose()?;
     if let Some(name) = &marker {
@@ -285,14 +285,14 @@ async fn commit(
     if let Some(marker) = marker {
         let message = event::Message { channel: marker.clone(), event: None, data: Bytes::new() };
         match serving.daemon.publisher.publish(vec![message]).await {
-            Ok(_) => timeout(TO_STAND_STILL, dispatcher.held()).await.context("the marker did not come back")?,
+            Ok(_) => timeout(TO_STAND_STILL, dispatcher.buffering()).await.context("the marker did not come back")?,
             Err(error) => {
                 tracing::warn!(%error, "the marker can't be published: clients will be told of a gap");
                 exact = false;
             }
         }
     }
-    dispatcher.hold();
+    dispatcher.buffer();
     let frozen = freeze(serving).await?;
     let clients = frozen.snapshot.clients();
     let mut fds = frozen.borrowed_fds;
@@ -342,7 +342,7 @@ async fn freeze(serving: &Serving) -> anyhow::Result<Transfer> {
 
 async fn of_each_shard<T>(serving: &Serving, op: impl Fn(oneshot::Sender<T>) -> Op) -> anyhow::Result<Vec<T>> {
     let mut asked = Vec::new();
-    for queue in serving.daemon.dispatcher.queues() {
+    for queue in &serving.daemon.queues {
         let (wanted, answered) = oneshot::channel();
         queue.push([op(wanted)]);
         asked.push(answered);

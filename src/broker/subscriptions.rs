@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Bits, Demand, Dispatcher, Op, State, Ticket, Wanted, now_micros};
-use crate::{event::Message, name::ChannelName};
+use super::{
+    dispatcher::{Bits, Dispatcher, Generation, Interest, State, Wanted},
+    outlet::Delivery,
+};
+use crate::{clock::unix_micros, event::Message, name::ChannelName};
 
 impl Dispatcher {
-    /// Shard `shard` wants the channel. True if its events arrive already; else [`Op::Open`] follows.
-    pub fn want(&self, shard: usize, name: &ChannelName) -> bool {
+    /// Shard `shard` wants the channel. True if its events arrive already; else [`Delivery::Confirmed`] follows.
+    pub fn subscribe(&self, shard: usize, name: &ChannelName) -> bool {
         let mut state = self.lock();
         if let Some(wanted) = state.wanted.get_mut(name) {
             wanted.shards |= 1 << shard;
@@ -18,33 +21,33 @@ impl Dispatcher {
         self.demand(
             &mut state,
             name,
-            Wanted { shards: 1 << shard, awaiting, open, ticket: Ticket(0), early: Vec::new() },
+            Wanted { shards: 1 << shard, awaiting, open, generation: Generation(0), early: Vec::new() },
         );
         if open {
-            self.to_all(|| Op::Open(name.clone(), None));
+            self.to_all(|| Delivery::Confirmed(name.clone(), None));
         }
         false
     }
 
     /// Asks the sources for a channel.
     pub(super) fn demand(&self, state: &mut State, name: &ChannelName, wanted: Wanted) {
-        state.tickets += 1;
-        let ticket = Ticket(state.tickets);
-        state.wanted.insert(name.clone(), Wanted { ticket, ..wanted });
+        state.generations += 1;
+        let generation = Generation(state.generations);
+        state.wanted.insert(name.clone(), Wanted { generation, ..wanted });
         for source in &self.sources {
             // A source that has ended has told why; its channels stay unconfirmed.
-            let _ = source.send(Demand::Subscribe(name.clone(), ticket));
+            let _ = source.send(Interest::Subscribe(name.clone(), generation));
         }
     }
 
     /// Shard `shard` no longer wants the channel.
-    pub fn unwant(&self, shard: usize, name: &ChannelName) {
+    pub fn release(&self, shard: usize, name: &ChannelName) {
         let mut state = self.lock();
         let Some(wanted) = state.wanted.get_mut(name) else { return };
         wanted.shards &= !(1 << shard);
         if wanted.shards == 0 {
             self.forget(&mut state, name);
-            self.to_all(|| Op::Unasked(name.clone()));
+            self.to_all(|| Delivery::Unsubscribed(name.clone()));
         }
     }
 
@@ -55,35 +58,35 @@ impl Dispatcher {
         }
         for source in &self.sources {
             // A source that has ended has nothing to unsubscribe from.
-            let _ = source.send(Demand::Unsubscribe(name.clone()));
+            let _ = source.send(Interest::Unsubscribe(name.clone()));
         }
     }
 
     /// A source may not deliver the channel: whoever waits for it is told so.
-    pub fn refuse(&self, name: &ChannelName, ticket: Ticket) {
+    pub fn refuse(&self, name: &ChannelName, generation: Generation) {
         let mut state = self.lock();
         if state.marker.as_ref() == Some(name) {
             // Nobody waits for it but whoever hands over, who does without.
             self.drop_marker(&mut state);
-        } else if state.wanted.get(name).is_some_and(|wanted| wanted.ticket == ticket) {
+        } else if state.wanted.get(name).is_some_and(|wanted| wanted.generation == generation) {
             self.forget(&mut state, name);
-            self.to_all(|| Op::Refused(name.clone()));
+            self.to_all(|| Delivery::Refused(name.clone()));
         }
     }
 
     /// Source `source` has been there at `at` (microseconds since 1970): what was published there before has arrived.
-    pub fn alive(&self, source: usize, at: u64) {
-        self.lock().alive[source] = at;
+    pub fn watermark(&self, source: usize, at: u64) {
+        self.lock().watermarks[source] = at;
     }
 
-    /// Source `source` delivers the channel from now on, as the demand with `ticket` has asked.
-    pub fn confirm(&self, source: usize, name: &ChannelName, ticket: Ticket) {
+    /// Source `source` delivers the channel from now on, as the demand with `generation` has asked.
+    pub fn confirm(&self, source: usize, name: &ChannelName, generation: Generation) {
         let mut state = self.lock();
-        self.confirm_all(&mut state, source, [(name, ticket)].into_iter());
+        self.confirm_all(&mut state, source, [(name, generation)].into_iter());
     }
 
     /// Source `source` is away: joins don't wait for it.
-    pub fn lost(&self, source: usize) {
+    pub fn disconnected(&self, source: usize) {
         let mut state = self.lock();
         state.away |= 1 << source;
         state.heard |= 1 << source;
@@ -93,13 +96,13 @@ impl Dispatcher {
             wanted.awaiting |= 1 << source;
             if *begun && !wanted.open && wanted.awaiting & !*away == 0 {
                 wanted.open = true;
-                self.to_all(|| Op::Open(name.clone(), None));
+                self.to_all(|| Delivery::Confirmed(name.clone(), None));
             }
         }
     }
 
     /// Source `source` is back, and delivers the channels of these demands from now on.
-    pub fn restored<'a>(&self, source: usize, demands: impl Iterator<Item = (&'a ChannelName, Ticket)>) {
+    pub fn reconnected<'a>(&self, source: usize, demands: impl Iterator<Item = (&'a ChannelName, Generation)>) {
         let mut state = self.lock();
         state.away &= !(1 << source);
         state.heard |= 1 << source;
@@ -112,14 +115,14 @@ impl Dispatcher {
         &self,
         state: &mut State,
         source: usize,
-        demands: impl Iterator<Item = (&'a ChannelName, Ticket)>,
+        demands: impl Iterator<Item = (&'a ChannelName, Generation)>,
     ) {
         let State { sequencer, wanted: all, begun, marker, early_bytes, .. } = state;
-        let since = sequencer.next(now_micros());
+        let since = sequencer.next(unix_micros());
         let mut restored = Vec::new();
         let mut early = Vec::new();
-        for (name, ticket) in demands {
-            let Some(wanted) = all.get_mut(name).filter(|wanted| wanted.ticket == ticket) else { continue };
+        for (name, generation) in demands {
+            let Some(wanted) = all.get_mut(name).filter(|wanted| wanted.generation == generation) else { continue };
             if wanted.awaiting & (1 << source) == 0 {
                 continue;
             }
@@ -129,7 +132,7 @@ impl Dispatcher {
                     restored.push(name.clone());
                 } else {
                     wanted.open = true;
-                    self.to_all(|| Op::Open(name.clone(), Some(since)));
+                    self.to_all(|| Delivery::Confirmed(name.clone(), Some(since)));
                 }
             }
             early.append(&mut wanted.early);
@@ -137,16 +140,16 @@ impl Dispatcher {
         *early_bytes -= early.iter().map(|message: &Message| message.data.len()).sum::<usize>();
         if !restored.is_empty() {
             let restored: Arc<[ChannelName]> = restored.into();
-            self.to_all(|| Op::Restored(Arc::clone(&restored), since));
+            self.to_all(|| Delivery::Reconnected(Arc::clone(&restored), since));
         }
         for message in early {
-            self.pass_on_or_keep(state, message);
+            self.route(state, message);
         }
     }
 
     /// Sources that are away, or have not been there yet, by their number.
     #[must_use]
-    pub fn away(&self) -> Vec<usize> {
+    pub fn disconnected_sources(&self) -> Vec<usize> {
         let away = {
             let state = self.lock();
             state.away | !state.heard

@@ -6,18 +6,21 @@
 
 use std::{collections::HashSet, mem, sync::Arc};
 
-use super::{Dispatcher, Mode, Op, State, Ticket, Wanted, now_micros};
-use crate::{event::Message, hub::Sequencer, name::ChannelName};
+use super::{
+    dispatcher::{Dispatcher, Generation, Mode, State, Wanted},
+    outlet::Delivery,
+};
+use crate::{clock::unix_micros, event::Message, hub::Sequencer, name::ChannelName};
 
 impl Dispatcher {
     /// Resolves when publishes are passed on.
-    pub async fn live(&self) {
+    pub async fn forwarding(&self) {
         loop {
-            let turned = self.turned.notified();
-            if matches!(self.lock().mode, Mode::Live) {
+            let mode_changed = self.mode_changed.notified();
+            if matches!(self.lock().mode, Mode::Forwarding) {
                 return;
             }
-            turned.await;
+            mode_changed.await;
         }
     }
 
@@ -44,8 +47,8 @@ impl Dispatcher {
 
     /// Whether messages are kept: the marker has come.
     #[must_use]
-    pub fn is_holding(&self) -> bool {
-        matches!(self.lock().mode, Mode::Holding(_))
+    pub fn is_buffering(&self) -> bool {
+        matches!(self.lock().mode, Mode::Buffering(_))
     }
 
     /// Whether a source was lost since [`Dispatcher::note_subscribed`], and with it perhaps the marker.
@@ -67,21 +70,21 @@ impl Dispatcher {
     }
 
     /// Keeps messages from now on: where there is no marker to wait for.
-    pub fn hold(&self) {
+    pub fn buffer(&self) {
         let mut state = self.lock();
-        if !matches!(state.mode, Mode::Holding(_)) {
-            self.set_mode(&mut state, Mode::Holding(Vec::new()));
+        if !matches!(state.mode, Mode::Buffering(_)) {
+            self.set_mode(&mut state, Mode::Buffering(Vec::new()));
         }
     }
 
     /// Resolves when messages are kept: the marker has come.
-    pub async fn held(&self) {
+    pub async fn buffering(&self) {
         loop {
-            let turned = self.turned.notified();
-            if self.is_holding() {
+            let mode_changed = self.mode_changed.notified();
+            if self.is_buffering() {
                 return;
             }
-            turned.await;
+            mode_changed.await;
         }
     }
 
@@ -89,7 +92,7 @@ impl Dispatcher {
     pub fn resume(&self) {
         let mut state = self.lock();
         self.drop_marker(&mut state);
-        self.go_live(&mut state);
+        self.start_forwarding(&mut state);
     }
 
     /// Channels that the sources were asked for.
@@ -105,7 +108,7 @@ impl Dispatcher {
         let mut state = self.lock();
         if state.begun {
             state.begun = false;
-            state.mode = Mode::Deaf;
+            state.mode = Mode::Discarding;
         }
         if let Some(marker) = marker.filter(|_| state.marker.is_none()) {
             state.marker = Some(marker.clone());
@@ -144,32 +147,32 @@ impl Dispatcher {
         state.marker = None;
         state.begun = true;
         if !inexact.is_empty() {
-            let since = state.sequencer.next(now_micros());
+            let since = state.sequencer.next(unix_micros());
             let names: Arc<[ChannelName]> = inexact.into();
-            self.to_all(|| Op::Restored(Arc::clone(&names), since));
+            self.to_all(|| Delivery::Reconnected(Arc::clone(&names), since));
         }
-        self.go_live(&mut state);
+        self.start_forwarding(&mut state);
         told
     }
 
-    pub(super) fn publish_while_handing(&self, state: &mut State, message: Message) {
+    pub(super) fn route_during_cutover(&self, state: &mut State, message: Message) {
         if state.marker.as_ref() == Some(&message.channel) {
-            if !matches!(state.mode, Mode::Holding(_)) {
-                self.set_mode(state, Mode::Holding(Vec::new()));
+            if !matches!(state.mode, Mode::Buffering(_)) {
+                self.set_mode(state, Mode::Buffering(Vec::new()));
             }
             return;
         }
         match &mut state.mode {
-            Mode::Live => drop(self.pass_on(state, &[message], None)),
-            Mode::Holding(kept) => kept.push(message),
-            Mode::Deaf => {}
+            Mode::Forwarding => drop(self.forward(state, &[message], None)),
+            Mode::Buffering(kept) => kept.push(message),
+            Mode::Discarding => {}
         }
     }
 
     /// Asks for a channel that the shards take to be open.
     fn demand_open(&self, state: &mut State, name: &ChannelName, shards: u64) {
         let awaiting = self.all_sources();
-        let wanted = Wanted { shards, awaiting, open: true, ticket: Ticket(0), early: Vec::new() };
+        let wanted = Wanted { shards, awaiting, open: true, generation: Generation(0), early: Vec::new() };
         self.demand(state, name, wanted);
     }
 
@@ -179,20 +182,20 @@ impl Dispatcher {
         }
     }
 
-    fn go_live(&self, state: &mut State) {
-        let before = mem::replace(&mut state.mode, Mode::Live);
-        if let Mode::Holding(kept) = before {
-            self.pass_on(state, &kept, None);
+    fn start_forwarding(&self, state: &mut State) {
+        let before = mem::replace(&mut state.mode, Mode::Forwarding);
+        if let Mode::Buffering(kept) = before {
+            self.forward(state, &kept, None);
         }
-        self.turned.notify_waiters();
+        self.mode_changed.notify_waiters();
     }
 
     fn set_mode(&self, state: &mut State, mode: Mode) {
         state.mode = mode;
-        self.turned.notify_waiters();
+        self.mode_changed.notify_waiters();
     }
 
     fn all_shards(&self) -> u64 {
-        (0..self.queues.len()).fold(0, |bits, shard| bits | (1 << shard))
+        (0..self.outlets.len()).fold(0, |bits, shard| bits | (1 << shard))
     }
 }

@@ -42,7 +42,7 @@ impl Publisher for Embedded {
             let ids = loop {
                 match self.0.publish_counted(&messages, &receipt) {
                     Some(ids) => break ids,
-                    None => self.0.live().await,
+                    None => self.0.forwarding().await,
                 }
             };
             let stopping = |_| PublishError("ssecast is stopping".to_owned());

@@ -1,0 +1,50 @@
+//! What the dispatcher delivers to a shard, and the trait by which it reaches one: shards in the daemon, recorders in tests.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::Receipt;
+use crate::{cursor::Position, event::Event, name::ChannelName};
+
+/// One thing that a shard is to do, in order.
+#[derive(Debug)]
+pub enum Delivery {
+    /// Deliver an event; the receipt, if there is one, counts its clients (at the index).
+    Publish(Arc<Event>, Option<(Arc<Receipt>, u32)>),
+    /// The channel's events arrive: complete from the position, or (`None`) a source is disconnected.
+    Confirmed(ChannelName, Option<Position>),
+    /// A source is reconnected: the channels are complete again from the position.
+    Reconnected(Arc<[ChannelName]>, Position),
+    /// A source refuses the channel.
+    Refused(ChannelName),
+    /// No event follows with a position up to this one.
+    Advance(Position),
+    /// No shard is subscribed to the channel any more; from now on its events are incomplete.
+    Unsubscribed(ChannelName),
+    /// Answer a question.
+    Query(ShardQuery),
+}
+
+/// A question to a shard. Each answer is sent even where it is empty.
+#[derive(Debug)]
+pub enum ShardQuery {
+    /// How many clients each of `names` has; counted in the receipt at the name's index.
+    Subscribers {
+        /// The channels.
+        names: Arc<[ChannelName]>,
+        /// Where they are counted.
+        receipt: Arc<Receipt>,
+    },
+    /// Every channel that has clients, with their number.
+    Channels(oneshot::Sender<Vec<(ChannelName, u32)>>),
+}
+
+/// The way to one shard. What is pushed is done in this order.
+pub trait Outlet: Send + Sync {
+    /// Appends `deliveries`. Called with the dispatcher's lock held: it must not block.
+    fn push(&self, deliveries: &mut dyn Iterator<Item = Delivery>);
+
+    /// Blocks the thread of a source while more waits for the shard than is reasonable, at most for `longest`.
+    fn wait_for_room(&self, longest: Duration);
+}
