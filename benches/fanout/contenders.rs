@@ -4,6 +4,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,16 +23,44 @@ pub(crate) enum Contender {
     BareLoop,
     /// [`hyper_body`](crate::hyper_body).
     HyperBody,
-    /// The daemon of this crate.
-    Ssecast,
+    /// The daemon.
+    Ssecast(Build),
     /// The same, serving its clients on TCP without nginx.
-    SsecastTcp,
+    SsecastTcp(Build),
     /// A bare loop behind nginx with the snippet that ssecast ships.
     NginxBareLoop,
     /// ssecast behind the same nginx.
-    NginxSsecast,
+    NginxSsecast(Build),
     /// nginx's own: the nchan module, on TCP.
     Nchan,
+}
+
+/// Which program is run as ssecast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// The one of `--program`: by default the daemon of this crate.
+    Measured,
+    /// The one of `--baseline`: an older build to compare with.
+    Baseline,
+}
+
+/// The program of each [`Build`], set once from the command line.
+static PROGRAMS: OnceLock<[Option<PathBuf>; 2]> = OnceLock::new();
+
+impl Build {
+    /// Sets the programs. Called once, before any server is started.
+    pub(crate) fn set_programs(measured: Option<PathBuf>, baseline: Option<PathBuf>) {
+        PROGRAMS.get_or_init(|| [measured, baseline]);
+    }
+
+    /// The path of the program; `None` for a baseline that was not given.
+    fn program(self) -> Option<PathBuf> {
+        let [measured, baseline] = PROGRAMS.get().cloned().unwrap_or_default();
+        match self {
+            Self::Measured => Some(measured.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_ssecast")))),
+            Self::Baseline => baseline,
+        }
+    }
 }
 
 /// A started server. Dropping it ends its processes.
@@ -50,19 +79,42 @@ impl Contender {
         match self {
             Self::BareLoop => "bare loop",
             Self::HyperBody => "hyper, body each",
-            Self::Ssecast => "ssecast",
-            Self::SsecastTcp => "ssecast on TCP",
+            Self::Ssecast(Build::Measured) => "ssecast",
+            Self::Ssecast(Build::Baseline) => "baseline",
+            Self::SsecastTcp(Build::Measured) => "ssecast on TCP",
+            Self::SsecastTcp(Build::Baseline) => "baseline on TCP",
             Self::NginxBareLoop => "nginx + bare loop",
-            Self::NginxSsecast => "nginx + ssecast",
+            Self::NginxSsecast(Build::Measured) => "nginx + ssecast",
+            Self::NginxSsecast(Build::Baseline) => "nginx + baseline",
             Self::Nchan => "nchan",
         }
+    }
+
+    /// The older build in the same place; `None` for what is no measured ssecast.
+    pub(crate) fn baseline(self) -> Option<Self> {
+        match self {
+            Self::Ssecast(Build::Measured) => Some(Self::Ssecast(Build::Baseline)),
+            Self::SsecastTcp(Build::Measured) => Some(Self::SsecastTcp(Build::Baseline)),
+            Self::NginxSsecast(Build::Measured) => Some(Self::NginxSsecast(Build::Baseline)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is an older build of ssecast.
+    pub(crate) fn is_baseline(self) -> bool {
+        matches!(
+            self,
+            Self::Ssecast(Build::Baseline) | Self::SsecastTcp(Build::Baseline) | Self::NginxSsecast(Build::Baseline)
+        )
     }
 
     /// Whether what it needs is on this machine.
     pub(crate) fn is_there(self) -> bool {
         match self {
-            Self::BareLoop | Self::HyperBody | Self::Ssecast | Self::SsecastTcp => true,
-            Self::NginxBareLoop | Self::NginxSsecast => nginx::is_there(),
+            Self::BareLoop | Self::HyperBody => true,
+            Self::Ssecast(build) | Self::SsecastTcp(build) => build.program().is_some(),
+            Self::NginxBareLoop => nginx::is_there(),
+            Self::NginxSsecast(build) => nginx::is_there() && build.program().is_some(),
             Self::Nchan => nginx::is_there() && nginx::nchan().is_some(),
         }
     }
@@ -75,18 +127,18 @@ impl Contender {
         let (url, publisher) = match self {
             Self::BareLoop => (direct, start_bare_loop(crate::BARE_LOOP, &public, &mut processes)?),
             Self::HyperBody => (direct, start_bare_loop(crate::HYPER_BODY, &public, &mut processes)?),
-            Self::Ssecast => (direct, start_ssecast(dir, &public, &mut processes)?),
-            Self::SsecastTcp => {
+            Self::Ssecast(build) => (direct, start_ssecast(build, dir, &public, &mut processes)?),
+            Self::SsecastTcp(build) => {
                 let url = format!("tcp://127.0.0.1:{}", nginx::free_port()?);
-                let publisher = start_ssecast(dir, Path::new(&url), &mut processes)?;
+                let publisher = start_ssecast(build, dir, Path::new(&url), &mut processes)?;
                 (url, publisher)
             }
             Self::NginxBareLoop => {
                 let publisher = start_bare_loop(crate::BARE_LOOP, &public, &mut processes)?;
                 (processes.start_nginx(nginx::with_snippet(dir, &public)?)? + "sse/", publisher)
             }
-            Self::NginxSsecast => {
-                let publisher = start_ssecast(dir, &public, &mut processes)?;
+            Self::NginxSsecast(build) => {
+                let publisher = start_ssecast(build, dir, &public, &mut processes)?;
                 (processes.start_nginx(nginx::with_snippet(dir, &public)?)? + "sse/", publisher)
             }
             Self::Nchan => {
@@ -113,13 +165,28 @@ fn start_bare_loop(argument: &str, public: &Path, processes: &mut Processes) -> 
 }
 
 /// Starts the daemon with `public` as `listen.public`.
-fn start_ssecast(dir: &Path, public: &Path, processes: &mut Processes) -> anyhow::Result<Box<dyn Publisher>> {
-    let (admin, _) = start_daemon(dir, public, "", processes)?;
+fn start_ssecast(
+    build: Build,
+    dir: &Path,
+    public: &Path,
+    processes: &mut Processes,
+) -> anyhow::Result<Box<dyn Publisher>> {
+    let (admin, _) = start_build(build, dir, public, "", processes)?;
     publisher::open(&format!("unix://{}", admin.display()))
 }
 
-/// The same with more `tables` of configuration; gives its admin socket and its process.
+/// Starts the measured daemon with more `tables` of configuration; gives its admin socket and its process.
 pub(crate) fn start_daemon(
+    dir: &Path,
+    public: &Path,
+    tables: &str,
+    processes: &mut Processes,
+) -> anyhow::Result<(PathBuf, u32)> {
+    start_build(Build::Measured, dir, public, tables, processes)
+}
+
+fn start_build(
+    build: Build,
     dir: &Path,
     public: &Path,
     tables: &str,
@@ -128,7 +195,7 @@ pub(crate) fn start_daemon(
     let admin = dir.join("admin.sock");
     let config = dir.join("ssecast.toml");
     std::fs::write(&config, format!("[listen]\npublic = {public:?}\nadmin = {admin:?}\n{tables}"))?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ssecast"));
+    let mut command = Command::new(build.program().context("--baseline names no program")?);
     command.arg("serve").arg("--config").arg(&config).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(std::fs::File::create(dir.join("ssecast.log"))?);
     let pid = processes.start(&mut command)?.id();

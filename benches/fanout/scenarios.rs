@@ -1,11 +1,14 @@
 //! What is measured, with whom, and the table that comes of it.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use ssecast_bench::{Bench, channels::ChannelPlan, procfs, progress::Progress, report::Report, swarm::Work};
 
-use crate::{contenders::Contender, costs, gzip, ingest, nginx_memory, storm};
+use crate::{
+    contenders::{Build, Contender},
+    costs, gzip, ingest, nginx_memory, storm,
+};
 
 /// Clients of cyclone-sse's own load test, and so of the scenarios on TCP.
 const CYCLONE_CLIENTS: usize = 3600;
@@ -25,6 +28,12 @@ pub(crate) struct Options {
     /// Only these scenarios
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Kind>,
+    /// The program to measure, instead of the one of this build
+    #[arg(long, value_name = "PROGRAM")]
+    program: Option<PathBuf>,
+    /// An older build of ssecast that takes its turn beside this one
+    #[arg(long, value_name = "PROGRAM")]
+    baseline: Option<PathBuf>,
     /// cargo's own
     #[arg(long, hide = true)]
     bench: bool,
@@ -82,6 +91,7 @@ type Row = fn(&Options) -> anyhow::Result<()>;
 
 /// Runs all that is asked for and prints a table for each scenario.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    Build::set_programs(options.program.clone(), options.baseline.clone());
     let wanted = |kind| match kind {
         Kind::Noise | Kind::Hyper => options.only.contains(&kind),
         _ => options.only.is_empty() || options.only.contains(&kind),
@@ -89,6 +99,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     for mut scenario in scenarios(options) {
         if !wanted(scenario.kind) {
             continue;
+        }
+        if options.baseline.is_some() {
+            scenario.add_baseline();
         }
         let (here, missing): (Vec<_>, Vec<Contender>) =
             scenario.contenders.iter().partition(|contender: &&Contender| contender.is_there());
@@ -116,7 +129,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn scenarios(options: &Options) -> Vec<Scenario> {
-    use Contender::{BareLoop, HyperBody, Nchan, NginxBareLoop, NginxSsecast, Ssecast, SsecastTcp};
+    use Contender::{BareLoop, HyperBody, Nchan, NginxBareLoop};
+    let [ssecast, tcp, through_nginx] =
+        [Contender::Ssecast, Contender::SsecastTcp, Contender::NginxSsecast].map(|of| of(Build::Measured));
     let one_at_a_time = |kind, place, clients, contenders| Scenario {
         kind,
         title: format!("{place}, {clients} clients, one event at a time"),
@@ -141,26 +156,32 @@ fn scenarios(options: &Options) -> Vec<Scenario> {
     let cyclone = Scenario {
         kind: Kind::Cyclone,
         title: "cyclone-sse's load test: 3600 clients of `general` and one of four, through nginx".to_owned(),
-        contenders: vec![NginxSsecast, Nchan],
+        contenders: vec![through_nginx, Nchan],
         clients: CYCLONE_CLIENTS,
         channels: "general,base+extras+cats+dogs",
         events: options.events,
         burst: 1,
     };
     on_socket(Kind::Noise, [BareLoop, BareLoop])
-        .chain(on_socket(Kind::Direct, [BareLoop, Ssecast]))
-        .chain(on_socket(Kind::Hyper, [Ssecast, HyperBody]))
+        .chain(on_socket(Kind::Direct, [BareLoop, ssecast]))
+        .chain(on_socket(Kind::Hyper, [ssecast, HyperBody]))
         .chain([
-            burst(Kind::Burst, "Unix socket", vec![BareLoop, Ssecast]),
-            one_at_a_time(Kind::Tcp, "TCP", CYCLONE_CLIENTS, vec![Nchan, SsecastTcp]),
-            one_at_a_time(Kind::Nginx, "Through nginx", CYCLONE_CLIENTS, vec![NginxBareLoop, NginxSsecast, Nchan]),
-            burst(Kind::NginxBurst, "Through nginx", vec![NginxBareLoop, NginxSsecast, Nchan]),
+            burst(Kind::Burst, "Unix socket", vec![BareLoop, ssecast]),
+            one_at_a_time(Kind::Tcp, "TCP", CYCLONE_CLIENTS, vec![Nchan, tcp]),
+            one_at_a_time(Kind::Nginx, "Through nginx", CYCLONE_CLIENTS, vec![NginxBareLoop, through_nginx, Nchan]),
+            burst(Kind::NginxBurst, "Through nginx", vec![NginxBareLoop, through_nginx, Nchan]),
             cyclone,
         ])
         .collect()
 }
 
 impl Scenario {
+    /// Lets an older build take its turn beside each of this one.
+    fn add_baseline(&mut self) {
+        let baselines: Vec<_> = self.contenders.iter().filter_map(|contender| contender.baseline()).collect();
+        self.contenders.extend(baselines);
+    }
+
     /// Each contender once, in fresh processes. Who begins alternates, so that being first is nobody's advantage.
     fn round(&self, round: u32) -> anyhow::Result<Vec<Report>> {
         let mut order: Vec<usize> = (0..self.contenders.len()).collect();
@@ -227,6 +248,18 @@ impl Scenario {
                 }
             }
         }
+        self.print_baseline(rounds);
+    }
+
+    /// Prints how this build stands beside the older one, by the ratio within each round.
+    fn print_baseline(&self, rounds: &[Vec<Report>]) {
+        let measured = self.contenders.iter().position(|contender| contender.baseline().is_some());
+        let baseline = self.contenders.iter().position(|contender| contender.is_baseline());
+        let (Some(measured), Some(baseline)) = (measured, baseline) else { return };
+        let cpu = |report: &Report| report.cpu_per_delivery().unwrap_or(f64::NAN);
+        let ratios = || rounds.iter().map(|round| cpu(&round[measured]) / cpu(&round[baseline]));
+        let (least, most) = (ratios().fold(f64::INFINITY, f64::min), ratios().fold(0.0, f64::max));
+        println!("ssecast beside the baseline: {:.3} ({least:.2}-{most:.2})", median(ratios()));
     }
 
     /// Medians of each process name's CPU per delivery and memory per client.

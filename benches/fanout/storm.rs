@@ -20,7 +20,7 @@ use ssecast_bench::{
 };
 
 use crate::{
-    contenders::{Contender, Running},
+    contenders::{Build, Contender, Running},
     scenarios::{Options, median},
 };
 
@@ -34,7 +34,7 @@ type Round = [(f64, f64); 2];
 
 /// Prints how long each takes to serve all, by wall and by CPU.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let contenders = [Contender::Nchan, Contender::NginxSsecast];
+    let contenders = [Contender::Nchan, Contender::NginxSsecast(Build::Measured)];
     if let Some(missing) = contenders.iter().find(|contender| !contender.is_there()) {
         println!("\nReconnect storm: {} is not on this machine", missing.name());
         return Ok(());
