@@ -4,6 +4,8 @@
 //! file. Every error is collected on the way. Nothing here opens a socket.
 
 mod address;
+#[cfg(test)]
+mod docs;
 mod errors;
 mod keys;
 mod load;

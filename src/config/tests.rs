@@ -315,12 +315,3 @@ fn who_connects_is_not_kept_from_it_by_what_only_the_daemon_needs() {
     fs::write(&file, "[listen]\nadmin = \"\"").unwrap();
     assert!(Listen::load(Some(&file)).is_err());
 }
-
-#[test]
-fn the_readme_lists_every_key_with_its_default() {
-    let readme = include_str!("../../README.md");
-    for key in KEYS {
-        let row = format!("| `{}` | `{}` | {} |", key.path, key.default, key.help);
-        assert!(readme.contains(&row), "README.md lacks this row: {row}");
-    }
-}

@@ -12,6 +12,7 @@ mod cli;
 mod clients;
 mod coalesce;
 mod demo;
+mod docs;
 mod floors;
 mod gaps;
 mod gzip;

@@ -1,0 +1,136 @@
+//! The documentation: links lead to something, the README is short, and what is quoted from the program is in the program.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every page of the documentation.
+fn pages() -> Vec<PathBuf> {
+    let markdown = |folder: PathBuf| {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect::<Vec<_>>()
+    };
+    let mut pages = markdown(root());
+    pages.extend(markdown(root().join("docs")));
+    if root().join("examples").is_dir() {
+        pages.extend(markdown(root().join("examples")));
+    }
+    pages.sort();
+    pages
+}
+
+/// The lines outside of code blocks, without what stands between backticks.
+fn prose(text: &str) -> Vec<String> {
+    let mut in_code = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        } else if !in_code {
+            lines.push(line.to_owned());
+        }
+    }
+    lines
+}
+
+/// The targets of `[text](target)` and `![text](target)`.
+fn links(text: &str) -> Vec<String> {
+    let target = |part: &str| part.split_once(')').map(|(target, _)| target.to_owned());
+    prose(text).iter().flat_map(|line| line.split("](").skip(1).filter_map(target).collect::<Vec<_>>()).collect()
+}
+
+/// The anchors that a page's headings have: lower case, spaces as hyphens, punctuation left out.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let heading = |line: &String| line.starts_with('#').then(|| line.trim_start_matches('#').trim().to_lowercase());
+    let anchor = |heading: String| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    prose(text).iter().filter_map(heading).map(anchor).collect()
+}
+
+/// What is wrong with the link `target` of `page`.
+fn broken(page: &Path, target: &str) -> Option<String> {
+    if target.contains("://") || target.starts_with("mailto:") {
+        return None;
+    }
+    let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let file = if path.is_empty() { page.to_owned() } else { page.parent().unwrap().join(path) };
+    if !file.exists() {
+        return Some(format!("{}: there is no {target}", page.display()));
+    }
+    if anchor.is_empty() || anchors(&read(&file)).contains(anchor) {
+        return None;
+    }
+    Some(format!("{}: {target} has no such heading", page.display()))
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_a_heading() {
+    let pages = pages();
+    assert!(pages.len() > 10, "{pages:?}");
+    let mut count = 0;
+    let mut wrong = Vec::new();
+    for page in &pages {
+        let links = links(&read(page));
+        count += links.len();
+        wrong.extend(links.iter().filter_map(|target| broken(page, target)));
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(count > 30, "only {count} links were found");
+}
+
+#[test]
+fn a_broken_link_is_found() {
+    let page = root().join("README.md");
+    for (target, is_broken) in [
+        ("docs/nginx.md", false),
+        ("docs/nginx.md#who-may-read", false),
+        ("docs/nginx.md#who-may-not-read", true),
+        ("docs/nothing.md", true),
+        ("https://example.org/nothing", false),
+        ("#quick-start", false),
+        ("#slow-start", true),
+    ] {
+        assert_eq!(broken(&page, target).is_some(), is_broken, "{target}");
+    }
+    assert_eq!(links("[a](b.md) and ![c](d.svg)\n```\n[no](link.md)\n```"), ["b.md", "d.svg"]);
+}
+
+#[test]
+fn the_readme_has_at_most_150_lines() {
+    let lines = read(&root().join("README.md")).lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines: move what is more into docs/");
+}
+
+/// Every link of a page that the package installs leads to a file that the package installs as well, at the same place.
+#[test]
+fn the_packages_doc_folder_has_no_dead_link() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let install = read(&root().join("packaging/install"));
+    for page in pages() {
+        for target in links(&read(&page)).iter().filter(|target| !target.contains("://") && !target.starts_with('#')) {
+            let path = target.split('#').next().unwrap();
+            let file = page.parent().unwrap().join(path).canonicalize().unwrap();
+            let file = file.strip_prefix(root().canonicalize().unwrap()).unwrap().to_str().unwrap().to_owned();
+            let folder = Path::new(&file).parent().unwrap().to_str().unwrap();
+            let extension = Path::new(&file).extension().map_or("", |extension| extension.to_str().unwrap());
+            let into = format!("usr/share/doc/ssecast/{folder}");
+            let into = into.trim_end_matches('/');
+            let names = [file.clone(), format!("{folder}/*.{extension}"), format!("{folder}/*")];
+            let packaged = names.iter().any(|name| manifest.contains(&format!("[\"{name}\", \"{into}/\", \"644\"]")));
+            assert!(packaged, "{}: the Debian package lacks {file} in {into}/", page.display());
+            assert!(names.iter().any(|name| install.contains(name)), "packaging/install lacks {file}");
+        }
+    }
+}
