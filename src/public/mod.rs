@@ -1,139 +1,85 @@
-//! The public socket, which nginx proxies `/sse/` to: what is asked, whether it may be had, and who then serves it.
-//!
-//! It answers what is not a stream or a poll itself, and never writes to a client that is one.
+//! The public socket, which nginx proxies `/sse/` to: parses a request, authorizes it, and gives its connection to the
+//! shard. It answers what is not a stream or a poll itself, and never writes to a client that is one.
 
+mod authorize;
 mod request;
+mod response;
 mod takeover;
 
 use std::{future::Future, pin::Pin, rc::Rc, sync::Arc};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
+use hyper::{Method, Request, body::Incoming};
 
 use crate::{
+    access::{Anyone, Authorizer},
     client_limit::ClientLimit,
     config::Config,
-    http::Answer,
+    http::{Answer, reply::Reply},
     metrics::Metrics,
     shard::{Hold, Joining, ServeConnection, ShardHandle},
     stream::Stream,
 };
 
 /// What the public socket answers with.
-struct Routes {
+struct Public {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     client_limit: Arc<ClientLimit>,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 /// A stream or a poll that may begin.
-type Accepted = Answer<(Joining, Hold)>;
+type Accepted = (Joining, Hold);
 
 /// What a shard calls for each connection that is accepted on the public socket.
 #[must_use]
 pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, client_limit: Arc<ClientLimit>) -> ServeConnection {
-    let routes = Rc::new(Routes { config, metrics, client_limit });
+    let public = Rc::new(Public { config, metrics, client_limit, authorizer: Arc::new(Anyone) });
     Rc::new(move |stream: Stream, shard: ShardHandle| -> Pin<Box<dyn Future<Output = ()>>> {
-        Box::pin(takeover::serve(stream, shard, Rc::clone(&routes)))
+        Box::pin(takeover::serve(stream, shard, Rc::clone(&public)))
     })
 }
 
-async fn answer(request: &Request<Incoming>, shard: &ShardHandle, routes: &Routes) -> Accepted {
+async fn answer(request: &Request<Incoming>, shard: &ShardHandle, public: &Public) -> Answer<Accepted> {
     match request.uri().path() {
-        // The snippet strips the prefix; a location of one's own may not.
+        // The snippet strips the prefix; another location may not.
         "/" | "/sse/" | "/sse" => {}
-        "/healthz" => return Answer::Response(text(StatusCode::OK, "ok\n")),
-        path => {
-            let what = format!("nothing is at {path:?}: streams are at /?channels=NAME");
-            return Answer::Response(error(StatusCode::NOT_FOUND, &what));
-        }
+        "/healthz" => return Answer::Response(response::health()),
+        path => return Answer::Response(response::not_found(path)),
     }
-    let cors = request::cors(request.headers(), &routes.config.stream);
-    match join(request, shard, routes).await {
-        Answer::Response(mut response) => {
-            for (name, value) in cors {
-                if let Ok(value) = value.parse() {
-                    response.headers_mut().insert(name, value);
-                }
-            }
-            Answer::Response(response)
+    match join(request, shard, public).await {
+        Ok(accepted) => Answer::Take(accepted),
+        Err(mut reply) => {
+            response::cors(request.headers(), &public.config.stream).put(&mut reply);
+            Answer::Response(reply)
         }
-        joining => joining,
     }
 }
 
-async fn join(request: &Request<Incoming>, shard: &ShardHandle, routes: &Routes) -> Accepted {
+/// Makes a request a stream or a poll.
+///
+/// # Errors
+/// The response to a request that is none, or is refused.
+async fn join(request: &Request<Incoming>, shard: &ShardHandle, public: &Public) -> Result<Accepted, Reply> {
     match *request.method() {
         Method::GET | Method::HEAD => {}
-        Method::OPTIONS => return Answer::Response(preflight()),
-        _ => {
-            let mut response =
-                error(StatusCode::METHOD_NOT_ALLOWED, "streams are read with GET; publish on the admin socket");
-            response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD, OPTIONS"));
-            return Answer::Response(response);
-        }
+        Method::OPTIONS => return Err(response::preflight()),
+        _ => return Err(response::not_allowed()),
     }
-    let query = request.uri().query().unwrap_or_default();
-    let joining = match request::parse(query, request.headers(), &routes.config.stream) {
-        Ok(joining) => joining,
-        Err(what) => return Answer::Response(error(StatusCode::BAD_REQUEST, &what.to_string())),
-    };
-    let Some(permit) = routes.client_limit.acquire() else {
-        routes.metrics.refused.add(1);
-        return Answer::Response(full(routes));
+    let (query, headers, config) =
+        (request.uri().query().unwrap_or_default(), request.headers(), &public.config.stream);
+    let asked = request::parse(query, headers, config).map_err(|error| response::bad_request(&error))?;
+    let grant = authorize::authorize(&*public.authorizer, &asked, query, headers).await?;
+    let Some(permit) = public.client_limit.acquire() else {
+        public.metrics.refused.add(1);
+        return Err(response::too_many_clients(public.client_limit.max(), config));
     };
     if request.method() == Method::HEAD {
-        let mut response = Response::new(Full::default());
-        let stream = header::HeaderValue::from_static("text/event-stream");
-        response.headers_mut().insert(header::CONTENT_TYPE, stream);
-        response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache"));
-        return Answer::Response(response);
+        return Err(response::head_only());
     }
-    let joining = joining.into_joining(permit);
-    match shard.hold(&joining.channels).await {
-        Ok(hold) => Answer::Take((joining, hold)),
-        Err(channel) => {
-            let what =
-                format!("channel {channel} is refused by the source (Redis's ACL): ask for another, or allow it there");
-            Answer::Response(error(StatusCode::FORBIDDEN, &what))
-        }
-    }
-}
-
-/// The answer to a client too many.
-fn full(routes: &Routes) -> Response<Full<Bytes>> {
-    let limit = routes.config.stream.max_clients;
-    let what = format!("{limit} clients are connected, and no more are allowed (stream.max_clients)");
-    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, &what);
-    let seconds = routes.config.stream.retry.pick().as_secs().max(1);
-    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-    response
-}
-
-/// The answer to a browser that asks whether a page may send `Last-Event-ID`.
-fn preflight() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::default());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    let allowed = "Last-Event-ID, X-Requested-With, Accept, Cache-Control";
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, header::HeaderValue::from_static(allowed));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, header::HeaderValue::from_static("GET"));
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, header::HeaderValue::from_static("86400"));
-    response
-}
-
-fn error(status: StatusCode, what: &str) -> Response<Full<Bytes>> {
-    let body = format!("{}\n", serde_json::json!({ "status": "error", "error": what }));
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-    response
-}
-
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain"));
-    response
+    let hold = shard.hold(&grant.channels).await.map_err(|channel| response::refused_by_source(&channel))?;
+    let head = response::head(&asked, headers, config);
+    let joining =
+        Joining { channels: grant.channels, kind: asked.kind, start: asked.start, head, reply: asked.reply, permit };
+    Ok((joining, hold))
 }

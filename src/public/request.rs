@@ -1,20 +1,23 @@
-//! What a client asks for: reads the query and the headers of a request on the public socket. No I/O.
+//! What a client asks for: parses the query and the headers of a request on the public socket. It decides nothing and
+//! writes no response.
 
-use bytes::{BufMut, Bytes, BytesMut};
 use hyper::{HeaderMap, header};
 use percent_encoding::percent_decode;
 
 use crate::{
-    client_limit::ClientPermit,
     config::Stream,
     cursor::Start,
     event::{Coding, Form},
     hub::Kind,
     name::{ChannelError, ChannelName},
-    shard::{Joining, PollReply},
+    shard::PollReply,
 };
 
-/// Why a request is a 400.
+/// Beginnings of channel names that are for Redis's own channels (keyspace events, Sentinel) and for ssecast's: what is
+/// published there is nobody's to read from outside.
+const RESERVED: [&str; 2] = ["__", "ssecast:"];
+
+/// Why a request is answered 400.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
     /// No channel was named.
@@ -23,7 +26,7 @@ pub(super) enum RequestError {
     /// More channels than one client may have.
     #[error("{given} channels; one client may have at most {allowed} (stream.max_channels_per_client)")]
     TooManyChannels {
-        /// As many as were asked for.
+        /// Number of channels in the request, counted up to the first one too many.
         given: usize,
         /// The limit.
         allowed: usize,
@@ -31,83 +34,85 @@ pub(super) enum RequestError {
     /// A name that no channel can have.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// A name that is not for clients.
+    #[error(
+        "channel {0} can't be subscribed to: names that begin with __ or ssecast: are reserved for Redis's and ssecast's \
+         own messages; use another name"
+    )]
+    Reserved(ChannelName),
     /// A `%` that is not followed by two hexadecimal digits.
     #[error("the query has a % that is not followed by two hexadecimal digits; write a literal % as %25")]
     PercentEncoding,
-    /// A parameter with a value that is not one of its own.
+    /// A parameter with a value that it can't have.
     #[error("{name}={value:?} is not understood; allowed: {allowed}")]
     Value {
         /// The parameter.
         name: &'static str,
-        /// As given.
+        /// The value in the request.
         value: String,
-        /// What could be given.
+        /// The values it can have.
         allowed: &'static str,
     },
 }
 
-/// What was asked for.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) channels: Vec<ChannelName>,
-    kind: Kind,
-    pub(super) start: Start,
-    head: Bytes,
-    reply: Option<PollReply>,
-}
-
-impl Asked {
-    /// What the shard is to do, once there is a permit.
-    pub(super) fn into_joining(self, permit: ClientPermit) -> Joining {
-        let Self { channels, kind, start, head, reply } = self;
-        Joining { channels, kind, start, head, reply, permit }
+impl RequestError {
+    /// The error's `code` for programs.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::NoChannel => "no_channel",
+            Self::TooManyChannels { .. } => "too_many_channels",
+            Self::Channel(_) => "bad_channel",
+            Self::Reserved(_) => "reserved_channel",
+            Self::PercentEncoding | Self::Value { .. } => "bad_query",
+        }
     }
 }
 
-/// Reads a request for a stream or a poll.
+/// A request for a stream or a poll.
+#[derive(Debug)]
+pub(super) struct SubscribeRequest {
+    /// The channels, no name twice.
+    pub(super) channels: Vec<ChannelName>,
+    /// Stream or poll.
+    pub(super) kind: Kind,
+    /// Where the client begins to read.
+    pub(super) start: Start,
+    /// How a poll is answered; `None` for a stream.
+    pub(super) reply: Option<PollReply>,
+}
+
+/// Parses a request for a stream or a poll.
 ///
 /// # Errors
-/// [`RequestError`] says what is wrong and how to mend it.
-pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result<Asked, RequestError> {
+/// [`RequestError`] says what is wrong and how to fix it.
+pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result<SubscribeRequest, RequestError> {
     let mut channels: Vec<ChannelName> = Vec::new();
     let mut form = Form::Plain;
-    let mut last_event_id = None;
+    let (mut last_event_id, mut polyfill_id) = (None, None);
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
             "channels" | "channels%5B%5D" | "channels[]" => add_channels(&mut channels, &decode(value)?, config)?,
             "envelope" => form = envelope(&decode(value)?)?,
             "last_event_id" => last_event_id = Some(decode(value)?),
+            // What event-source-polyfill adds by itself when it reconnects: newer than what the page wrote.
+            "lastEventId" => polyfill_id = Some(decode(value)?),
             _ => {} // Pages add parameters of their own, against caches for instance.
         }
     }
     if channels.is_empty() {
         return Err(RequestError::NoChannel);
     }
-    let id = headers
-        .get("last-event-id")
-        .map(header::HeaderValue::as_bytes)
-        .filter(|id| !id.is_empty())
-        .or(last_event_id.as_deref());
+    let header = headers.get("last-event-id").map(header::HeaderValue::as_bytes);
+    let given = [header, polyfill_id.as_deref(), last_event_id.as_deref()];
+    let id = given.into_iter().flatten().find(|id| !id.is_empty());
     let reply = poll_reply(headers, form);
     let coding = if config.gzip && accepts_gzip(headers) { Coding::Gzip } else { Coding::Identity };
-    let mut more = cors(headers, config);
-    if config.gzip && reply.is_none() {
-        more.push(("Vary", "Accept-Encoding".to_owned()));
-        if coding == Coding::Gzip {
-            more.push(("Content-Encoding", "gzip".to_owned()));
-        }
-    }
-    Ok(Asked {
-        channels,
-        kind: if reply.is_some() { Kind::Poll } else { Kind::Stream(form, coding) },
-        start: Start::from_last_event_id(id),
-        head: head(reply, &more),
-        reply,
-    })
+    let kind = if reply.is_some() { Kind::Poll } else { Kind::Stream(form, coding) };
+    Ok(SubscribeRequest { channels, kind, start: Start::from_last_event_id(id), reply })
 }
 
-/// Whether `Accept-Encoding` names gzip (RFC 9110, 12.5.3). A mere `*` is no wish for it.
+/// Whether `Accept-Encoding` names gzip (RFC 9110, 12.5.3). A `*` alone does not ask for it.
 fn accepts_gzip(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|coding| {
@@ -121,6 +126,9 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 fn add_channels(channels: &mut Vec<ChannelName>, value: &[u8], config: &Stream) -> Result<(), RequestError> {
     for name in value.split(|&byte| byte == b',').filter(|name| !name.is_empty()) {
         let name = ChannelName::from_bytes(name)?;
+        if RESERVED.iter().any(|reserved| name.as_str().starts_with(reserved)) {
+            return Err(RequestError::Reserved(name));
+        }
         if !channels.contains(&name) {
             channels.push(name);
         }
@@ -173,49 +181,13 @@ fn poll_reply(headers: &HeaderMap, form: Form) -> Option<PollReply> {
     }
 }
 
-/// The headers that let a page of another origin read the response, as configured.
-#[must_use]
-pub(super) fn cors(headers: &HeaderMap, config: &Stream) -> Vec<(&'static str, String)> {
-    let Some(origin) = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) else { return Vec::new() };
-    if config.allow_origins.iter().any(|allowed| allowed == origin) {
-        let mut allowed = vec![("Access-Control-Allow-Origin", origin.to_owned()), ("Vary", "Origin".to_owned())];
-        allowed.push(("Access-Control-Allow-Credentials", "true".to_owned()));
-        allowed
-    } else if config.allow_origins.iter().any(|allowed| allowed == "*") {
-        vec![("Access-Control-Allow-Origin", "*".to_owned())]
-    } else {
-        Vec::new()
-    }
-}
-
-/// The response head of a stream, whole; of a poll, without its length and the blank line.
-fn head(reply: Option<PollReply>, more: &[(&'static str, String)]) -> Bytes {
-    let mut head = BytesMut::with_capacity(256);
-    head.put_slice(b"HTTP/1.1 200 OK\r\nContent-Type: ");
-    head.put_slice(match reply {
-        Some(PollReply::Json) => b"application/json" as &[u8],
-        Some(PollReply::EventStream(_)) | None => b"text/event-stream",
-    });
-    head.put_slice(b"\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n");
-    for (name, value) in more {
-        head.put_slice(name.as_bytes());
-        head.put_slice(b": ");
-        head.put_slice(value.as_bytes());
-        head.put_slice(b"\r\n");
-    }
-    if reply.is_none() {
-        head.put_slice(b"\r\n");
-    }
-    head.freeze()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn names(query: &str) -> Result<Vec<String>, String> {
-        let joining = parse(query, &HeaderMap::new(), &Stream::default()).map_err(|error| error.to_string())?;
-        Ok(joining.channels.iter().map(ToString::to_string).collect())
+        let request = parse(query, &HeaderMap::new(), &Stream::default()).map_err(|error| error.to_string())?;
+        Ok(request.channels.iter().map(ToString::to_string).collect())
     }
 
     #[test]
@@ -239,6 +211,23 @@ mod tests {
     }
 
     #[test]
+    fn reserved_names_are_refused_with_the_reason() {
+        for name in ["__keyevent@0__:set", "__sentinel__:hello", "ssecast:handover:1", "a,ssecast:x"] {
+            assert!(names(&format!("channels={name}")).unwrap_err().contains("reserved"), "{name}");
+        }
+        assert_eq!(names("channels=_a,ssecast,a__b,ssecast.gap").unwrap(), ["_a", "ssecast", "a__b", "ssecast.gap"]);
+    }
+
+    #[test]
+    fn the_parameter_of_event_source_polyfill_is_a_cursor_as_well() {
+        let start = |query| parse(query, &HeaderMap::new(), &Stream::default()).unwrap().start;
+        let newer = Start::After("abcdefgh-2".parse().unwrap());
+        assert_eq!(start("channels=a&lastEventId=abcdefgh-2"), newer);
+        assert_eq!(start("channels=a&lastEventId=abcdefgh-2&last_event_id=abcdefgh-1"), newer);
+        assert_eq!(start("channels=a&lastEventId=&last_event_id=abcdefgh-2"), newer);
+    }
+
+    #[test]
     fn the_header_wins_over_the_query_for_the_cursor() {
         let mut headers = HeaderMap::new();
         let start = |headers: &HeaderMap| {
@@ -255,12 +244,6 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("accept-encoding", accepted.parse().unwrap());
             let asked = parse("channels=a", &headers, &Stream { gzip, ..Stream::default() }).unwrap();
-            let head = String::from_utf8(asked.head.to_vec()).unwrap();
-            assert_eq!(head.contains("Vary: Accept-Encoding\r\n"), gzip, "{head}");
-            assert_eq!(
-                head.contains("Content-Encoding: gzip\r\n"),
-                asked.kind == Kind::Stream(Form::Plain, Coding::Gzip)
-            );
             match asked.kind {
                 Kind::Stream(_, coding) => coding,
                 Kind::Poll => panic!("a poll"),
@@ -273,19 +256,5 @@ mod tests {
         for no in ["", "identity", "gzip;q=0", "gzip;q=0.000", "br", "*", "gzipped"] {
             assert_eq!(coding(no, true), Coding::Identity, "{no}");
         }
-    }
-
-    #[test]
-    fn origins_are_allowed_only_as_configured() {
-        let mut headers = HeaderMap::new();
-        headers.insert("origin", "https://a.example".parse().unwrap());
-        let mut config = Stream::default();
-        assert!(cors(&headers, &config).is_empty());
-        config.allow_origins = vec!["https://a.example".to_owned()];
-        assert_eq!(cors(&headers, &config)[0].1, "https://a.example");
-        headers.insert("origin", "https://b.example".parse().unwrap());
-        assert!(cors(&headers, &config).is_empty());
-        config.allow_origins = vec!["*".to_owned()];
-        assert_eq!(cors(&headers, &config), [("Access-Control-Allow-Origin", "*".to_owned())]);
     }
 }

@@ -6,7 +6,7 @@ use std::{rc::Rc, time::Duration};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 
-use super::{Routes, answer};
+use super::{Public, answer};
 use crate::{
     http::{self, Ended},
     shard::ShardHandle,
@@ -21,7 +21,7 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 100;
 
 /// Serves one connection until it ends or belongs to the shard.
-pub(super) async fn serve(stream: Stream, shard: ShardHandle, routes: Rc<Routes>) {
+pub(super) async fn serve(stream: Stream, shard: ShardHandle, public: Rc<Public>) {
     let stream = match stream.attach() {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection was dropped: it could not be registered"),
@@ -33,8 +33,8 @@ pub(super) async fn serve(stream: Stream, shard: ShardHandle, routes: Rc<Routes>
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES);
     let answer = |request| {
-        let (shard, routes) = (shard.clone(), Rc::clone(&routes));
-        async move { answer(&request, &shard, &routes).await }
+        let (shard, public) = (shard.clone(), Rc::clone(&public));
+        async move { answer(&request, &shard, &public).await }
     };
     match http::serve(stream, &builder, answer, shard.leaving()).await {
         Ended::Closed => {}

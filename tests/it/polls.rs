@@ -26,7 +26,7 @@ fn poll(endpoint: &Endpoint, channels: &str, cursor: &str) -> Value {
     let response: Response = request(endpoint, channels, cursor).header("Accept", "application/json").send(endpoint);
     assert_eq!(response.status(), 200);
     assert_eq!(response.header("content-type"), Some("application/json"));
-    assert_eq!(response.header("cache-control"), Some("no-cache"));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
     response.json()
 }
 
@@ -145,7 +145,7 @@ fn cyclone_sse_s_plugin_gets_an_event_stream_that_ends() {
     let id = daemon.publish("cats", "meow").id.unwrap();
     let request = request(daemon.public(), "cats", "").header("X-Requested-With", "XMLHttpRequest");
     let response = request.header("Last-Event-ID", &first).send(daemon.public());
-    assert_eq!(response.header("content-type"), Some("text/event-stream"));
+    assert_eq!(response.header("content-type"), Some("text/event-stream; charset=utf-8"));
     let (mut parser, mut events) = (Parser::default(), Vec::new());
     parser.feed(&response.body(), &mut events);
     assert_eq!(events.iter().map(|event| (event.text(), &event.id)).collect::<Vec<_>>(), [("meow".to_owned(), &id)]);

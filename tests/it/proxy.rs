@@ -1,4 +1,4 @@
-//! The shipped nginx snippet: what it passes on, what it keeps to itself, and what it answers while the daemon is away.
+//! The shipped nginx snippet: what it passes on, what it does not, and what it answers while the daemon is down.
 
 use std::{
     io::{Read, Write},
@@ -16,20 +16,27 @@ fn start(tables: &str) -> (Folder, Daemon, Nginx) {
     (folder, daemon, nginx)
 }
 
-/// Asserts that `endpoint` answers a subscription with an empty event stream that says no more than when to come back.
-fn assert_told_to_come_back(endpoint: &Endpoint, last_event_id: &str) {
-    let response = Subscription::to(&["cats"]).after(last_event_id).request(endpoint).send(endpoint);
+/// Asserts that `endpoint` answers `request` with a stream that says when to come back, and whose one event leaves the client
+/// at `cursor` (`None`: a client that has none).
+fn assert_retry_later(endpoint: &Endpoint, request: &Request, cursor: Option<&str>) {
+    let response = request.send(endpoint);
     assert_eq!(response.status(), 200, "EventSource gives up for good on any other status");
-    assert_eq!(response.header("content-type"), Some("text/event-stream"));
-    assert_eq!(response.header("cache-control"), Some("no-cache"));
-    let body = response.body();
+    assert_eq!(response.header("content-type"), Some("text/event-stream; charset=utf-8"));
+    assert_eq!(response.header("cache-control"), Some("no-store"));
+    let body = response.text();
     let (mut parser, mut events) = (Parser::default(), Vec::new());
-    parser.feed(&body, &mut events);
-    assert_eq!(events, []);
-    assert!(parser.retry.is_some_and(|retry| (500..60_000).contains(&retry)), "{:?}", String::from_utf8_lossy(&body));
-    // The standard has a blank line set the last event id, to the empty string where the connection has named none: the
-    // client would forget where it was.
-    assert_eq!(parser.committed_id, None, "{:?} makes a client forget its cursor", String::from_utf8_lossy(&body));
+    parser.feed(body.as_bytes(), &mut events);
+    assert!(parser.retry.is_some_and(|retry| (500..60_000).contains(&retry)), "{body:?}");
+    let kinds: Vec<(&str, String)> = events.iter().map(|event| (event.kind.as_str(), event.text())).collect();
+    assert_eq!(kinds, [("ssecast.down", "{}".to_owned())], "{body:?}");
+    // The standard has a blank line set the last event id to what the connection has named, if only to the empty string.
+    assert_eq!(body.contains("\nid:"), cursor.is_some(), "an empty id makes a client forget its cursor: {body:?}");
+    assert_eq!(parser.committed_id.as_deref().unwrap_or_default(), cursor.unwrap_or_default(), "{body:?}");
+}
+
+/// A stream's request, after `last_event_id`.
+fn resuming(endpoint: &Endpoint, last_event_id: &str) -> Request {
+    Subscription::to(&["cats"]).after(last_event_id).request(endpoint)
 }
 
 #[test]
@@ -41,11 +48,18 @@ fn nginx_takes_the_shipped_files() {
 }
 
 #[test]
+fn nginx_takes_the_optional_lines_of_the_shipped_files() {
+    let output = nginx::test_config_with_options(&Folder::new());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("[warn]"), "{said}");
+}
+
+#[test]
 fn a_stream_passes_as_it_is_and_at_once() {
     let (_folder, daemon, nginx) = start("");
     let mut stream = Subscription::to(&["cats", "größe &+=%"]).open(&nginx.sse());
     let head = stream.response().head();
-    assert_eq!((head.status, head.header("cache-control")), (200, Some("no-cache")));
+    assert_eq!((head.status, head.header("cache-control")), (200, Some("no-store")));
     assert_eq!(head.header("content-encoding"), None);
     for number in 0..50 {
         let id = daemon.publish("größe &+=%", &number.to_string()).id;
@@ -56,7 +70,7 @@ fn a_stream_passes_as_it_is_and_at_once() {
     daemon.publish("cats", &long);
     assert!(stream.texts(1)[0] == long);
     drop(stream);
-    eventually("the daemon sees that the browser has left", || daemon.stats().is_empty().then_some(()));
+    eventually("the daemon sees that the browser has closed its stream", || daemon.stats().is_empty().then_some(()));
 }
 
 #[test]
@@ -70,25 +84,74 @@ fn resuming_passes_through() {
 }
 
 #[test]
-fn while_the_daemon_is_away_clients_are_told_to_come_back() {
+fn while_the_daemon_is_down_streams_are_answered_with_a_time_to_come_back() {
     let (_folder, mut daemon, nginx) = start("");
     let mut stream = Subscription::to(&["cats"]).open(&nginx.sse());
     let cursor = stream.last_event_id();
     daemon.child().kill();
     stream.rest();
-    assert_told_to_come_back(&nginx.sse(), &cursor);
+    assert_retry_later(&nginx.sse(), &resuming(&nginx.sse(), &cursor), Some(&cursor));
     std::fs::remove_file(daemon.public().path()).unwrap();
-    assert_told_to_come_back(&nginx.sse(), &cursor);
+    assert_retry_later(&nginx.sse(), &resuming(&nginx.sse(), &cursor), Some(&cursor));
     daemon.start_again();
     let mut stream = Subscription::to(&["cats"]).after(&cursor).open(&nginx.sse());
     assert_eq!(stream.gap().reason, "restart");
 }
 
 #[test]
-fn beyond_the_most_clients_a_browser_is_told_to_come_back() {
+fn while_the_daemon_is_down_a_client_keeps_its_cursor_wherever_it_gave_it() {
+    let (_folder, mut daemon, nginx) = start("");
+    daemon.child().kill();
+    let stream =
+        |query: &str| Request::get(format!("/sse/?channels=cats{query}")).header("Accept", "text/event-stream");
+    assert_retry_later(&nginx.sse(), &stream(""), None);
+    assert_retry_later(&nginx.sse(), &stream("").header("Last-Event-ID", ""), None);
+    assert_retry_later(&nginx.sse(), &stream("").header("Last-Event-ID", "abcdefgh-1~7-0"), Some("abcdefgh-1~7-0"));
+    assert_retry_later(&nginx.sse(), &stream("&last_event_id=abcdefgh-1"), Some("abcdefgh-1"));
+    assert_retry_later(&nginx.sse(), &stream("&lastEventId=abcdefgh-2&last_event_id=abcdefgh-1"), Some("abcdefgh-2"));
+    let header = stream("&lastEventId=abcdefgh-2").header("Last-Event-ID", "abcdefgh-3");
+    assert_retry_later(&nginx.sse(), &header, Some("abcdefgh-3"));
+}
+
+#[test]
+fn while_the_daemon_is_down_a_jquery_poll_gets_no_event_and_a_json_poll_a_503() {
+    let (_folder, mut daemon, nginx) = start("");
+    daemon.child().kill();
+    let jquery = Request::get("/sse/?channels=cats").header("X-Requested-With", "XMLHttpRequest");
+    let response = jquery.send(&nginx.sse());
+    assert_eq!(response.status(), 200);
+    let body = response.text();
+    assert!(body.starts_with("retry: ") && body.lines().count() == 1, "{body:?}");
+    let json = Request::get("/sse/?channels=cats").header("Accept", "application/json");
+    assert_eq!(json.send(&nginx.sse()).status(), 503);
+}
+
+#[test]
+fn a_preflight_allows_authorization_while_the_daemon_is_up_and_while_it_is_down() {
+    let (_folder, mut daemon, nginx) = start("[stream]\nallow_origins = [\"https://a.example\"]\n");
+    let preflight = Request::new("OPTIONS", "/sse/?channels=cats")
+        .header("Origin", "https://a.example")
+        .header("Access-Control-Request-Method", "GET")
+        .header("Access-Control-Request-Headers", "authorization,last-event-id");
+    let allowed = || {
+        let response = preflight.send(&nginx.sse());
+        assert_eq!(response.status(), 204);
+        assert_eq!(response.header("access-control-allow-origin"), Some("https://a.example"));
+        let allowed = response.header("access-control-allow-headers").unwrap_or_default().to_ascii_lowercase();
+        assert!(["authorization", "last-event-id", "cache-control"].iter().all(|name| allowed.contains(name)));
+        allowed
+    };
+    let up = allowed();
+    daemon.child().kill();
+    assert_eq!(allowed(), up);
+}
+
+#[test]
+fn over_max_clients_streams_are_answered_with_a_time_to_come_back() {
     let (_folder, _daemon, nginx) = start("[stream]\nmax_clients = 1\n");
     let mut first = Subscription::to(&["cats"]).open(&nginx.sse());
-    assert_told_to_come_back(&nginx.sse(), &first.last_event_id());
+    let cursor = first.last_event_id();
+    assert_retry_later(&nginx.sse(), &resuming(&nginx.sse(), &cursor), Some(&cursor));
 }
 
 #[test]
@@ -123,6 +186,9 @@ fn headers_that_ssecast_trusts_cannot_be_forged() {
         .header("X-Forwarded-For", "6.6.6.6")
         .header("X-SSEcast-User", "root")
         .header("X_Real_IP", "6.6.6.6")
+        .header("Authorization", "Bearer x")
+        .header("Cookie", "a=b")
+        .header("If-None-Match", "\"x\"")
         .header("Last-Event-ID", "abcdefgh-1")
         .header("Accept", "text/event-stream");
     assert_eq!(request.send(&nginx.sse()).status(), 200);
@@ -131,6 +197,8 @@ fn headers_that_ssecast_trusts_cannot_be_forged() {
     assert!(received.contains("\r\nX-Real-IP: 127.0.0.1\r\n"), "{received}");
     assert!(received.contains("\r\nLast-Event-ID: abcdefgh-1\r\n"), "{received}");
     assert!(received.contains("\r\nAccept: text/event-stream\r\n"), "{received}");
+    let unread = ["Authorization", "Cookie", "If-None-Match"];
+    assert!(!unread.iter().any(|name| received.contains(name)), "what ssecast does not read is not sent: {received}");
     assert!(!received.contains("6.6.6.6") && !received.to_lowercase().contains("ssecast-user"), "{received}");
 }
 

@@ -29,8 +29,8 @@ fn the_head_says_all_that_proxies_and_browsers_need() {
     let stream = open(&daemon, &["cats"]);
     let head = stream.response().head();
     assert_eq!((head.version.as_str(), head.status), ("HTTP/1.1", 200));
-    assert_eq!(head.header("content-type"), Some("text/event-stream"));
-    assert_eq!(head.header("cache-control"), Some("no-cache"));
+    assert_eq!(head.header("content-type"), Some("text/event-stream; charset=utf-8"));
+    assert_eq!(head.header("cache-control"), Some("no-store"));
     assert_eq!(head.header("x-accel-buffering"), Some("no"));
     assert_eq!(head.header("connection"), Some("close"), "the body ends with the connection");
     assert_eq!(head.header("content-length"), None);
@@ -187,7 +187,7 @@ fn those_who_come_at_once_are_counted_too() {
 fn a_head_request_is_answered_like_a_stream_without_one() {
     let (_folder, daemon) = daemon("");
     let response = Request::new("HEAD", "/?channels=cats").header("Connection", "close").send(daemon.public());
-    assert_eq!((response.status(), response.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!((response.status(), response.header("content-type")), (200, Some("text/event-stream; charset=utf-8")));
     assert!(daemon.stats().is_empty());
 }
 

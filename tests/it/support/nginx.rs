@@ -54,6 +54,21 @@ pub(crate) fn test_config(folder: &Folder) -> Output {
     command(folder, &config).arg("-t").output().unwrap()
 }
 
+/// The same with the lines that are shipped as comments.
+pub(crate) fn test_config_with_options(folder: &Folder) -> Output {
+    let config = write_config(folder, &folder.path("ssecast.sock"), free_port());
+    let snippet = folder.path("snippet.conf");
+    let (mut options, mut text) = (0, String::new());
+    for line in std::fs::read_to_string(&snippet).unwrap().lines() {
+        let option = line.trim_start().strip_prefix('#').filter(|rest| rest.starts_with("limit_"));
+        options += usize::from(option.is_some());
+        text.extend([option.unwrap_or(line), "\n"]);
+    }
+    assert!(options > 0);
+    std::fs::write(&snippet, text).unwrap();
+    command(folder, &config).arg("-t").output().unwrap()
+}
+
 fn command(folder: &Folder, config: &Path) -> Command {
     let mut command = Command::new(program_in_path("nginx"));
     command.arg("-p").arg(folder.path("")).arg("-c").arg(config).arg("-e").arg("stderr");

@@ -95,7 +95,8 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new(response: Response) -> Self {
-        assert_eq!(response.header("content-type"), Some("text/event-stream"), "{:?}", response.head());
+        let content_type = response.header("content-type");
+        assert!(content_type.is_some_and(|kind| kind.starts_with("text/event-stream")), "{:?}", response.head());
         let inflater = response.header("content-encoding").map(|coding| {
             assert_eq!(coding, "gzip");
             GzDecoder::new(Vec::new())

@@ -1,0 +1,72 @@
+//! Who may publish: users and groups that the kernel knows, or a key. It reads no request.
+
+use subtle::ConstantTimeEq;
+
+use super::Peer;
+use crate::config;
+
+/// Why a publish is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// A key is needed, and none was given.
+    #[error("a key is needed to publish: give it as `key`, or as the header `Authorization: Bearer KEY`")]
+    NoKey,
+    /// The key is not one of those in `publish.key_files`.
+    #[error("the key is not one of those in publish.key_files")]
+    WrongKey,
+    /// The peer is neither one of `publish.users` nor in one of `publish.groups`.
+    #[error("this user may not publish: it is not in publish.users, nor in a group of publish.groups")]
+    User,
+}
+
+/// Whether a peer may publish. Where nothing is configured, whoever can open the socket may; otherwise it takes a user or a
+/// group that is named, or a key.
+///
+/// # Errors
+/// [`Refused`] says what is missing.
+pub fn may_publish(config: &config::Publish, peer: Option<&Peer>, key: Option<&[u8]>) -> Result<(), Refused> {
+    let by_user = !config.users.is_empty() || !config.groups.is_empty();
+    let named = peer.is_some_and(|peer| {
+        config.users.contains(&peer.user) || peer.groups.iter().any(|group| config.groups.contains(group))
+    });
+    match (config.keys.is_empty(), key) {
+        _ if named => Ok(()),
+        (true, _) if by_user => Err(Refused::User),
+        (true, _) => Ok(()),
+        (false, None) => Err(Refused::NoKey),
+        (false, Some(key)) => {
+            // All are compared, and each in constant time, so that time tells nothing of a key.
+            let known =
+                config.keys.iter().fold(subtle::Choice::from(0), |found, known| found | known.as_bytes().ct_eq(key));
+            if known.into() { Ok(()) } else { Err(Refused::WrongKey) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(keys: &[&str], users: &[u32], groups: &[u32]) -> config::Publish {
+        config::Publish {
+            keys: keys.iter().map(ToString::to_string).collect(),
+            users: users.to_vec(),
+            groups: groups.to_vec(),
+            ..config::Publish::default()
+        }
+    }
+
+    #[test]
+    fn a_named_user_or_group_or_a_key_opens_the_door() {
+        let peer = Peer { user: 33, groups: vec![33, 50] };
+        let peer = Some(&peer);
+        assert_eq!(may_publish(&config(&[], &[], &[]), peer, None), Ok(()));
+        assert_eq!(may_publish(&config(&[], &[33], &[]), peer, None), Ok(()));
+        assert_eq!(may_publish(&config(&[], &[], &[50]), peer, None), Ok(()));
+        assert_eq!(may_publish(&config(&[], &[0], &[7]), peer, None), Err(Refused::User));
+        assert_eq!(may_publish(&config(&["s3"], &[], &[]), peer, None), Err(Refused::NoKey));
+        assert_eq!(may_publish(&config(&["s3"], &[], &[]), peer, Some(b"s4")), Err(Refused::WrongKey));
+        assert_eq!(may_publish(&config(&["s2", "s3"], &[], &[]), None, Some(b"s3")), Ok(()));
+        assert_eq!(may_publish(&config(&["s3"], &[33], &[]), peer, None), Ok(()));
+    }
+}

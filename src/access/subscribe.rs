@@ -1,0 +1,58 @@
+//! Who may subscribe: the interface that decides it, and the one that lets anyone. It holds no channel and writes no response.
+
+use std::{future::Future, pin::Pin};
+
+use hyper::HeaderMap;
+
+use crate::name::ChannelName;
+
+/// What is known of a client that asks for channels.
+#[derive(Debug, Clone, Copy)]
+pub struct Subscriber<'a> {
+    /// The channels it asks for, no name twice.
+    pub channels: &'a [ChannelName],
+    /// The query of its request, percent-encoded as it came.
+    pub query: &'a str,
+    /// The headers of its request.
+    pub headers: &'a HeaderMap,
+}
+
+/// What a client may read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The channels, no name twice.
+    pub channels: Vec<ChannelName>,
+}
+
+/// Why a client is refused; with a sentence for the person who reads it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It has not said who it is, or can't prove it.
+    #[error("{0}")]
+    Unidentified(String),
+    /// It may not read what it asked for.
+    #[error("{0}")]
+    Forbidden(String),
+}
+
+/// A decision under way.
+pub type Authorizing<'a> = Pin<Box<dyn Future<Output = Result<Grant, Denied>> + Send + 'a>>;
+
+/// Decides what a client may read. It is asked at each join, a resume included, since rights may end.
+pub trait Authorizer: Send + Sync {
+    /// Decides on one request.
+    ///
+    /// # Errors
+    /// [`Denied`], where the client may not have what it asks for.
+    fn authorize<'a>(&'a self, subscriber: Subscriber<'a>) -> Authorizing<'a>;
+}
+
+/// Lets anyone read any channel.
+#[derive(Debug, Clone, Copy)]
+pub struct Anyone;
+
+impl Authorizer for Anyone {
+    fn authorize<'a>(&'a self, subscriber: Subscriber<'a>) -> Authorizing<'a> {
+        Box::pin(async move { Ok(Grant { channels: subscriber.channels.to_vec() }) })
+    }
+}
