@@ -8,6 +8,7 @@
 
 pub mod client_limit;
 pub mod clock;
+pub mod log_rate;
 pub mod config;
 pub mod name;
 pub mod cursor;

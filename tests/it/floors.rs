@@ -9,7 +9,7 @@ use std::{
 
 /// The rooms of each floor, lowest first.
 const FLOORS: [&[&str]; 10] = [
-    &["client_limit", "clock", "config", "name", "cursor", "gzip", "metrics", "stream"],
+    &["client_limit", "clock", "log_rate", "config", "name", "cursor", "gzip", "metrics", "stream"],
     &["sse"],
     &["event"],
     &["hub", "http"],
