@@ -13,6 +13,7 @@ mod clients;
 mod coalesce;
 mod demo;
 mod docs;
+mod examples;
 mod floors;
 mod gaps;
 mod gzip;

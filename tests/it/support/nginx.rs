@@ -26,8 +26,14 @@ impl Nginx {
 
     /// Starts nginx before the Unix socket `upstream`, where a daemon may come to listen.
     pub(crate) fn start_before(folder: &Folder, upstream: &Path) -> Self {
+        Self::start_edited(folder, upstream, |snippet| snippet)
+    }
+
+    /// Starts nginx before `upstream` with the snippet as an administrator has changed it: `edit` gets the shipped text, and
+    /// what it returns stands in the server block.
+    pub(crate) fn start_edited(folder: &Folder, upstream: &Path, edit: impl FnOnce(String) -> String) -> Self {
         let port = free_port();
-        let config = write_config(folder, upstream, port);
+        let config = write_config(folder, upstream, port, edit);
         let child = Child::start("nginx", &mut command(folder, &config), folder.path("nginx.log"));
         let mut nginx = Self { child, address: (Ipv4Addr::LOCALHOST, port).into() };
         let endpoint = Endpoint::tcp(nginx.address);
@@ -50,13 +56,13 @@ impl Nginx {
 
 /// What `nginx -t` says of the shipped snippet.
 pub(crate) fn test_config(folder: &Folder) -> Output {
-    let config = write_config(folder, &folder.path("ssecast.sock"), free_port());
+    let config = write_config(folder, &folder.path("ssecast.sock"), free_port(), |snippet| snippet);
     command(folder, &config).arg("-t").output().unwrap()
 }
 
 /// The same with the lines that are shipped as comments.
 pub(crate) fn test_config_with_options(folder: &Folder) -> Output {
-    let config = write_config(folder, &folder.path("ssecast.sock"), free_port());
+    let config = write_config(folder, &folder.path("ssecast.sock"), free_port(), |snippet| snippet);
     let snippet = folder.path("snippet.conf");
     let (mut options, mut text) = (0, String::new());
     for line in std::fs::read_to_string(&snippet).unwrap().lines() {
@@ -82,10 +88,10 @@ fn shipped(name: &str, upstream: &Path) -> String {
     text.replace(SHIPPED_SOCKET, upstream.to_str().unwrap())
 }
 
-fn write_config(folder: &Folder, upstream: &Path, port: u16) -> PathBuf {
+fn write_config(folder: &Folder, upstream: &Path, port: u16, edit: impl FnOnce(String) -> String) -> PathBuf {
     let snippet = shipped("ssecast.conf", upstream);
     assert!(snippet.contains(upstream.to_str().unwrap()), "the snippet does not name {SHIPPED_SOCKET}");
-    let snippet = folder.write("snippet.conf", &snippet);
+    let snippet = folder.write("snippet.conf", &edit(snippet));
     let http_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx/ssecast-http.conf");
     let http = if http_path.exists() { shipped("ssecast-http.conf", upstream) } else { String::new() };
     // Without root, nginx ignores (and warns of) the user that its workers should be.
