@@ -1,15 +1,14 @@
-//! `ssecast demo`: the whole way of an event on this machine, with a page to watch it. Nothing is left behind.
+//! `ssecast demo`: the daemon, and a page that publishes and reads events, on this machine. Needs no nginx, no Redis and no
+//! configuration, and leaves nothing behind.
 //!
-//! What is started is ended in the reverse order, whatever has happened in between: the streams, nginx, the folder.
+//! What is started is ended in the reverse order, however the demo ends: the streams, the page's server, the folder.
 
-mod door;
+mod commands;
 mod folder;
-mod front;
-mod lines;
-mod nginx;
+mod output;
 mod page;
-mod source;
-mod words;
+mod redis;
+mod server;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -23,17 +22,17 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
-use self::{door::Door, folder::Folder, source::Source, words::Words};
+use self::{commands::Places, folder::Folder, output::Output, redis::Redis, server::Server};
 use super::Failure;
 use crate::{
     app,
     config::{self, Address, Config},
 };
 
-/// Try it: hub, nginx and a page to watch, on this machine
+/// Try it: the daemon and a page that publishes and reads events, on this machine
 ///
 /// Takes events from the Redis on 127.0.0.1:6379 if one answers there, and always from curl and from the page. Everything is in
-/// a private temporary folder, which is gone after Ctrl-C.
+/// a private temporary folder, which is removed after Ctrl-C.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct DemoArgs {
     /// Take events from this Redis, and publish to it: redis://HOST:PORT/DB or redis+unix:///PATH
@@ -47,16 +46,12 @@ pub struct DemoArgs {
     /// The page's port on 127.0.0.1 [default: any that is free]
     #[arg(long, value_name = "N")]
     port: Option<u16>,
-
-    /// Serve the page without nginx, as happens by itself where there is none
-    #[arg(long)]
-    no_nginx: bool,
 }
 
 /// Runs the demo until SIGINT, SIGTERM or SIGHUP.
 ///
 /// # Errors
-/// What keeps a part of it from starting, or made it end: a Redis that was asked for and doesn't answer, what nginx said.
+/// What keeps a part of it from starting, or made it end: a Redis that was asked for and doesn't answer, a port that is taken.
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     start_logging();
     super::runtime()?.block_on(demo(args))?;
@@ -65,77 +60,75 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
 
 async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     // Before there is anything that a signal could leave behind.
-    let mut goodbye = Goodbye::listen().context("can't wait for signals")?;
-    let source = source::find(args.redis_url.as_deref(), args.no_redis).await?;
-    let nginx = if args.no_nginx { None } else { nginx::find() };
+    let mut end = EndSignals::listen().context("can't wait for signals")?;
+    let redis = redis::find(args.redis_url.as_deref(), args.no_redis).await?;
     let folder = Folder::make().context("can't make a temporary folder")?;
 
     let (ready, is_ready) = oneshot::channel();
     let (stop, stopped) = oneshot::channel::<()>();
     let (over, is_over) = oneshot::channel::<()>();
-    let serving = async {
+    let daemon = async {
         let on_ready = || {
-            let _ = ready.send(()); // Whoever waits is still there.
+            let _ = ready.send(()); // The receiver below is alive until the daemon is ready or has failed.
         };
-        let config = config(&folder, &source);
+        let config = config(&folder, &redis);
         let sockets = app::bind(&config)?;
         let served = app::run(config, sockets, on_ready, async { drop(stopped.await) }).await;
         drop(over);
         served
     };
-    let showing = async {
-        // Dropped with this block, however it ends: that stops the hub.
+    let page = async {
+        // Dropped with this block, however it ends: that stops the daemon.
         let _stop = stop;
         if is_ready.await.is_err() {
-            return (None, Ok(())); // The hub tells why.
+            return (None, Ok(())); // The daemon has failed: its own error is reported.
         }
-        let mut door = match Door::open(nginx.as_ref(), &folder, &source, args.port).await {
-            Ok(door) => door,
+        let mut server = match Server::start(&folder, &redis, args.port).await {
+            Ok(server) => server,
             Err(error) => return (None, Err(error)),
         };
-        let words = Words { args, door: &door, folder: &folder, source: &source };
-        let told = words.tell(&mut io::stdout()).context("can't write to standard output");
-        let ended = match told {
+        let places = Places::new(&folder, &redis, server.port());
+        let output = Output { places: &places, redis: &redis, no_redis: args.no_redis };
+        let ended = match output.write(&mut io::stdout()).context("can't write to standard output") {
             Ok(()) => tokio::select! {
-                () = goodbye.said() => Ok(()),
+                () = end.received() => Ok(()),
                 _ = is_over => Ok(()),
-                error = door.broken() => Err(error),
+                error = server.failed() => Err(error),
             },
-            told => told,
+            failed => failed,
         };
-        (Some(door), ended)
+        (Some(server), ended)
     };
-    let (served, (door, shown)) = tokio::join!(serving, showing);
+    let (served, (server, shown)) = tokio::join!(daemon, page);
 
-    // Only now: what the hub says to the streams at the end goes through the door.
-    if let Some(door) = door {
-        door.close().await;
+    // Only now: the daemon's last words to the streams go through the page's server.
+    if let Some(server) = server {
+        server.stop().await;
     }
     let removed = folder.remove().context("can't remove the temporary folder");
     served.and(shown).and(removed)
 }
 
-fn config(folder: &Folder, source: &Source) -> Config {
+fn config(folder: &Folder, redis: &Redis) -> Config {
     let mut config = Config::default();
     config.listen.public = Address::Unix(folder.public());
     config.listen.admin = Address::Unix(folder.admin());
-    // The folder's mode says who gets to them; nginx may run as another user than this process.
-    (config.listen.public_mode, config.listen.admin_mode) = (0o666, 0o666);
+    (config.listen.public_mode, config.listen.admin_mode) = (0o600, 0o600);
     config.process.drain = Duration::from_secs(2);
     config.drain.spread = Duration::from_secs(2);
-    config.redis = source.url.as_ref().map(|url| config::Redis { url: url.clone(), prefix: String::new() });
+    config.redis = redis.url.as_ref().map(|url| config::Redis { url: url.clone(), prefix: String::new() });
     config
 }
 
 /// The signals that end the demo: Ctrl-C, `kill`, and the terminal's end.
-struct Goodbye([Signal; 3]);
+struct EndSignals([Signal; 3]);
 
-impl Goodbye {
+impl EndSignals {
     fn listen() -> io::Result<Self> {
         Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
     }
 
-    async fn said(&mut self) {
+    async fn received(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}

@@ -13,8 +13,9 @@ use nix::{
 };
 
 use crate::support::{
-    Child, Endpoint, Folder, RedisServer, Request, Stream, Subscription, daemon::PROGRAM, eventually, processes_of,
-    publisher,
+    Child, Endpoint, Folder, RedisServer, Request, Stream, Subscription,
+    daemon::{PROGRAM, run},
+    eventually, processes_of, program_in_path, publisher,
 };
 
 struct Demo {
@@ -26,14 +27,20 @@ struct Demo {
 }
 
 impl Demo {
-    /// Starts it, as the leader of a process group of its own, as a shell does; waits until it has told everything.
+    /// Starts it, as the leader of a process group of its own, as a shell does; waits until it has printed everything.
     fn start(arguments: &[&str]) -> Self {
         let folder = Folder::new();
+        let temporary = folder.path("");
+        Self::start_in(folder, &temporary, arguments)
+    }
+
+    /// The same with `temporary` as the place for temporary folders.
+    fn start_in(folder: Folder, temporary: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(PROGRAM);
-        command.arg("demo").args(arguments).process_group(0);
+        command.arg("demo").args(arguments).env("TMPDIR", temporary).process_group(0);
         let mut child = Child::start("ssecast demo", &mut command, folder.path("demo.log"));
         let log = folder.path("demo.log");
-        child.wait_until("telling all", || fs::read_to_string(&log).unwrap_or_default().contains("Ctrl-C"));
+        child.wait_until("printing its commands", || fs::read_to_string(&log).unwrap_or_default().contains("Ctrl-C"));
         let told = child.log();
         let word_with = |start: &str| {
             let word = told.split_whitespace().find(|word| word.starts_with(start));
@@ -44,6 +51,10 @@ impl Demo {
         let socket = told.split_whitespace().skip_while(|word| *word != "--unix-socket").nth(1).unwrap();
         let private = Path::new(socket).parent().unwrap().to_owned();
         Self { child, page: Endpoint::tcp(address), private, _folder: folder }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.page.tcp_address())
     }
 
     fn subscribe(&self, channel: &str) -> Stream {
@@ -83,7 +94,6 @@ fn the_page_answers_and_what_is_pasted_arrives() {
     let demo = Demo::start(&["--no-redis"]);
     let page = Request::get("/").header("Connection", "close").send(&demo.page);
     assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{:?}", page.head());
-    assert!(page.header("server").is_some_and(|server| server.starts_with("nginx")), "it stands behind nginx");
     assert!(page.text().contains("<html"));
     let mut stream = demo.subscribe("demo");
     assert!(demo.paste("curl --unix-socket").contains("\"ok\""));
@@ -91,13 +101,12 @@ fn the_page_answers_and_what_is_pasted_arrives() {
     let form = Request::post("/publish", "application/x-www-form-urlencoded", "channel=demo&message=by+the+page");
     publisher::accepted(form.send(&demo.page));
     assert_eq!(stream.texts(1), ["by the page"]);
-    assert!(!processes_of(&demo.private).is_empty(), "nginx runs in the demo's folder");
     demo.end(Signal::SIGINT, true);
     assert_eq!(stream.rest(), [], "its streams were ended, not left hanging");
 }
 
 #[test]
-fn whoever_ends_it_finds_nothing_left() {
+fn each_signal_that_ends_a_demo_leaves_nothing() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let demo = Demo::start(&["--no-redis"]);
         let _open = demo.subscribe("demo");
@@ -119,25 +128,58 @@ fn with_redis_its_line_can_be_pasted_too() {
 }
 
 #[test]
-fn without_nginx_it_serves_the_page_itself() {
-    let demo = Demo::start(&["--no-redis", "--no-nginx"]);
-    let page = Request::get("/").header("Connection", "close").send(&demo.page);
-    assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{:?}", page.head());
-    let mut stream = demo.subscribe("demo");
-    demo.paste("curl --unix-socket");
-    assert_eq!(stream.texts(1), ["hello"]);
-    demo.end(Signal::SIGINT, true);
+fn the_folder_of_a_killed_demo_is_removed_by_the_next_demo() {
+    let temporary = Folder::new();
+    let start = || Demo::start_in(Folder::new(), &temporary.path(""), &["--no-redis"]);
+    let (mut killed, running) = (start(), start());
+    killed.child.kill();
+    assert!(killed.private.exists());
+    let next = start();
+    assert!(!killed.private.exists(), "{} is left", killed.private.display());
+    assert!(running.private.exists(), "a running demo keeps its folder");
+    running.end(Signal::SIGINT, false);
+    next.end(Signal::SIGINT, false);
 }
 
 #[test]
-fn nginx_is_found_where_a_plain_user_s_path_does_not_reach() {
+fn pages_of_other_sites_can_neither_publish_nor_read_through_the_demo() {
+    let demo = Demo::start(&["--no-redis"]);
+    let form = || Request::post("/publish", "application/x-www-form-urlencoded", "channel=demo&message=x");
+    let refused = form().header("Sec-Fetch-Site", "cross-site").header("Connection", "close").send(&demo.page);
+    assert_eq!(refused.status(), 403);
+    // A name of the attacker's that resolves to 127.0.0.1.
+    let rebound = form().host("attacker.example").header("Connection", "close").send(&demo.page);
+    assert_eq!(rebound.status(), 421);
+    demo.end(Signal::SIGINT, false);
+}
+
+#[test]
+fn a_redis_that_can_t_be_used_is_named_with_its_reason() {
     let folder = Folder::new();
-    let mut command = Command::new(PROGRAM);
-    command.args(["demo", "--no-redis"]).env("PATH", "/usr/bin:/bin");
-    let mut child = Child::start("ssecast demo", &mut command, folder.path("demo.log"));
-    let log = folder.path("demo.log");
-    child.wait_until("telling all", || fs::read_to_string(&log).unwrap_or_default().contains("Ctrl-C"));
-    assert!(child.log().contains("Through nginx"), "{}", child.log());
-    child.signal(Signal::SIGINT);
-    assert!(child.wait().success());
+    let redis = RedisServer::start_with_password(&folder, "secret");
+    let error = |url: &str| {
+        let output = run(&["demo", "--redis-url", url], b"");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let url = format!("redis://127.0.0.1:{}", redis.port());
+    assert!(error(&url).contains("it asks for a password"), "{}", error(&url));
+    let wrong = error(&url.replace("//", "//:wrong@"));
+    assert!(wrong.contains("doesn't take this user and password") && !wrong.contains(":wrong@"), "{wrong}");
+    let scheme = error("http://127.0.0.1");
+    assert!(scheme.starts_with("ssecast: --redis-url: this is not the URL of a Redis; write \"redis://"), "{scheme}");
+}
+
+#[test]
+fn the_page_works_in_chromium() {
+    let demo = Demo::start(&["--no-redis"]);
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    assert!(tests.join("node_modules/playwright-core").exists(), "`sh tests/run` installs the npm packages");
+    let folder = Folder::new();
+    let mut command = Command::new(program_in_path("node"));
+    command.env("CHROMIUM", program_in_path("chromium")).arg(tests.join("clients/demo_page.mjs")).arg(demo.url());
+    let mut visitor = Child::start("demo_page.mjs", &mut command, folder.path("visitor.log"));
+    let status = visitor.wait();
+    assert!(status.success(), "{}", visitor.log());
+    demo.end(Signal::SIGINT, true);
 }

@@ -1,57 +1,51 @@
-//! The demo's private folder: both sockets, and a room of nginx's own. It is removed with everything in it.
-//!
-//! ```text
-//! ssecast-demo-x/            only this user; started by root: and nginx's group, to pass through
-//!   public.sock admin.sock
-//!   nginx/                   nginx's working directory, and its own
-//! ```
+//! The demo's private folder: both sockets, and a lock that says whether the demo still runs. It is removed with everything
+//! in it. A demo that was killed leaves its folder; the next demo of the same user removes it.
 
 use std::{
-    fs, io,
-    os::unix::fs::{PermissionsExt as _, chown},
-    path::PathBuf,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::{MetadataExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
 };
 
-use nix::unistd::{User, geteuid};
+use nix::{
+    fcntl::{Flock, FlockArg, OFlag, open, openat},
+    sys::stat::Mode,
+    unistd::geteuid,
+};
 use tempfile::TempDir;
 
-/// Who nginx runs as where root has started the demo.
-const UNPRIVILEGED: &str = "nobody";
+const PREFIX: &str = "ssecast-demo-";
+/// Locked while the demo runs. The kernel gives the lock up when the process ends, however it ends.
+const LOCK: &str = "lock";
 
-/// The folder. Dropping it removes it as well, but can't say what went wrong.
+/// The folder. Dropping it removes it as well, but can't report an error.
 pub(super) struct Folder {
     folder: TempDir,
-    tenant: Option<Tenant>,
-}
-
-/// The user that nginx is to run as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tenant {
-    pub(super) user: u32,
-    pub(super) group: u32,
+    _lock: Flock<File>,
 }
 
 impl Folder {
-    /// Makes it, and nginx's part of it.
+    /// Makes it, and removes those of this user's demos that were killed.
     ///
     /// # Errors
-    /// What the system says; root needs the user `nobody`.
+    /// What the operating system reports about the temporary folder.
     pub(super) fn make() -> io::Result<Self> {
-        let tenant = if geteuid().is_root() { Some(Tenant::unprivileged()?) } else { None };
-        // Root's own temporary folder may be closed to nginx's user.
-        let place = if tenant.is_some() { PathBuf::from("/tmp") } else { std::env::temp_dir() };
-        let mode = if tenant.is_some() { 0o710 } else { 0o700 };
-        let folder = tempfile::Builder::new()
-            .prefix("ssecast-demo-")
-            .permissions(fs::Permissions::from_mode(mode))
-            .tempdir_in(place)?;
-        let folder = Self { folder, tenant };
-        fs::create_dir(folder.nginx())?;
-        if let Some(tenant) = tenant {
-            chown(folder.folder.path(), None, Some(tenant.group))?;
-            chown(folder.nginx(), Some(tenant.user), Some(tenant.group))?;
-        }
-        Ok(folder)
+        Self::make_in(&std::env::temp_dir())
+    }
+
+    fn make_in(place: &Path) -> io::Result<Self> {
+        remove_stale(place);
+        let mode = fs::Permissions::from_mode(0o700);
+        let folder = tempfile::Builder::new().prefix(PREFIX).permissions(mode).tempdir_in(place)?;
+        // Locked before it has its name: a demo that starts now must not take this folder for a stale one.
+        let new = folder.path().join("lock.new");
+        let lock = lock(File::create_new(&new)?)?;
+        fs::rename(&new, folder.path().join(LOCK))?;
+        Ok(Self { folder, _lock: lock })
     }
 
     /// The socket of the streams.
@@ -64,31 +58,42 @@ impl Folder {
         self.folder.path().join("admin.sock")
     }
 
-    /// Where nginx reads and writes.
-    pub(super) fn nginx(&self) -> PathBuf {
-        self.folder.path().join("nginx")
-    }
-
-    /// Who nginx runs as, if not as this process.
-    pub(super) fn tenant(&self) -> Option<Tenant> {
-        self.tenant
-    }
-
     /// Removes it.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the operating system reports.
     pub(super) fn remove(self) -> io::Result<()> {
         self.folder.close()
     }
 }
 
-impl Tenant {
-    fn unprivileged() -> io::Result<Self> {
-        let user = User::from_name(UNPRIVILEGED)?
-            .ok_or_else(|| io::Error::other(format!("there is no user {UNPRIVILEGED:?} for nginx to run as")))?;
-        Ok(Self { user: user.uid.as_raw(), group: user.gid.as_raw() })
+/// Removes the folders of this user's demos that don't run any more. One that can't be removed stays: it does no harm.
+fn remove_stale(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_stale(&path).unwrap_or(false) {
+            let _ = fs::remove_dir_all(&path);
+        }
     }
+}
+
+/// Whether `folder` is a folder of this user's demo that has ended. No link is followed.
+fn is_stale(folder: &Path) -> io::Result<bool> {
+    let metadata = fs::symlink_metadata(folder)?;
+    if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() {
+        return Ok(false);
+    }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let directory: OwnedFd = open(folder, flags | OFlag::O_DIRECTORY | OFlag::O_RDONLY, Mode::empty())?;
+    let file: OwnedFd = openat(&directory, LOCK, flags | OFlag::O_NONBLOCK | OFlag::O_RDWR, Mode::empty())?;
+    // The same folder as was looked at, and a lock that can be had: the demo has ended.
+    let same = fs::metadata(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+    Ok(same.ino() == metadata.ino() && same.dev() == metadata.dev() && lock(File::from(file)).is_ok())
+}
+
+fn lock(file: File) -> io::Result<Flock<File>> {
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error.into())
 }
 
 #[cfg(test)]
@@ -96,13 +101,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_private_and_leaves_nothing() {
+    fn it_is_private_and_is_removed() {
         let folder = Folder::make().unwrap();
-        let path = folder.nginx().parent().unwrap().to_owned();
-        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode & !0o010, 0o700, "{mode:o}");
-        fs::write(folder.nginx().join("left"), "x").unwrap();
+        let path = folder.admin().parent().unwrap().to_owned();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::write(path.join("file"), "x").unwrap();
         folder.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_killed_demo_s_folder_is_removed_by_the_next_and_a_running_one_s_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let running = Folder::make_in(place.path()).unwrap();
+        // What a killed demo leaves: the folder with an unlocked lock. And what only looks like it.
+        let killed = place.path().join("ssecast-demo-killed");
+        fs::create_dir(&killed).unwrap();
+        fs::write(killed.join(LOCK), "").unwrap();
+        let elsewhere = place.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join(LOCK), "").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, place.path().join("ssecast-demo-link")).unwrap();
+        let without_lock = place.path().join("ssecast-demo-new");
+        fs::create_dir(&without_lock).unwrap();
+
+        let next = Folder::make_in(place.path()).unwrap();
+        assert!(!killed.exists());
+        assert!(elsewhere.join(LOCK).exists() && without_lock.exists());
+        assert!(running.folder.path().exists() && next.folder.path().exists());
     }
 }

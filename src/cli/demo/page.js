@@ -1,12 +1,17 @@
-// The demo's page: one EventSource, what it brings, and what happens to it.
+// The demo's page: one EventSource, the events that arrive on it, and what happens to it.
+
+import { snippets } from "./snippets.js";
 
 const $ = (id) => document.getElementById(id);
+// ssecast's own events: a stream's begin, a sign of life, and events that may be missing.
+const OPEN = "ssecast.open";
+const PING = "ssecast.ping";
 const GAP = "ssecast.gap";
 const MOST_ROWS = 300;
 const MOST_SHOWN = 4000;
 const REASONS = {
   history: "the history no longer had all of it",
-  restart: "the hub was started anew",
+  restart: "ssecast was started anew",
   source: "the connection to the source was down",
   slow: "this page read too slowly",
 };
@@ -20,6 +25,8 @@ let source = null;
 let cursor = "";
 let lostAt = 0;
 let settle = 0;
+// When this page resumed its stream: events published before are marked as delivered late.
+let resumedAt = 0;
 // Channels added since the stream was opened last: that nothing is known of their past is no news.
 const added = new Set();
 
@@ -30,30 +37,43 @@ function open() {
   source?.close();
   const wanted = new URLSearchParams([...channels].map((name) => ["channels", name]));
   wanted.set("envelope", "1");
-  if (cursor) wanted.set("last_event_id", cursor);
+  if (cursor) {
+    wanted.set("last_event_id", cursor);
+    resumedAt = Date.now();
+  }
   const opened = (source = new EventSource(`/sse/?${wanted}`));
   show("connecting", "Connecting");
-  // While ssecast is away nginx answers with an empty stream: only one that stays is open.
-  opened.onopen = () => (settle = setTimeout(settled, 200));
-  opened.onerror = () => {
-    if (opened !== source) return;
+  // While ssecast doesn't answer, the server in front of it answers with an empty stream: only one that stays is open.
+  // A published event whose type is "open" or "error" comes to the same listeners; it has data, and is no news of the connection.
+  opened.onopen = (event) => {
+    if (!(event instanceof MessageEvent)) settle = setTimeout(settled, 200);
+  };
+  opened.onerror = (event) => {
+    if (opened !== source || event instanceof MessageEvent) return;
     clearTimeout(settle);
     if (opened.readyState === EventSource.CLOSED) return refused(wanted);
-    if (!lostAt) note("Connection lost. The browser comes back by itself, and says where it was.");
+    if (!lostAt) note("Connection lost. The browser connects again by itself, and says which event it had last.");
     lostAt ||= Date.now();
+    resumedAt = Date.now();
     show("retrying", "Retrying");
   };
   types.forEach((type) => opened.addEventListener(type, arrived));
   opened.addEventListener(GAP, gap);
+  for (const sign of [OPEN, PING]) {
+    opened.addEventListener(sign, (event) => {
+      settled();
+      pass(event.lastEventId);
+    });
+  }
 }
 
 function settled() {
   clearTimeout(settle);
   added.clear();
   if (document.body.dataset.state === "open") return;
-  if (lostAt) note(`Open again after ${((Date.now() - lostAt) / 1000).toFixed(1)} s${cursor ? ", going on after the cursor" : ""}.`);
-  // It may have been another demo that came back, with another socket.
-  if (lostAt) commands();
+  if (lostAt) note(`Open again after ${((Date.now() - lostAt) / 1000).toFixed(1)} s${cursor ? ", resumed after the last event" : ""}.`);
+  // Another demo may have started on this port, with another socket.
+  if (lostAt) findPlaces();
   lostAt = 0;
   show("open", "Open");
 }
@@ -74,7 +94,7 @@ async function refused(wanted) {
     }
     note(`${answer.status}: ${String(said).slice(0, 300)}`);
   } catch {
-    // Nothing more to be learnt.
+    // No answer: the state says it already.
   }
 }
 
@@ -98,12 +118,14 @@ $("switch").onclick = () => (source && source.readyState !== EventSource.CLOSED 
 // ---- what arrives
 
 let count = 0;
-let held = false;
+let paused = false;
 let waiting = [];
 let delays = [];
 const perSecond = new Array(61).fill(0);
 
 function arrived(event) {
+  // The connection's own "open" and "error" have no data.
+  if (!(event instanceof MessageEvent)) return;
   settled();
   pass(event.lastEventId);
   count++;
@@ -115,7 +137,10 @@ function arrived(event) {
     // Without an envelope: the data is shown, its channel isn't known.
   }
   measure(event.lastEventId);
-  push({ channel, data: typeof data === "string" ? data : JSON.stringify(data), type: event.type, id: event.lastEventId, at: new Date() });
+  const late = resumedAt > 0 && publishedAt(event.lastEventId) < resumedAt;
+  data = typeof data === "string" ? data : JSON.stringify(data);
+  push({ channel, data, type: event.type, id: event.lastEventId, late, at: new Date() });
+  tricked(data);
 }
 
 function gap(event) {
@@ -129,7 +154,7 @@ function gap(event) {
   const names = (told.channels ?? []).filter((name) => !added.has(name));
   settled();
   if (told.channels?.length && !names.length) return;
-  const reason = REASONS[told.reason] ?? told.reason ?? "the reason wasn't told";
+  const reason = REASONS[told.reason] ?? told.reason ?? "no reason was given";
   push({ gap: true, text: `Events may be missing${names.length ? ` on ${names.join(", ")}` : ""}: ${reason}.`, at: new Date() });
 }
 
@@ -140,9 +165,11 @@ function pass(id) {
   $("read").hidden = false;
 }
 
-// The id ends with the time at which the hub had the event, in microseconds: on one machine, that is a clock.
+// An id has the time at which ssecast got the event, in microseconds. On one machine, that and Date.now() are the same clock.
+const publishedAt = (id) => Number(id.split("~")[0].split("-")[1]) / 1000;
+
 function measure(id) {
-  const delay = Date.now() - Number(id.split("~")[0].split("-")[1]) / 1000;
+  const delay = Date.now() - publishedAt(id);
   if (!(delay > -2 && delay < 1000)) return;
   delays = [...delays.slice(-49), Math.max(delay, 0)];
   const median = delays.toSorted((a, b) => a - b)[delays.length >> 1];
@@ -156,11 +183,11 @@ const note = (text) => push({ note: true, text, at: new Date() });
 function push(item) {
   waiting.push(item);
   if (waiting.length > MOST_ROWS) waiting = waiting.slice(-MOST_ROWS);
-  if (waiting.length === 1 && !held) requestAnimationFrame(flush);
+  if (waiting.length === 1 && !paused) requestAnimationFrame(flush);
 }
 
 function flush() {
-  if (held || !waiting.length) return;
+  if (paused || !waiting.length) return;
   const items = waiting;
   waiting = [];
   const log = $("log");
@@ -197,17 +224,55 @@ function row(item) {
   channel.append(make("span", "", item.channel || "(unknown)"));
   channel.title = item.channel;
   const cut = item.data.length > MOST_SHOWN;
-  const data = make("pre", item.data ? "data" : "data none", item.data ? item.data.slice(0, MOST_SHOWN) + (cut ? "…" : "") : "empty");
   const meta = make("div", "meta");
   if (item.type !== "message") meta.append(make("span", "type", item.type));
+  if (item.late) meta.append(make("span", "late", "delivered after the reconnect"));
   if (cut) meta.append(make("span", "", `${item.data.length.toLocaleString("en")} characters`));
   meta.append(make("span", "", item.id));
   const from = make("div", "from");
   from.append(channel, time);
   const what = make("div", "what");
-  what.append(data, meta);
+  what.append(content(item.data, cut), meta);
   line.append(from, what);
   return line;
+}
+
+// An object or a list is folded to one line; other data is shown as it is.
+function content(data, cut) {
+  if (!data) return make("pre", "data none", "empty");
+  if (!cut && /^\s*[[{]/.test(data)) {
+    try {
+      return folded(JSON.parse(data));
+    } catch {
+      // Not JSON after all.
+    }
+  }
+  return make("pre", "data", data.slice(0, MOST_SHOWN) + (cut ? "…" : ""));
+}
+
+function folded(value) {
+  const details = make("details", "data");
+  const summary = make("summary", "");
+  const short = make("span", "short");
+  short.append(...coloured(JSON.stringify(value).replaceAll(/([,:])(?=["{[\d\-tfn])/g, "$1 ")));
+  const size = Array.isArray(value) ? `[${value.length}]` : `{${Object.keys(value).length}}`;
+  summary.append(short, make("span", "open", size));
+  details.append(summary);
+  // Made when it is first opened: most never are.
+  details.addEventListener("toggle", () => {
+    if (details.childElementCount > 1) return;
+    const whole = make("pre", "");
+    whole.append(...coloured(JSON.stringify(value, null, 2)));
+    details.append(whole);
+  });
+  return details;
+}
+
+function coloured(json) {
+  return json.split(/("(?:[^"\\]|\\.)*"(?:\s*:)?)/).filter(Boolean).map((part) => {
+    if (!part.startsWith('"')) return part;
+    return make("span", part.endsWith(":") ? "key" : "string", part);
+  });
 }
 
 // Hues far from each other, in the order in which channels turn up.
@@ -217,7 +282,7 @@ function hue(name) {
   return hues.get(name);
 }
 
-// For those who listen to the page: one sentence every few seconds, however fast events come.
+// For screen readers: one sentence every few seconds, however fast events come.
 let sayable = [];
 let saying = 0;
 function say(items) {
@@ -242,14 +307,14 @@ setInterval(() => {
   perSecond.shift();
   perSecond.push(0);
   $("count").textContent = count.toLocaleString("en");
-  if (held) $("hold").textContent = waiting.length ? `Go on (${waiting.length === MOST_ROWS ? `${MOST_ROWS}+` : waiting.length})` : "Go on";
+  if (paused) $("pause").textContent = waiting.length ? `Resume (${waiting.length === MOST_ROWS ? `${MOST_ROWS}+` : waiting.length})` : "Resume";
 }, 1000);
 
-$("hold").onclick = () => {
-  held = !held;
-  $("hold").setAttribute("aria-pressed", held);
-  $("hold").textContent = held ? "Go on" : "Hold";
-  if (!held) flush();
+$("pause").onclick = () => {
+  paused = !paused;
+  $("pause").setAttribute("aria-pressed", paused);
+  $("pause").textContent = paused ? "Resume" : "Pause";
+  if (!paused) flush();
 };
 $("clear").onclick = () => {
   $("log").replaceChildren();
@@ -276,7 +341,7 @@ function listChannels() {
   const removable = channels.size > 1;
   $("channels").replaceChildren(
     ...[...channels].map((name) => {
-      const item = chip(name, "Stop watching", removable && (() => (channels.delete(name), changed())));
+      const item = chip(name, "Unsubscribe from", removable && (() => (channels.delete(name), changed())));
       item.classList.add("hue");
       item.style.setProperty("--hue", hue(name));
       return item;
@@ -293,7 +358,7 @@ function changed() {
   if (source) open();
 }
 
-function watch(name) {
+function subscribe(name) {
   if (!name || channels.has(name)) return;
   channels.add(name);
   added.add(name);
@@ -301,19 +366,19 @@ function watch(name) {
 }
 
 function listTypes() {
-  $("listened").replaceChildren(...[...types].map((type) => chip(type, "Stop listening for", type !== "message" && (() => deafen(type)))));
+  $("listened").replaceChildren(...[...types].map((type) => chip(type, "Stop listening for", type !== "message" && (() => unlisten(type)))));
   $("types").replaceChildren(...[...types].map((type) => Object.assign(document.createElement("option"), { value: type })));
 }
 
 // EventSource hands a script only the types it listens for.
 function listen(type) {
-  if (!type || type === GAP || types.has(type)) return;
+  if (!type || [OPEN, PING, GAP].includes(type) || types.has(type)) return;
   types.add(type);
   source?.addEventListener(type, arrived);
   listTypes();
 }
 
-function deafen(type) {
+function unlisten(type) {
   types.delete(type);
   source?.removeEventListener(type, arrived);
   listTypes();
@@ -328,7 +393,7 @@ const take = (act) => (form) => {
   form.elements.name.value.split(",").forEach((name) => act(name.trim()));
   form.reset();
 };
-onSubmit("add-channel", take(watch));
+onSubmit("add-channel", take(subscribe));
 onSubmit("add-type", take(listen));
 
 // ---- publishing
@@ -336,7 +401,7 @@ onSubmit("add-type", take(listen));
 onSubmit("publish", async (form) => {
   const fields = Object.fromEntries(new FormData(form));
   if (!fields.event || fields.event === "message") delete fields.event;
-  listen(fields.event);
+  if (fields.event) listen(fields.event);
   const answer = $("answer");
   try {
     const response = await fetch("/publish", { method: "POST", body: new URLSearchParams(fields) });
@@ -352,8 +417,8 @@ onSubmit("publish", async (form) => {
     const readers = told.subscribers;
     answer.textContent = readers === undefined ? "Published." : `Published to ${readers} ${readers === 1 ? "subscriber" : "subscribers"}.`;
     if (channels.has(fields.channel)) return;
-    const button = make("button", "", `Watch ${fields.channel}`);
-    button.onclick = () => (watch(fields.channel), (answer.textContent = ""));
+    const button = make("button", "", `Subscribe to ${fields.channel}`);
+    button.onclick = () => (subscribe(fields.channel), (answer.textContent = ""));
     answer.append(" ", button);
   } catch {
     answer.className = "bad";
@@ -367,32 +432,119 @@ message.onkeydown = (event) => {
   $("publish").requestSubmit();
 };
 
-// ---- lines for the terminal, which the demo knows and the page doesn't
+// ---- the trick: cut the connection, publish, connect again
 
-async function commands() {
-  const response = await fetch("commands.json").catch(() => null);
-  const lines = response?.ok ? await response.json() : [];
-  $("commands").replaceChildren(
-    ...lines.map(({ what, line }) => {
-      const item = make("li", "");
-      const box = make("div", "");
-      const copy = make("button", "", "Copy");
-      copy.type = "button";
-      copy.setAttribute("aria-label", `Copy: ${what}`);
-      copy.onclick = async () => {
-        await navigator.clipboard.writeText(line);
-        copy.textContent = "Copied";
-        setTimeout(() => (copy.textContent = "Copy"), 1500);
-      };
-      box.append(make("code", "", line), copy);
-      item.append(make("p", "", what), box);
-      return item;
-    }),
-  );
-  $("terminal").hidden = !lines.length;
+const MISSED = 3;
+let trick = null;
+
+$("trick").onclick = async () => {
+  if (trick) return;
+  const run = (trick = { waiting: new Set(), order: [] });
+  $("trick").disabled = true;
+  result("Disconnected …");
+  disconnect();
+  const [channel] = channels;
+  const tag = Math.random().toString(36).slice(2, 6);
+  try {
+    for (let number = 1; number <= MISSED; number++) {
+      await pause(450);
+      const message = `Missed ${number} of ${MISSED} (${tag})`;
+      run.waiting.add(message);
+      const response = await fetch("/publish", { method: "POST", body: new URLSearchParams({ channel, message }) });
+      if (!response.ok) throw new Error(`${response.status}`);
+      result(`Disconnected; ${number} published …`);
+    }
+    await pause(700);
+    open();
+    // A trick that doesn't come off is reported, too.
+    run.limit = setTimeout(() => finish(false), 8000);
+  } catch {
+    open();
+    finish(false);
+  }
+};
+
+function tricked(data) {
+  if (!trick?.waiting.has(data)) return;
+  trick.waiting.delete(data);
+  trick.order.push(data);
+  if (trick.order.length === MISSED) finish(trick.order.every((message, at) => message.startsWith(`Missed ${at + 1} `)));
 }
 
+function finish(complete) {
+  clearTimeout(trick.limit);
+  trick = null;
+  $("trick").disabled = false;
+  result(complete ? `All ${MISSED} arrived, in order.` : "That did not work: is the demo still running?", complete);
+}
+
+function result(text, good = false) {
+  $("trick-result").textContent = text;
+  $("trick-result").classList.toggle("good", good);
+}
+
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+// ---- code to copy, for the channel in the form
+
+const channelField = $("publish").elements.channel;
+let places = null;
+let language = "JavaScript";
+
+function showSnippets() {
+  if (!places) return;
+  const channel = channelField.value || "demo";
+  const all = snippets(channel, places, location.origin);
+  $("use-channel").textContent = $("use-channel").title = channel;
+  $("tabs").replaceChildren(...Object.keys(all).map(tab));
+  $("panel").setAttribute("aria-labelledby", `tab-${language}`);
+  $("snippets").replaceChildren(...all[language].map(snippet));
+}
+
+function tab(name) {
+  const button = make("button", "", name);
+  Object.assign(button, { type: "button", id: `tab-${name}`, tabIndex: name === language ? 0 : -1 });
+  button.setAttribute("role", "tab");
+  button.setAttribute("aria-selected", name === language);
+  button.onclick = () => choose(name);
+  button.onkeydown = (event) => {
+    const names = [...$("tabs").children].map((other) => other.textContent);
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (step) choose(names[(names.indexOf(name) + step + names.length) % names.length]);
+  };
+  return button;
+}
+
+function choose(name) {
+  language = name;
+  showSnippets();
+  $(`tab-${name}`).focus();
+}
+
+function snippet([what, code]) {
+  const box = make("div", "");
+  const head = make("header", "");
+  const copy = make("button", "", "Copy");
+  copy.type = "button";
+  copy.setAttribute("aria-label", `Copy: ${what}`);
+  copy.onclick = async () => {
+    await navigator.clipboard.writeText(code);
+    copy.textContent = "Copied";
+    setTimeout(() => (copy.textContent = "Copy"), 1500);
+  };
+  head.append(make("span", "", what), copy);
+  box.append(head, make("pre", "", code));
+  return box;
+}
+
+async function findPlaces() {
+  const response = await fetch("places.json").catch(() => null);
+  if (response?.ok) places = await response.json();
+  showSnippets();
+}
+
+channelField.addEventListener("input", showSnippets);
 listChannels();
 listTypes();
 open();
-commands();
+findPlaces();

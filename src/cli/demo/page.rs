@@ -1,33 +1,19 @@
-//! The page and its parts, as they are in the program.
-
-use super::lines::Line;
+//! The page's files, as they are built into the program.
 
 /// A file of the page.
 pub(super) struct Asset {
     /// Its name; the one named `index.html` is the page.
     pub(super) name: &'static str,
     /// Its `Content-Type`.
-    pub(super) kind: &'static str,
-    /// What is in it.
+    pub(super) content_type: &'static str,
+    /// Its content.
     pub(super) text: &'static str,
 }
 
-/// The page's files, but for [`COMMANDS`], which is made anew each time.
-pub(super) const ASSETS: [Asset; 3] = [
-    Asset { name: "index.html", kind: "text/html; charset=utf-8", text: include_str!("page.html") },
-    Asset { name: "page.css", kind: "text/css; charset=utf-8", text: include_str!("page.css") },
-    Asset { name: "page.js", kind: "text/javascript; charset=utf-8", text: include_str!("page.js") },
+/// All of them, but for `places.json`, which each demo makes anew.
+pub(super) const ASSETS: [Asset; 4] = [
+    Asset { name: "index.html", content_type: "text/html; charset=utf-8", text: include_str!("page.html") },
+    Asset { name: "page.css", content_type: "text/css; charset=utf-8", text: include_str!("page.css") },
+    Asset { name: "page.js", content_type: "text/javascript; charset=utf-8", text: include_str!("page.js") },
+    Asset { name: "snippets.js", content_type: "text/javascript; charset=utf-8", text: include_str!("snippets.js") },
 ];
-
-/// The name of the file with the lines to paste.
-pub(super) const COMMANDS: &str = "commands.json";
-
-/// The lines to paste, as the page reads them. Any user of this machine can read the page, so those with a password are left out.
-pub(super) fn commands(lines: &[Line]) -> String {
-    let shown: Vec<_> = lines
-        .iter()
-        .filter(|line| !line.secret)
-        .map(|line| serde_json::json!({ "what": line.what, "line": line.text }))
-        .collect();
-    serde_json::Value::Array(shown).to_string()
-}

@@ -35,6 +35,12 @@ impl Request {
         self
     }
 
+    /// The same with another `Host`.
+    pub(crate) fn host(mut self, host: &str) -> Self {
+        self.headers.retain(|(name, _)| *name != "Host");
+        self.header("Host", host)
+    }
+
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
         let mut put_header = |name: &str, value: &[u8]| {

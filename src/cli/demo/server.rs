@@ -1,7 +1,8 @@
-//! In nginx's place where there is none: the page, and the way to both sockets, on loopback.
+//! The page's server on loopback, in nginx's place: the page, `/sse/` for the public socket, `/publish` for the admin socket.
 //!
-//! It does what the snippet does that can be seen: the prefix goes, `X-Real-IP` is the client's and no other header of
-//! ssecast's own comes from outside, and while the hub is away streams are empty ones with a `retry:`.
+//! For browsers it does what the nginx snippet does: the prefix is stripped, `X-Real-IP` is the client's, no other header of
+//! ssecast's own comes from outside, and while the daemon doesn't answer, streams are empty ones with a `retry:`. Other sites'
+//! pages can't publish through it.
 
 use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
@@ -27,25 +28,22 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    door::page_at,
-    folder::Folder,
-    lines::lines,
-    page::{self, ASSETS},
-    source::Source,
-};
+use super::{commands::Places, folder::Folder, page::ASSETS, redis::Redis};
 
-/// What is passed on of a request.
-const PASSED: [HeaderName; 4] = [
+/// The name of the file with the demo's places, which the page makes commands of.
+const PLACES: &str = "places.json";
+
+/// A request's headers that are forwarded.
+const FORWARDED: [HeaderName; 4] = [
     header::ACCEPT,
     header::CONTENT_TYPE,
     HeaderName::from_static("last-event-id"),
     HeaderName::from_static("x-requested-with"),
 ];
-/// Those of an answer that concern one connection only (RFC 9110, 7.6.1).
+/// A response's headers that concern one connection only (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 2] = [header::CONNECTION, header::TRANSFER_ENCODING];
 
-/// How long accepting rests when the process has no descriptors left.
+/// How long accepting pauses when the process has no descriptors left.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
 /// Longest wait for answers under way at the end.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
@@ -53,33 +51,33 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 type Body = BoxBody<Bytes, hyper::Error>;
 
 /// The server, running.
-pub(super) struct Front {
+pub(super) struct Server {
     port: u16,
-    /// Tells the server and its connections to end.
+    /// Ends the server and its connections.
     stop: watch::Sender<bool>,
     serving: JoinHandle<io::Result<()>>,
 }
 
-impl Front {
+impl Server {
     /// Listens on `port`, or on one that is free, and serves.
     ///
     /// # Errors
-    /// What the system says of the port.
-    pub(super) async fn open(folder: &Folder, source: &Source, port: Option<u16>) -> anyhow::Result<Self> {
+    /// The port is taken, or not allowed to this user.
+    pub(super) async fn start(folder: &Folder, redis: &Redis, port: Option<u16>) -> anyhow::Result<Self> {
         let wanted = port.unwrap_or(0);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
             .await
             .with_context(|| format!("can't listen on 127.0.0.1:{wanted}"))?;
         let port = listener.local_addr()?.port();
         let mut client = Client::builder(TokioExecutor::new());
-        let ways = Ways {
+        let backends = Backends {
             public: folder.public(),
             admin: folder.admin(),
-            commands: page::commands(&lines(folder, source, &page_at(port))),
+            places: Places::new(folder, redis, port).json(),
             client: client.pool_max_idle_per_host(0).build(UnixConnector),
         };
         let (stop, stopped) = watch::channel(false);
-        Ok(Self { port, stop, serving: tokio::spawn(accept(listener, Arc::new(ways), stopped)) })
+        Ok(Self { port, stop, serving: tokio::spawn(accept(listener, Arc::new(backends), stopped)) })
     }
 
     /// The port it listens on.
@@ -88,7 +86,7 @@ impl Front {
     }
 
     /// Resolves when it can't accept any more.
-    pub(super) async fn ended(&mut self) -> anyhow::Error {
+    pub(super) async fn failed(&mut self) -> anyhow::Error {
         match (&mut self.serving).await {
             Ok(Ok(())) => anyhow::anyhow!("the page's server has ended"),
             Ok(Err(error)) => anyhow::Error::new(error).context("the page's port is lost"),
@@ -96,7 +94,7 @@ impl Front {
         }
     }
 
-    /// Ends it when what is under way has been answered. The hub has ended the streams by now.
+    /// Ends it when the requests under way have been answered. The daemon has ended the streams by now.
     pub(super) async fn stop(mut self) {
         let _ = self.stop.send(true);
         if timeout(ENDS_WITHIN, &mut self.serving).await.is_err() {
@@ -105,7 +103,7 @@ impl Front {
     }
 }
 
-async fn accept(listener: TcpListener, ways: Arc<Ways>, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
+async fn accept(listener: TcpListener, backends: Arc<Backends>, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
     let mut serving = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -113,7 +111,7 @@ async fn accept(listener: TcpListener, ways: Arc<Ways>, mut stopped: watch::Rece
             _ = stopped.changed() => break,
         };
         match accepted {
-            Ok((stream, _)) => drop(serving.spawn(serve(stream, Arc::clone(&ways), stopped.clone()))),
+            Ok((stream, _)) => drop(serving.spawn(serve(stream, Arc::clone(&backends), stopped.clone()))),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) if error.raw_os_error() == Some(nix::libc::EMFILE) => sleep(OUT_OF_FILES).await,
             Err(error) => return Err(error),
@@ -125,12 +123,12 @@ async fn accept(listener: TcpListener, ways: Arc<Ways>, mut stopped: watch::Rece
     Ok(())
 }
 
-async fn serve(stream: TcpStream, ways: Arc<Ways>, mut stopped: watch::Receiver<bool>) {
+async fn serve(stream: TcpStream, backends: Arc<Backends>, mut stopped: watch::Receiver<bool>) {
     // Without it the kernel may hold an event back for 40 ms.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
-        let ways = Arc::clone(&ways);
-        async move { Ok::<_, Infallible>(ways.answer(request).await) }
+        let backends = Arc::clone(&backends);
+        async move { Ok::<_, Infallible>(backends.answer(request).await) }
     });
     let mut connection =
         pin!(http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service));
@@ -147,22 +145,27 @@ async fn serve(stream: TcpStream, ways: Arc<Ways>, mut stopped: watch::Receiver<
     }
 }
 
-/// Where requests go.
-struct Ways {
+/// What requests are answered from.
+struct Backends {
     public: PathBuf,
     admin: PathBuf,
-    commands: String,
+    places: String,
     client: Client<UnixConnector, Incoming>,
 }
 
-impl Ways {
+impl Backends {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
+        if !is_local(&request) {
+            // A site whose name resolves to 127.0.0.1 could else have its page publish and read here (DNS rebinding).
+            let text = "Open this page as 127.0.0.1 or localhost.\n";
+            return plain(StatusCode::MISDIRECTED_REQUEST, "text/plain", text);
+        }
         if let Some(path) = path.strip_prefix("/sse/") {
             let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
             let target = Uri::from(hyperlocal::Uri::new(&self.public, &format!("/{path}{query}")));
             let stream = path.is_empty() && !wants_json(&request);
-            return self.pass_on(request, target).await.unwrap_or_else(|_| away(stream));
+            return self.forward(request, target).await.unwrap_or_else(|_| unavailable(stream));
         }
         if path == "/publish" {
             let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
@@ -170,26 +173,26 @@ impl Ways {
                 return plain(StatusCode::FORBIDDEN, "text/plain", "Only the demo's own page publishes here.\n");
             }
             let target = Uri::from(hyperlocal::Uri::new(&self.admin, "/publish"));
-            return self.pass_on(request, target).await.unwrap_or_else(|_| away(false));
+            return self.forward(request, target).await.unwrap_or_else(|_| unavailable(false));
         }
         let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "Only GET.\n");
         }
-        if name == page::COMMANDS {
-            return plain(StatusCode::OK, "application/json", self.commands.clone());
+        if name == PLACES {
+            return plain(StatusCode::OK, "application/json", self.places.clone());
         }
         match ASSETS.iter().find(|asset| asset.name == name) {
-            Some(asset) => plain(StatusCode::OK, asset.kind, asset.text),
+            Some(asset) => plain(StatusCode::OK, asset.content_type, asset.text),
             None => plain(StatusCode::NOT_FOUND, "text/plain", "Nothing is here.\n"),
         }
     }
 
-    async fn pass_on(&self, request: Request<Incoming>, target: Uri) -> Result<Response<Body>, Error> {
+    async fn forward(&self, request: Request<Incoming>, target: Uri) -> Result<Response<Body>, Error> {
         let (mut head, body) = request.into_parts();
         head.uri = target;
         let mut headers = header::HeaderMap::new();
-        for name in PASSED {
+        for name in FORWARDED {
             if let Some(value) = head.headers.remove(&name) {
                 headers.insert(name, value);
             }
@@ -210,14 +213,25 @@ fn wants_json(request: &Request<Incoming>) -> bool {
     accept.contains("application/json") && !accept.contains("text/event-stream")
 }
 
-/// The hub doesn't answer. EventSource gives up for good on any status but 200.
-fn away(stream: bool) -> Response<Body> {
+/// Whether the request names this machine, by whichever port: an ssh tunnel may have another.
+fn is_local(request: &Request<Incoming>) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    matches!(name, "127.0.0.1" | "localhost")
+}
+
+/// The daemon doesn't answer. EventSource gives up for good on any status but 200.
+fn unavailable(stream: bool) -> Response<Body> {
     if stream {
-        // No blank line after it: that would end an event without an id, and set back where the browser was.
+        // No blank line after it: that would dispatch an event without an id, and the browser would forget the id it has.
         let retry = format!("retry: {}\n", fastrand::u32(1000..4000));
         return plain(StatusCode::OK, "text/event-stream", retry);
     }
-    plain(StatusCode::SERVICE_UNAVAILABLE, "application/json", "{\"status\":\"error\",\"error\":\"the hub is away\"}\n")
+    plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "application/json",
+        "{\"status\":\"error\",\"error\":\"the daemon does not answer\"}\n",
+    )
 }
 
 fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {

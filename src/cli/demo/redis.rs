@@ -1,12 +1,12 @@
-//! Where the demo's events come from beside the admin socket: the Redis that was asked for, or one that happens to be there.
+//! The demo's Redis: the one that was asked for, or the one on the default address if it answers. And redis-cli's command for it.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use redis::{Client, RedisError};
+use redis::{Client, ErrorKind, RedisError};
 use tokio::time::timeout;
 
-use super::lines::Line;
+use crate::config::Config;
 
 const DEFAULT_URL: &str = "redis://127.0.0.1:6379";
 /// A Redis on this machine answers in far less, one elsewhere in less.
@@ -14,46 +14,75 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Source {
-    /// The Redis; none: the admin socket alone.
+pub(super) struct Redis {
+    /// The Redis that is used; none: events come from the admin socket alone.
     pub(super) url: Option<String>,
-    /// Why the Redis that is there is not the source.
+    /// Why the Redis on the default address is not used.
     pub(super) remark: Option<String>,
 }
 
-/// Why a Redis is not the source.
+/// Why a Redis is not used.
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {
     #[error("the connection is refused")]
     Refused,
     #[error("no answer within {} s", ANSWER_WITHIN.as_secs())]
     Late,
+    #[error("it asks for a password: give it in the URL, redis://:PASSWORD@HOST")]
+    NoPassword,
+    #[error("it doesn't take this user and password")]
+    WrongPassword,
     #[error("{0}")]
     Other(RedisError),
 }
 
-/// Looks for the source: `url`, or the Redis on the default address unless `embedded`.
+/// Looks for a Redis: `url`, or the one on the default address unless `none` is wanted.
 ///
 /// # Errors
-/// The Redis that was asked for doesn't answer. One that nobody asked for may do as it likes.
-pub(super) async fn find(url: Option<&str>, embedded: bool) -> anyhow::Result<Source> {
+/// The Redis that was asked for doesn't answer or refuses this client. One that nobody asked for is then not used.
+pub(super) async fn find(url: Option<&str>, none: bool) -> anyhow::Result<Redis> {
     if let Some(url) = url {
-        ping(url).await.context("there is no Redis at --redis-url")?;
-        return Ok(Source { url: Some(url.to_owned()), remark: None });
+        check(url)?;
+        ping(url).await.context("the Redis at --redis-url can't be used")?;
+        return Ok(Redis { url: Some(url.to_owned()), remark: None });
     }
-    if embedded {
-        return Ok(Source::default());
+    if none {
+        return Ok(Redis::default());
     }
     Ok(match ping(DEFAULT_URL).await {
-        Ok(()) => Source { url: Some(DEFAULT_URL.to_owned()), remark: None },
-        Err(NoAnswer::Refused) => Source::default(),
+        Ok(()) => Redis { url: Some(DEFAULT_URL.to_owned()), remark: None },
+        Err(NoAnswer::Refused) => Redis::default(),
         Err(error) => {
             let error = error.to_string();
             let error = error.trim_end_matches('.');
-            let remark = format!("the Redis on 127.0.0.1:6379 is not used: {error}. Give it with --redis-url");
-            Source { url: None, remark: Some(remark) }
+            let remark = format!("the Redis on 127.0.0.1:6379 is not used: {error}. Name it with --redis-url");
+            Redis { url: None, remark: Some(remark) }
         }
     })
+}
+
+impl NoAnswer {
+    fn of(error: RedisError) -> Self {
+        let text = error.to_string();
+        // A Redis with a password answers HELLO, the first command of a connection, with a riddle.
+        if text.contains("NOAUTH") || text.contains("HELLO must be called") {
+            Self::NoPassword
+        } else if error.kind() == ErrorKind::AuthenticationFailed || text.contains("WRONGPASS") {
+            Self::WrongPassword
+        } else {
+            Self::Other(error)
+        }
+    }
+}
+
+/// Checks a URL as the configuration does.
+fn check(url: &str) -> anyhow::Result<()> {
+    // What JSON writes as a string, TOML reads as the same string.
+    let document = format!("redis.url = {}", serde_json::json!(url));
+    let Err(errors) = Config::parse(&document, "--redis-url") else { return Ok(()) };
+    let errors = errors.to_string();
+    let problem = errors.split_once("redis.url: ").map_or(errors.as_str(), |(_, problem)| problem);
+    anyhow::bail!("--redis-url: {}", problem.trim_end())
 }
 
 async fn ping(url: &str) -> Result<(), NoAnswer> {
@@ -65,16 +94,24 @@ async fn ping(url: &str) -> Result<(), NoAnswer> {
     match answered.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) if error.is_connection_refusal() => Err(NoAnswer::Refused),
-        Ok(Err(error)) => Err(NoAnswer::Other(error)),
+        Ok(Err(error)) => Err(NoAnswer::of(error)),
         Err(_) => Err(NoAnswer::Late),
     }
 }
 
-/// The line that publishes on `demo` with redis-cli, for this URL.
-pub(super) fn redis_cli(url: &str) -> Line {
-    let what = "Publish with redis-cli";
+/// redis-cli with the options that connect it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Command {
+    /// The command, without what it is to do.
+    pub(super) text: String,
+    /// Whether there is a password in it.
+    pub(super) secret: bool,
+}
+
+/// redis-cli for the Redis at `url`.
+pub(super) fn command(url: &str) -> Command {
     if url == DEFAULT_URL {
-        return Line { what, text: "redis-cli publish demo 'hello from Redis'".to_owned(), secret: false };
+        return Command { text: "redis-cli".to_owned(), secret: false };
     }
     let secret = url.contains('@') || url.contains("pass=");
     let options = match url.split_once("://") {
@@ -82,7 +119,7 @@ pub(super) fn redis_cli(url: &str) -> Line {
         // redis-cli sends an empty user's name, which no Redis knows.
         _ => format!("-u {}", quoted(&url.replacen("://:", "://default:", 1))),
     };
-    Line { what, text: format!("redis-cli {options} publish demo 'hello from Redis'"), secret }
+    Command { text: format!("redis-cli {options}"), secret }
 }
 
 /// redis-cli takes no URL of a Unix socket, but has an option for each part.
@@ -116,8 +153,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_url_has_its_redis_cli() {
-        let line = |url| redis_cli(url).text.replace(" publish demo 'hello from Redis'", "");
+    fn every_url_has_its_command() {
+        let line = |url| command(url).text;
         assert_eq!(line(DEFAULT_URL), "redis-cli");
         assert_eq!(line("redis://h:1/2"), "redis-cli -u redis://h:1/2");
         assert_eq!(line("redis://u:it's@h"), r"redis-cli -u 'redis://u:it'\''s@h'");
@@ -131,8 +168,8 @@ mod tests {
 
     #[test]
     fn a_password_is_known_as_one() {
-        assert!(redis_cli("redis://:p@h").secret);
-        assert!(redis_cli("redis+unix:///r?pass=p").secret);
-        assert!(!redis_cli("redis+unix:///r?db=1").secret);
+        assert!(command("redis://:p@h").secret);
+        assert!(command("redis+unix:///r?pass=p").secret);
+        assert!(!command("redis+unix:///r?db=1").secret);
     }
 }
