@@ -134,3 +134,44 @@ fn the_packages_doc_folder_has_no_dead_link() {
         }
     }
 }
+
+/// The text of every Rust file of the daemon, with string literals that continue on the next line joined.
+fn source() -> String {
+    fn collect(folder: &Path, text: &mut String) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, text);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&read(&path));
+            }
+        }
+    }
+    let mut text = String::new();
+    collect(&root().join("src"), &mut text);
+    let mut joined = String::with_capacity(text.len());
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        joined.push_str(if joined.ends_with('\u{1}') { line.trim_start() } else { line });
+        if joined.ends_with('\\') {
+            joined.pop();
+            joined.push('\u{1}');
+        } else {
+            joined.push('\n');
+        }
+    }
+    joined.replace('\u{1}', "")
+}
+
+#[test]
+fn log_lines_that_the_documentation_explains_are_logged() {
+    let source = source();
+    let page = read(&root().join("docs/operate.md"));
+    let quoted = |line: &str| line.strip_prefix("| log: `")?.split_once('`').map(|(quoted, _)| quoted.to_owned());
+    let quoted: Vec<_> = page.lines().filter_map(quoted).collect();
+    assert!(quoted.len() >= 5, "{quoted:?}");
+    // "…" stands for what differs each time.
+    let is_logged = |line: &str| line.split('…').all(|part| source.contains(part.trim_end()));
+    let absent: Vec<_> = quoted.into_iter().filter(|line| !is_logged(line)).collect();
+    assert_eq!(absent, Vec::<String>::new(), "docs/operate.md explains what nothing logs");
+}
