@@ -19,6 +19,9 @@ pub enum AddressError {
     /// It has a scheme other than `tcp://`.
     #[error("{0:?} is neither a path nor a TCP address; write a path alone, or \"tcp://127.0.0.1:8888\"")]
     Scheme(String),
+    /// It is a port, with a host or without, and has no `tcp://`. The second is what to write instead.
+    #[error("{0:?} is a port, not a path; write \"{1}\"")]
+    NoScheme(String, String),
     /// The path is longer than the kernel takes.
     #[error("the path has {0} bytes; a Unix socket's path has at most {MAX_SOCKET_PATH_BYTES}")]
     TooLong(usize),
@@ -39,9 +42,12 @@ impl FromStr for Address {
             let address: SocketAddr = address.parse().map_err(|_| AddressError::NotTcp(text.to_owned()))?;
             return Ok(Self::Tcp(address));
         }
-        // "unix:" is how nginx writes a socket, "127.0.0.1:8888" how everyone forgets the scheme.
-        if text.contains("://") || text.starts_with("unix:") || text.parse::<SocketAddr>().is_ok() {
+        // "unix:" is how nginx writes a socket.
+        if text.contains("://") || text.starts_with("unix:") {
             return Err(AddressError::Scheme(text.to_owned()));
+        }
+        if let Some(tcp) = without_scheme(text) {
+            return Err(AddressError::NoScheme(text.to_owned(), tcp));
         }
         if text.ends_with('/') || text.contains('\0') {
             return Err(AddressError::NotAFile(text.to_owned()));
@@ -51,6 +57,23 @@ impl FromStr for Address {
         }
         Ok(Self::Unix(PathBuf::from(text)))
     }
+}
+
+/// The TCP address that was meant by `:8888`, `8888`, `localhost:8888`, `host:8888` or `127.0.0.1:8888`, which would be names of
+/// files in the current folder.
+fn without_scheme(text: &str) -> Option<String> {
+    if text.contains('/') {
+        return None;
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port: u16 = port.parse().ok()?;
+    let host = match host {
+        "*" => "0.0.0.0",
+        host if format!("{host}:{port}").parse::<SocketAddr>().is_ok() => host,
+        // Names are not looked up.
+        _ => "127.0.0.1",
+    };
+    Some(format!("tcp://{host}:{port}"))
 }
 
 impl fmt::Display for Address {
@@ -82,11 +105,29 @@ mod tests {
             ("tcp://127.0.0.1", AddressError::NotTcp("tcp://127.0.0.1".into())),
             ("unix:/run/a.sock", AddressError::Scheme("unix:/run/a.sock".into())),
             ("http://a", AddressError::Scheme("http://a".into())),
-            ("127.0.0.1:8888", AddressError::Scheme("127.0.0.1:8888".into())),
             ("/run/", AddressError::NotAFile("/run/".into())),
             (&long, AddressError::TooLong(108)),
         ] {
             assert_eq!(text.parse::<Address>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_without_tcp_is_no_path() {
+        for (text, tcp) in [
+            (":8080", "tcp://127.0.0.1:8080"),
+            ("8080", "tcp://127.0.0.1:8080"),
+            ("localhost:9000", "tcp://127.0.0.1:9000"),
+            ("*:80", "tcp://0.0.0.0:80"),
+            ("10.0.0.1:8888", "tcp://10.0.0.1:8888"),
+            ("[::1]:8888", "tcp://[::1]:8888"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err();
+            assert_eq!(error.to_string(), format!("{text:?} is a port, not a path; write \"{tcp}\""));
+        }
+        // A colon in a path is a colon.
+        for text in ["/run/a:80", "./a:80", "a:b.sock", "a:99999"] {
+            assert_eq!(text.parse(), Ok(Address::Unix(text.into())));
         }
     }
 }

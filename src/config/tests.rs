@@ -232,12 +232,12 @@ t.toml:3: listen.public: \"tcp://localhost:80\" has no IP address with a port; w
 t.toml:4: listen.admin_mode: \"0888\" is not a file mode; write it in quotes, as chmod takes it: \"0660\"
 t.toml:7: stream.ping_intervall: there is no such key; did you mean `ping_interval`?
 t.toml:8: stream.ping_interval: \"0s\" is too short; write \"1ms\" or more
-t.toml:9:10: not TOML: invalid float; texts, durations, sizes and modes stand in quotes
+t.toml:9:10: not TOML: invalid float; texts, durations, sizes and modes are written in quotes
 t.toml:12: stream.allow_origins: \"bad.example\" is not an origin; write it as browsers send it, in lower case and without a path: \"https://www.example.com\", or \"*\"
 t.toml:14: stream.max_clients: can't be \"many\"; write a whole number without quotes
 t.toml:16: channels: there is no such table; known here: [listen], [process], [stream], [history], [redis], [publish], [drain]
 t.toml:20: redis.url: Redis over TLS (rediss://) is not compiled in; use \"redis://\" inside a private network, or a TLS tunnel such as stunnel
-t.toml:21:1: not TOML: duplicate key
+t.toml:21:1: redis.url: is there already on line 20; keep one of the two
 t.toml:24: history.bytes: \"lots\" is not a size; write a number with its unit, such as \"64MiB\" or \"500kB\"
 t.toml:25: history.spread: there is no such key; `spread` belongs under [drain]";
     assert_eq!(Config::parse(text, "t.toml").unwrap_err().to_string(), expected);
@@ -247,6 +247,21 @@ t.toml:25: history.spread: there is no such key; `spread` belongs under [drain]"
 fn a_broken_heading_accuses_no_innocent_key() {
     assert_eq!(errors("[stream\nretry = \"1s\"\n"), ["t.toml:1:8: not TOML: unclosed table, expected `]`"]);
     assert_eq!(errors("x = \"abc\n[stream]\n"), ["t.toml:1:9: not TOML: invalid basic string, expected `\"`"]);
+}
+
+#[test]
+fn a_table_or_key_that_is_there_twice_names_the_line_of_the_first() {
+    let text = "[listen]\npublic = \"a.sock\"\n\n[redis]\n[listen]\npublic = \"b.sock\"\nadmin = \"c.sock\"\n[[redis]]\nprefix = \"p\"\n";
+    assert_eq!(
+        errors(text),
+        [
+            "t.toml:5:2: [listen] is there already on line 1; add your keys there",
+            "t.toml:6:1: listen.public: is there already on line 2; keep one of the two",
+            "t.toml:8:3: [redis] is there already on line 4; add your keys there",
+        ]
+    );
+    let dotted = "stream.gzip = true\nstream.gzip = false\n";
+    assert_eq!(errors(dotted), ["t.toml:2:8: stream.gzip: is there already on line 1; keep one of the two"]);
 }
 
 #[test]
