@@ -6,25 +6,22 @@ use std::{
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{
-            fs::{FileTypeExt, MetadataExt, PermissionsExt},
+            fs::MetadataExt as _,
             net::{UnixListener, UnixStream},
         },
     },
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
 };
 
 use nix::{
-    sys::{
-        socket::{
-            self, AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, getsockname,
-            getsockopt, sockopt,
-        },
-        stat::{Mode, fchmod},
+    sys::socket::{
+        self, AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt,
+        sockopt,
     },
-    unistd::{Gid, Group, Uid, chown},
+    unistd::Group,
 };
 
-use super::folder;
+use super::owned_files::{Entry, OpenError};
 use crate::config::{Account, Address};
 
 /// Why a socket can't be listened on.
@@ -156,9 +153,13 @@ pub struct Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        if self.owned && fs::symlink_metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode) {
-            // What can't be removed is found to be stale at the next start.
-            let _ = fs::remove_file(&self.path);
+        if !self.owned {
+            return;
+        }
+        // What can't be removed is found to be stale at the next start.
+        let Ok(entry) = Entry::find(&self.path) else { return };
+        if entry.status().is_ok_and(|status| status.is_some_and(|status| status.st_ino == self.inode)) {
+            let _ = entry.remove();
         }
     }
 }
@@ -187,58 +188,46 @@ pub fn bind(
 
 fn bind_unix(path: &Path, mode: u32, group: Option<&str>, owner: Option<&Account>) -> Result<Listener, ListenError> {
     let place = path.display().to_string();
-    // The daemon leaves its folder.
-    let path = absolute(path).map_err(failed("find", &place))?;
     let group = match group {
         Some(name) => {
             let group = Group::from_name(name).ok().flatten();
-            Some(group.ok_or_else(|| ListenError::NoGroup(name.to_owned()))?.gid)
+            Some(group.ok_or_else(|| ListenError::NoGroup(name.to_owned()))?.gid.as_raw())
         }
-        None => owner.map(|owner| Gid::from_raw(owner.gid)),
+        None => owner.map(|owner| owner.gid),
     };
-    remove_stale(&path)?;
-    folder::make_for(&path, owner).map_err(failed("make the folder of", &place))?;
-    let listener = UnixListener::from(closed_socket().map_err(failed("make a socket for", &place))?);
-    let address = UnixAddr::new(&path).map_err(failed("listen on", &place))?;
-    socket::bind(listener.as_raw_fd(), &address).map_err(failed("listen on", &place))?;
-    let inode = fs::symlink_metadata(&path).map_err(failed("look at", &place))?.ino();
-    let listener = Listener::Unix(listener, Some(Made { path: path.clone(), inode, owned: true }));
-    let owner = owner.map(|owner| Uid::from_raw(owner.uid));
-    if owner.is_some() || group.is_some() {
-        chown(&path, owner, group).map_err(failed("set the owner and group of", &place))?;
-    }
-    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(failed("set the mode of", &place))?;
+    let entry = Entry::create(path, owner).map_err(failed("make the directory of", &place))?;
+    remove_stale(&entry)?;
+    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    let listener = UnixListener::from(socket.map_err(failed("make a socket for", &place))?);
+    let file = entry.bind(listener.as_fd(), mode, owner.map(|owner| owner.uid), group);
+    let file = file.map_err(failed("listen on", &place))?;
+    let inode = file.inode().map_err(failed("look at", &place))?;
+    let made = Made { path: entry.path().to_owned(), inode, owned: true };
+    let listener = Listener::Unix(listener, Some(made));
     socket::listen(&listener, Backlog::MAXALLOWABLE).map_err(failed("listen on", &place))?;
     listener.set_nonblocking().map_err(failed("set up", &place))?;
     Ok(listener)
 }
 
-/// A socket whose file will be nobody's to connect to until its group and mode are set: Linux makes the file with the mode of
-/// the socket.
-fn closed_socket() -> nix::Result<OwnedFd> {
-    let fd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    fchmod(&fd, Mode::empty())?;
-    Ok(fd)
-}
-
-/// Removes a socket that nobody answers on: asked, not guessed.
-fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let place = path.display().to_string();
-    let meta = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        meta => meta.map_err(failed("look at", &place))?,
+/// Removes a socket on which nothing answers. A connection is tried: that is the only proof.
+fn remove_stale(entry: &Entry) -> Result<(), ListenError> {
+    let place = entry.path().display().to_string();
+    let file = match entry.socket() {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(()),
+        Err(OpenError::NotAFile(_)) => return Err(ListenError::NotASocket(entry.path().to_owned())),
+        Err(error) => return Err(failed("look at", &place)(error)),
     };
-    if !meta.file_type().is_socket() {
-        return Err(ListenError::NotASocket(path.to_owned()));
-    }
-    match UnixStream::connect(path) {
+    match UnixStream::connect(file.path()) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed("remove the stale socket", &place))
+            entry.remove().map_err(failed("remove the stale socket", &place))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed("ask who answers on", &place)(error)),
-        // A full backlog is somebody's too.
-        _ => Err(ListenError::Busy(path.to_owned())),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+            Err(failed("find out whether another process answers on", &place)(error))
+        }
+        // A full backlog belongs to a process too.
+        _ => Err(ListenError::Busy(entry.path().to_owned())),
     }
 }
 
@@ -247,7 +236,7 @@ fn failed<E: Into<io::Error>>(doing: &'static str, place: &str) -> impl FnOnce(E
     move |source| {
         let source = source.into();
         match source.kind() {
-            io::ErrorKind::PermissionDenied if matches!(doing, "listen on" | "make the folder of") => {
+            io::ErrorKind::PermissionDenied if matches!(doing, "listen on" | "make the directory of") => {
                 ListenError::Denied(place)
             }
             _ => ListenError::Io { doing, place, source },
@@ -257,7 +246,7 @@ fn failed<E: Into<io::Error>>(doing: &'static str, place: &str) -> impl FnOnce(E
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixDatagram;
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixDatagram};
 
     use super::*;
 

@@ -2,20 +2,19 @@
 //! logged.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, IsTerminal as _},
-    os::unix::fs::{OpenOptionsExt as _, fchown},
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use nix::{
-    libc,
+    fcntl::OFlag,
     unistd::{dup2_stderr, dup2_stdout},
 };
 use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter};
 
-use super::folder;
+use super::owned_files::Entry;
 use crate::config::{self, Account, LogFormat};
 
 /// The log file can't be opened.
@@ -72,12 +71,14 @@ impl Log {
     }
 
     fn to_file(path: &Path, owner: Option<&Account>) -> Result<Self, LogError> {
-        let failed = |source| LogError { path: path.to_owned(), source };
-        // The daemon leaves its folder.
-        let path = absolute(path).map_err(failed)?;
-        let file = Arc::new(folder::make_for(&path, owner).and_then(|()| open(&path, owner)).map_err(failed)?);
-        let current = Mutex::new(Current { file, is_output: false });
-        Ok(Self { file: Some(Arc::new(LogFile { path, current })) })
+        let opened = || -> io::Result<LogFile> {
+            let entry = Entry::create(path, owner)?;
+            let current = Current { file: Arc::new(open(&entry, owner)?), is_output: false };
+            // Found again at each reopening, for the directory may be another one by then.
+            Ok(LogFile { path: entry.path().to_owned(), current: Mutex::new(current) })
+        };
+        let file = opened().map_err(|source| LogError { path: path.to_owned(), source })?;
+        Ok(Self { file: Some(Arc::new(file)) })
     }
 
     /// Whether it is a file's.
@@ -125,33 +126,16 @@ impl LogFile {
 
     fn reopen(&self) -> io::Result<()> {
         // Whoever the process is by now is the right owner.
-        let file = open(&self.path, None)?;
+        let file = open(&Entry::find(&self.path)?, None)?;
         let mut current = self.lock();
         current.file = Arc::new(file);
         if current.is_output { redirect(&current.file) } else { Ok(()) }
     }
 }
 
-/// Opens for appending; a file that isn't there is made, for `owner`, mode 0640. What is there keeps its owner and mode, and no
-/// link is followed: the daemon's user may write in the folder, and this may be root.
-fn open(path: &Path, owner: Option<&Account>) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK);
-    match options.clone().create_new(true).mode(0o640).open(path) {
-        Ok(file) => {
-            if let Some(owner) = owner {
-                fchown(&file, Some(owner.uid), Some(owner.gid))?;
-            }
-            Ok(file)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if fs::symlink_metadata(path)?.is_symlink() {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link"));
-            }
-            options.open(path)
-        }
-        Err(error) => Err(error),
-    }
+/// Opens for appending. A missing file is made for `owner`, mode 0640; one that exists keeps its owner and mode.
+fn open(entry: &Entry, owner: Option<&Account>) -> io::Result<File> {
+    Ok(entry.open(OFlag::O_WRONLY | OFlag::O_APPEND, 0o640, owner)?)
 }
 
 fn redirect(file: &File) -> io::Result<()> {
@@ -161,7 +145,7 @@ fn redirect(file: &File) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, os::unix::fs::symlink};
+    use std::{fs, io::Write as _, os::unix::fs::symlink};
 
     use super::*;
 
@@ -188,12 +172,17 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_logged_through_a_link() {
+    fn nothing_is_logged_through_a_symbolic_or_hard_link() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.log");
         symlink(folder.path().join("victim"), &path).unwrap();
         let error = Log::to_file(&path, None).unwrap_err();
         assert_eq!(error.source.to_string(), "it is a symbolic link");
         assert!(!folder.path().join("victim").exists());
+        fs::write(folder.path().join("victim"), "mine").unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::hard_link(folder.path().join("victim"), &path).unwrap();
+        let error = Log::to_file(&path, None).unwrap_err();
+        assert_eq!(error.source.to_string(), "it has a second name (a hard link)");
     }
 }

@@ -11,4 +11,4 @@ pub mod privileges;
 pub mod signals;
 pub mod notify;
 pub mod control_channel;
-mod folder;
+mod owned_files;

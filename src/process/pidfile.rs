@@ -6,13 +6,13 @@
 mod tests;
 
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::File,
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+        unix::fs::FileExt as _,
     },
-    path::{Path, PathBuf, absolute},
+    path::{Path, PathBuf},
     process,
     thread::sleep,
     time::Duration,
@@ -20,11 +20,11 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, fcntl},
+    fcntl::{FcntlArg, OFlag, fcntl},
     libc,
 };
 
-use super::folder;
+use super::owned_files::{Entry, OpenError};
 use crate::config::Account;
 
 /// How often a file is opened again that was removed or held meanwhile, and how long to wait before.
@@ -66,28 +66,27 @@ pub enum PidfileError {
 /// when the process whose number is in it drops this.
 #[derive(Debug)]
 pub struct Pidfile {
-    path: PathBuf,
+    entry: Entry,
     file: File,
     /// The process that has written its number; a fork's copy is not it.
     writer: Option<u32>,
 }
 
 impl Pidfile {
-    /// Opens and locks the file, making it (mode 0644) and its folder (for `owner`) where they are missing.
+    /// Opens and locks the file, making it (mode 0644) and its directory (for `owner`) where they are missing.
     ///
     /// # Errors
     /// [`PidfileError::Held`] where a process holds it; else what is in the way.
     pub fn lock(path: &Path, owner: Option<&Account>) -> Result<Self, PidfileError> {
-        // The daemon leaves its folder.
-        let path = absolute(path).map_err(failed("find", path))?;
-        folder::make_for(&path, owner).map_err(failed("make the folder of", &path))?;
+        let entry = Entry::create(path, owner).map_err(failed("make the directory of", path))?;
+        let path = entry.path();
         let mut held = None;
         for attempt in 0..TRIES {
             if attempt > 0 {
                 sleep(BETWEEN_TRIES);
             }
-            let file = open(&path)?;
-            if !lock(&file).map_err(failed("lock", &path))? {
+            let file = open(&entry)?;
+            if !lock(&file).map_err(failed("lock", path))? {
                 held = number_in(&file);
                 // Between its lock and its number, a process is met without one.
                 if held.is_some() {
@@ -96,24 +95,25 @@ impl Pidfile {
                 continue;
             }
             held = None;
-            // The one that held it may have removed it after it was opened here.
-            if is_at(&file, &path) {
-                return Ok(Self { path, file, writer: None });
+            // The process that held it may have removed it after it was opened here.
+            if entry.is(&file) {
+                return Ok(Self { entry, file, writer: None });
             }
         }
+        let path = path.to_owned();
         Err(match held {
             Some(pid) => PidfileError::Held { path, pid },
             None => PidfileError::HeldByUnknown(path),
         })
     }
 
-    /// Takes over the file that another process has locked and handed on.
+    /// Takes over the file that the predecessor has locked and sent.
     ///
     /// # Errors
-    /// A path that can't be made absolute.
+    /// A path whose directory can't be opened.
     pub fn adopt(path: &Path, file: OwnedFd) -> Result<Self, PidfileError> {
-        let path = absolute(path).map_err(failed("find", path))?;
-        Ok(Self { path, file: file.into(), writer: None })
+        let entry = Entry::find(path).map_err(failed("find", path))?;
+        Ok(Self { entry, file: file.into(), writer: None })
     }
 
     /// Writes this process's number, and removes the file at its end.
@@ -125,7 +125,7 @@ impl Pidfile {
         // In this order a reader finds a whole first line at any time.
         let written =
             self.file.write_all_at(number.as_bytes(), 0).and_then(|()| self.file.set_len(number.len() as u64));
-        written.map_err(failed("write", &self.path))?;
+        written.map_err(failed("write", self.entry.path()))?;
         self.writer = Some(process::id());
         Ok(())
     }
@@ -144,37 +144,25 @@ impl AsFd for Pidfile {
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        if self.writer != Some(process::id()) || !is_at(&self.file, &self.path) {
+        if self.writer != Some(process::id()) || !self.entry.is(&self.file) {
             return;
         }
-        if fs::remove_file(&self.path).is_err() {
-            // The folder may be root's, who this process was. An empty file misleads nobody.
+        if self.entry.remove().is_err() {
+            // The directory may be root's, who this process was. An empty file misleads nobody.
             let _ = self.file.set_len(0);
         }
     }
 }
 
-fn open(path: &Path) -> Result<File, PidfileError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_NONBLOCK);
-    let made = options.clone().create_new(true).mode(0o644).open(path);
-    let file = match made {
-        Ok(file) => {
-            // Whatever the umask: init scripts of other users read it.
-            file.set_permissions(Permissions::from_mode(0o644)).map_err(failed("set the mode of", path))?;
-            return Ok(file);
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
-        refused => refused,
-    };
-    let file = file.map_err(|error| match error.raw_os_error() {
-        Some(libc::ELOOP | libc::EISDIR | libc::ENXIO) => PidfileError::NotAFile(path.to_owned()),
-        _ => failed("open", path)(error),
+fn open(entry: &Entry) -> Result<File, PidfileError> {
+    let not_a_file = || PidfileError::NotAFile(entry.path().to_owned());
+    let file = entry.open(OFlag::O_RDWR, 0o644, None).map_err(|error| match error {
+        OpenError::NotAFile(_) => not_a_file(),
+        OpenError::Io(error) => failed("open", entry.path())(error),
     })?;
-    // A second name may be that of anybody's file, linked here for root to overwrite.
-    match file.metadata().map_err(failed("look at", path))? {
-        meta if meta.is_file() && meta.nlink() <= 1 => Ok(file),
-        _ => Err(PidfileError::NotAFile(path.to_owned())),
+    match file.metadata().map_err(failed("look at", entry.path()))? {
+        meta if meta.is_file() => Ok(file),
+        _ => Err(not_a_file()),
     }
 }
 
@@ -193,12 +181,6 @@ fn lock(file: &File) -> io::Result<bool> {
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
-}
-
-/// Whether the open file is the one at the path.
-fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(there)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
-    (open.dev(), open.ino()) == (there.dev(), there.ino())
 }
 
 fn number_in(file: &File) -> Option<u32> {

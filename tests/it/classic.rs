@@ -1,6 +1,7 @@
 //! The daemon as root starts it without systemd: what the starter is told, whom the daemon becomes, what it leaves behind; and
 //! the sockets and words that pass between it and a service manager.
 
+mod owned_files;
 mod site;
 
 use std::{
@@ -70,7 +71,7 @@ fn the_starter_says_why_the_daemon_does_not_serve() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("--user: there is no user"), "{output:?}");
 
     // After it has: descriptors are too few for a runtime, and then the reason comes through the pipe.
-    let program = "ulimit -n 9; exec \"$@\"";
+    let program = "ulimit -n 10; exec \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", program, "sh", PROGRAM]).args(site.command(&["--daemon"]).get_args());
     let output = command.current_dir(site.folder.path()).stdin(Stdio::null()).output().unwrap();

@@ -1,6 +1,9 @@
 //! The pidfile from outside: who gets it, who is refused, and what is left of it.
 
-use std::os::unix::fs::symlink;
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, symlink},
+};
 
 use super::*;
 

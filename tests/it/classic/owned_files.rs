@@ -1,0 +1,74 @@
+//! What a user can't make root do through links in a folder of the user's: change the owner, the mode or the place of a file.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, lchown, symlink},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use nix::{
+    fcntl::{AT_FDCWD, RenameFlags, renameat2},
+    sys::signal::Signal,
+    unistd::User,
+};
+
+use super::site::{Running, Site, refusal};
+
+/// The socket was bound, and then given its owner and mode by its name: a link put there in between gave root's file away.
+#[test]
+fn a_socket_exchanged_for_a_link_while_root_binds_it_gives_no_file_away() {
+    const STARTS: usize = 20;
+    let Some(site) = Site::new("a socket exchanged for a link") else { return };
+    fs::write(site.path("victim"), "root's").unwrap();
+    fs::set_permissions(site.path("victim"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let victim = || {
+        let meta = fs::metadata(site.path("victim")).unwrap();
+        (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+    };
+    // The first start makes the folder, and gives it to the user.
+    site.started(&[]).end(Signal::SIGTERM);
+    let (socket, link) = (site.path("run/public"), site.path("run/link"));
+    symlink(site.path("victim"), &link).unwrap();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // It fails while there is no socket.
+                let _ = renameat2(AT_FDCWD, &socket, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE);
+            }
+        });
+        for _ in 0..STARTS {
+            let output = site.daemon(&[]);
+            if output.status.success() {
+                Running(site.read("run/pid").trim().parse().unwrap()).end(Signal::SIGKILL);
+            }
+            // Whichever of the two names has which of the two files by now.
+            let _ = (fs::remove_file(&socket), fs::remove_file(&link));
+            let _ = fs::remove_file(&socket);
+            symlink(site.path("victim"), &link).unwrap();
+            if victim() != (0, 0, 0o600) {
+                break;
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(victim(), (0, 0, 0o600), "root's file was given away");
+}
+
+#[test]
+fn root_follows_no_directory_link_of_another_user() {
+    let Some(site) = Site::new("a directory link") else { return };
+    let nobody = User::from_name("nobody").unwrap().unwrap();
+    fs::create_dir(site.path("roots")).unwrap();
+    symlink("roots", site.path("run")).unwrap();
+    lchown(site.path("run"), Some(nobody.uid.as_raw()), None).unwrap();
+    let said = refusal(&site.daemon(&[]));
+    assert!(said.contains(r#""run" in its path is a symbolic link of user"#), "{said}");
+    assert_eq!(fs::read_dir(site.path("roots")).unwrap().count(), 0, "nothing is made behind the link");
+    // Root's own links, such as /var/run, are followed.
+    lchown(site.path("run"), Some(0), None).unwrap();
+    let daemon = site.started(&[]);
+    assert!(site.serves() && site.path("roots/public").exists());
+    daemon.end(Signal::SIGTERM);
+}
