@@ -10,7 +10,12 @@ use super::{
     dispatcher::{Dispatcher, Generation, Mode, State, Wanted},
     outlet::Delivery,
 };
-use crate::{clock::unix_micros, event::Message, hub::Sequencer, name::ChannelName};
+use crate::{
+    clock::unix_micros,
+    event::Message,
+    hub::{Hole, Sequencer},
+    name::ChannelName,
+};
 
 impl Dispatcher {
     /// Resolves when publishes are passed on.
@@ -147,9 +152,10 @@ impl Dispatcher {
         state.marker = None;
         state.begun = true;
         if !inexact.is_empty() {
-            let since = state.sequencer.next(unix_micros());
+            let begin = state.sequencer.last();
+            let hole = Hole { begin, end: state.sequencer.next(unix_micros()) };
             let names: Arc<[ChannelName]> = inexact.into();
-            self.to_all(|| Delivery::Reconnected(Arc::clone(&names), since));
+            self.to_all(|| Delivery::Reconnected(Arc::clone(&names), hole));
         }
         self.start_forwarding(&mut state);
         told
@@ -172,7 +178,8 @@ impl Dispatcher {
     /// Asks for a channel that the shards take to be open.
     fn demand_open(&self, state: &mut State, name: &ChannelName, shards: u64) {
         let awaiting = self.all_sources();
-        let wanted = Wanted { shards, awaiting, open: true, generation: Generation(0), early: Vec::new() };
+        let generation = Generation(0);
+        let wanted = Wanted { shards, awaiting, open: true, generation, incomplete_after: None, early: Vec::new() };
         self.demand(state, name, wanted);
     }
 

@@ -58,6 +58,8 @@ pub(super) struct Wanted {
     /// Whether the shards were told that it is open.
     pub(super) open: bool,
     pub(super) generation: Generation,
+    /// The last position before the first of the sources that have not confirmed the channel was disconnected.
+    pub(super) incomplete_after: Option<Position>,
     /// Messages that came from a source before it has confirmed the channel: they come after the gap, if there is one.
     pub(super) early: Vec<Message>,
 }

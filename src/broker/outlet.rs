@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::Receipt;
-use crate::{cursor::Position, event::Event, name::ChannelName};
+use crate::{cursor::Position, event::Event, hub::Hole, name::ChannelName};
 
 /// One thing that a shard is to do, in order.
 #[derive(Debug)]
@@ -14,8 +14,8 @@ pub enum Delivery {
     Publish(Arc<Event>, Option<(Arc<Receipt>, u32)>),
     /// The channel's events arrive: complete from the position, or (`None`) a source is disconnected.
     Confirmed(ChannelName, Option<Position>),
-    /// A source is reconnected: the channels are complete again from the position.
-    Reconnected(Arc<[ChannelName]>, Position),
+    /// A source was disconnected and is reconnected: events of the channels may be missing within the hole.
+    Reconnected(Arc<[ChannelName]>, Hole),
     /// A source refuses the channel.
     Refused(ChannelName),
     /// No event follows with a position up to this one.

@@ -6,7 +6,7 @@ use super::{
     dispatcher::{Bits, Dispatcher, Generation, Interest, State, Wanted},
     outlet::Delivery,
 };
-use crate::{clock::unix_micros, event::Message, name::ChannelName};
+use crate::{clock::unix_micros, cursor::Position, event::Message, hub::Hole, name::ChannelName};
 
 impl Dispatcher {
     /// Shard `shard` wants the channel. True if its events arrive already; else [`Delivery::Confirmed`] follows.
@@ -18,10 +18,18 @@ impl Dispatcher {
         }
         let awaiting = self.all_sources();
         let open = awaiting & !state.away == 0;
+        let incomplete_after = open.then(|| state.sequencer.last());
         self.demand(
             &mut state,
             name,
-            Wanted { shards: 1 << shard, awaiting, open, generation: Generation(0), early: Vec::new() },
+            Wanted {
+                shards: 1 << shard,
+                awaiting,
+                open,
+                generation: Generation(0),
+                incomplete_after,
+                early: Vec::new(),
+            },
         );
         if open {
             self.to_all(|| Delivery::Confirmed(name.clone(), None));
@@ -91,9 +99,11 @@ impl Dispatcher {
         state.away |= 1 << source;
         state.heard |= 1 << source;
         state.broken |= !state.begun;
+        let last = state.sequencer.last();
         let State { wanted, away, begun, .. } = &mut *state;
         for (name, wanted) in wanted {
             wanted.awaiting |= 1 << source;
+            wanted.incomplete_after.get_or_insert(last);
             if *begun && !wanted.open && wanted.awaiting & !*away == 0 {
                 wanted.open = true;
                 self.to_all(|| Delivery::Confirmed(name.clone(), None));
@@ -118,7 +128,9 @@ impl Dispatcher {
         demands: impl Iterator<Item = (&'a ChannelName, Generation)>,
     ) {
         let State { sequencer, wanted: all, begun, marker, early_bytes, .. } = state;
+        let last = sequencer.last();
         let since = sequencer.next(unix_micros());
+        let mut hole = Hole { begin: last, end: since };
         let mut restored = Vec::new();
         let mut early = Vec::new();
         for (name, generation) in demands {
@@ -128,7 +140,10 @@ impl Dispatcher {
             }
             wanted.awaiting &= !(1 << source);
             if wanted.awaiting == 0 && *begun && marker.as_ref() != Some(name) {
+                let incomplete_after = wanted.incomplete_after.take();
                 if wanted.open {
+                    // The channels share one gap event, so the earliest begin is that of all.
+                    hole.begin = hole.begin.min(incomplete_after.unwrap_or(Position(0)));
                     restored.push(name.clone());
                 } else {
                     wanted.open = true;
@@ -140,7 +155,7 @@ impl Dispatcher {
         *early_bytes -= early.iter().map(|message: &Message| message.data.len()).sum::<usize>();
         if !restored.is_empty() {
             let restored: Arc<[ChannelName]> = restored.into();
-            self.to_all(|| Delivery::Reconnected(Arc::clone(&restored), since));
+            self.to_all(|| Delivery::Reconnected(Arc::clone(&restored), hole));
         }
         for message in early {
             self.route(state, message);

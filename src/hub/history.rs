@@ -1,7 +1,7 @@
 //! The events of one channel that are still kept, and since when they are all of them.
 //!
 //! Invariant: every event of the channel with a position greater than [`History::complete_since`] is here, in order, but for
-//! what a source has missed before each of the [`History::holes`].
+//! what a source has missed within each of the [`History::holes`].
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -19,14 +19,23 @@ pub enum Cause {
     Evicted,
 }
 
+/// Positions between which a source was disconnected: events after `begin` and up to `end` may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hole {
+    /// The last position before the source was disconnected.
+    pub begin: Position,
+    /// The position at which it was connected again.
+    pub end: Position,
+}
+
 /// One channel's ring.
 #[derive(Debug)]
 pub(super) struct History {
     events: VecDeque<Arc<Event>>,
     complete_since: Position,
     cause: Cause,
-    /// Positions up to which a source had been away, in order, all greater than `complete_since`.
-    holes: Vec<Position>,
+    /// In the order of their ends, which are all greater than `complete_since`.
+    holes: Vec<Hole>,
 }
 
 impl History {
@@ -57,29 +66,29 @@ impl History {
         if since > self.complete_since {
             self.complete_since = since;
             self.cause = cause;
-            self.holes.retain(|&hole| hole > since);
+            self.holes.retain(|hole| hole.end > since);
         }
     }
 
-    /// A source had been away until `position`, which is later than all that is kept. Gives back the bytes that are free now.
-    pub(super) fn add_hole(&mut self, position: Position) -> usize {
+    /// Notes a hole that ends later than all that is kept. Gives back the bytes that are free now.
+    pub(super) fn add_hole(&mut self, hole: Hole) -> usize {
         let mut freed = 0;
         if self.holes.len() == MOST_HOLES {
-            let oldest = self.holes.remove(0);
+            let oldest = self.holes.remove(0).end;
             while self.oldest().is_some_and(|event| event < oldest) {
                 freed += self.drop_oldest();
             }
             self.raise(oldest, Cause::Evicted);
         }
-        if position > self.complete_since {
-            self.holes.push(position);
+        if hole.end > self.complete_since {
+            self.holes.push(hole);
         }
         freed
     }
 
     /// See the module's invariant.
     #[must_use]
-    pub(super) fn holes(&self) -> &[Position] {
+    pub(super) fn holes(&self) -> &[Hole] {
         &self.holes
     }
 

@@ -9,6 +9,7 @@
 
 mod groups;
 mod history;
+mod reader;
 mod snapshot;
 mod replay;
 mod retention;
@@ -21,8 +22,9 @@ use slab::Slab;
 use self::{groups::Groups, history::History};
 pub use self::{
     groups::{Batch, ClientIndex, GroupId, Kind},
-    history::Cause,
-    replay::{CursorOrigin, Reader, Replay, ReplayItem},
+    history::{Cause, Hole},
+    reader::{CursorOrigin, Reader},
+    replay::{Replay, ReplayItem},
     sequencer::Sequencer,
     snapshot::ChannelSnapshot,
 };
@@ -196,26 +198,27 @@ impl Hub {
 
     /// What follows `reader`'s cursor on the group's channels.
     #[must_use]
-    pub fn replay(&self, group: GroupId, reader: Reader) -> Replay<'_> {
-        Replay::new(self.groups.channels(group).map(|id| &self.channels[id as usize]), reader)
+    pub fn replay<'a>(&'a self, group: GroupId, reader: &'a Reader) -> Replay<'a> {
+        let channels = self.groups.channels(group).map(|id| (id, &self.channels[id as usize]));
+        Replay::new(channels, reader, self.last)
     }
 
     /// Where a client that starts like this begins to read. `now`: microseconds since 1970.
     #[must_use]
     pub fn reader(&self, start: Start, now: u64) -> Reader {
         match start {
-            Start::Now => Reader { cursor: self.last, origin: CursorOrigin::Live },
+            Start::Now => Reader::live(self.last),
             Start::After(cursor) if cursor.node == self.node => {
-                Reader { cursor: cursor.position.min(self.last), origin: CursorOrigin::Resumed }
+                Reader::new(cursor.position.min(self.last), CursorOrigin::Resumed)
             }
             Start::After(cursor) => {
                 let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
                 let cursor = Position(cursor.position.0.saturating_sub(skew));
                 // From a clock so far ahead, nothing follows about what its client has.
                 let cursor = if cursor.0 > now { Position(0) } else { cursor.min(self.last) };
-                Reader { cursor, origin: CursorOrigin::Foreign }
+                Reader::new(cursor, CursorOrigin::Foreign)
             }
-            Start::Unknown => Reader { cursor: Position(0), origin: CursorOrigin::Foreign },
+            Start::Unknown => Reader::new(Position(0), CursorOrigin::Foreign),
         }
     }
 
@@ -302,23 +305,22 @@ impl Hub {
         self.channels[id as usize].wanted = wanted;
     }
 
-    /// A demand for the channel was answered: with `since`, it is complete from there; without, a source is away.
+    /// The channel's subscription was confirmed: with `since`, it is complete from there on. Without, a source is
+    /// disconnected: what was published so far is not known, and [`Hub::restore`] follows once it is connected again.
     pub fn confirm(&mut self, name: &ChannelName, since: Option<Position>) {
         let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
         let channel = &mut self.channels[id as usize];
         channel.subscription = Subscription::Confirmed;
-        if let Some(since) = since {
-            channel.history.raise(since, Cause::Began);
-            self.last = self.last.max(since);
-        }
+        self.last = self.last.max(since.unwrap_or_default());
+        channel.history.raise(since.unwrap_or(self.last), Cause::Began);
     }
 
-    /// A source that was away is back: the channel is complete again from `since`. Gives back the groups to tell.
-    pub fn restore(&mut self, name: &ChannelName, since: Position) -> &[GroupId] {
-        self.last = self.last.max(since);
+    /// A source was disconnected, and is connected again. Gives back the groups whose clients are to get a gap event.
+    pub fn restore(&mut self, name: &ChannelName, hole: Hole) -> &[GroupId] {
+        self.last = self.last.max(hole.end);
         let Some(&id) = self.names.get(name) else { return &[] };
         let channel = &mut self.channels[id as usize];
-        self.bytes -= channel.history.add_hole(since);
+        self.bytes -= channel.history.add_hole(hole);
         &channel.groups
     }
 
@@ -373,5 +375,7 @@ impl Hub {
     }
 }
 
+#[cfg(test)]
+mod gap_tests;
 #[cfg(test)]
 mod tests;

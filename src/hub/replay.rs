@@ -1,16 +1,22 @@
 //! "Deliver what follows this cursor": the one piece of code behind resuming and catching up.
 //!
-//! Invariant: events and gaps of all the channels come in the order of their positions, each position once. A gap stands at
-//! the position from which its channel is complete again, so a client that is cut off after any of them and resumes with
-//! that id is told nothing twice and misses nothing.
+//! Invariants, so that a client that is cut off after any item and resumes with that item's id misses nothing unreported,
+//! at this hub or at another one whose histories are longer or shorter:
+//! - Events of all the channels come in the order of their positions, each once.
+//! - A gap event comes before any event that is later than the begin of the loss.
+//! - The id of a gap event is before the next event, and not after the begin of a loss that is still to be reported.
+//!
+//! A client that is cut off between a gap event and the end of its loss, with events of other channels in between, gets
+//! the gap event again. A client that stays connected does not ([`Reader`] remembers).
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
-    Channel,
-    history::{Cause, History},
+    Channel, ChannelId,
+    history::History,
+    reader::{Loss, Reader},
 };
 use crate::{
     cursor::{Cursor, NodeId, Position},
@@ -19,49 +25,33 @@ use crate::{
     sse::{self, GapReason},
 };
 
-/// How a reader came to its cursor: it decides what a gap is put down to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CursorOrigin {
-    /// It was connected all the time.
-    Live,
-    /// It came back with a cursor of this node.
-    Resumed,
-    /// It came back with a cursor that this node did not make.
-    Foreign,
-}
-
-/// Where a reader stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reader {
-    /// It has all up to here.
-    pub cursor: Position,
-    /// How it came to the cursor.
-    pub origin: CursorOrigin,
-}
-
 /// What a reader gets next.
 #[derive(Debug)]
 pub enum ReplayItem {
     /// An event.
     Event(Arc<Event>),
-    /// Events of `channels` before `position` may be missing.
+    /// Events of `channels` may be missing here.
     Gap {
-        /// The reader's cursor once it was told.
+        /// The reader's cursor once it has the gap event.
         position: Position,
         /// The channels.
         channels: Vec<ChannelName>,
         /// Why.
         reason: GapReason,
+        /// The losses it reports.
+        losses: Vec<Loss>,
+        /// The hub's last position when it was reported.
+        known: Position,
     },
 }
 
 impl ReplayItem {
-    /// Its bytes on the wire; those of a gap, which `node` tells, are made for whoever asks.
+    /// Its bytes on the wire. A gap event is encoded at each call, with an id of `node`.
     #[must_use]
     pub fn frame(&self, node: NodeId, form: Form) -> Bytes {
         match self {
             Self::Event(event) => event.frame(form).clone(),
-            Self::Gap { position, channels, reason } => {
+            Self::Gap { position, channels, reason, .. } => {
                 sse::encode_gap(&Cursor { node, position: *position }, channels, *reason)
             }
         }
@@ -77,48 +67,61 @@ impl ReplayItem {
     }
 }
 
+impl Reader {
+    /// Notes that the client was given `item`.
+    pub fn has(&mut self, item: &ReplayItem) {
+        self.advance(item.position());
+        if let ReplayItem::Gap { losses, known, .. } = item {
+            self.note_reported(losses, *known);
+        }
+    }
+}
+
 /// Walks what follows a reader's cursor on some channels.
 pub struct Replay<'a> {
     /// Each channel's history and the index of the next event in it.
     heads: Vec<(&'a History, usize)>,
-    /// Gaps still to be told, the next one last.
-    gaps: Vec<(Position, GapReason, &'a ChannelName)>,
+    /// Losses still to be reported, in the order of their begins.
+    losses: VecDeque<(Loss, &'a ChannelName)>,
+    /// The hub's last position.
+    last: Position,
 }
 
 impl<'a> Replay<'a> {
-    pub(super) fn new(channels: impl Iterator<Item = &'a Channel>, reader: Reader) -> Self {
+    /// `last`: the hub's last position.
+    pub(super) fn new(
+        channels: impl Iterator<Item = (ChannelId, &'a Channel)>,
+        reader: &'a Reader,
+        last: Position,
+    ) -> Self {
         let mut heads = Vec::new();
-        let mut gaps = Vec::new();
-        for channel in channels {
+        let mut losses = Vec::new();
+        for (id, channel) in channels {
             let history = &channel.history;
-            if history.complete_since() > reader.cursor {
-                gaps.push((history.complete_since(), reason(history.cause(), reader.origin), &channel.name));
-            }
-            let holes = history.holes().iter().filter(|&&hole| hole > reader.cursor);
-            gaps.extend(holes.map(|&hole| (hole, GapReason::Source, &channel.name)));
+            losses.extend(reader.unreported(id, history).map(|loss| (loss, &channel.name)));
             let index = history.index_after(reader.cursor);
             if index < history.len() {
                 heads.push((history, index));
             }
         }
-        gaps.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| b.2.cmp(a.2)));
-        Self { heads, gaps }
+        losses.sort_by_key(|&(loss, name)| (loss.begin, loss.reason.as_str(), name));
+        Self { heads, losses: losses.into(), last }
     }
 
-    /// Takes the next event without a look at gaps; `None` when there is none before `limit`.
-    fn next_event(&mut self, limit: Position) -> Option<Arc<Event>> {
-        let (at, event) = self
-            .heads
+    /// The index in `heads` and the position of the next event.
+    fn next_event(&self) -> Option<(usize, Position)> {
+        self.heads
             .iter()
             .enumerate()
-            .filter_map(|(at, (history, index))| Some((at, history.get(*index)?)))
-            .min_by_key(|(_, event)| event.position())?;
-        if event.position() > limit {
-            return None;
-        }
-        let event = Arc::clone(event);
-        self.heads[at].1 += 1;
-        Some(event)
+            .filter_map(|(at, (history, index))| Some((at, history.get(*index)?.position())))
+            .min_by_key(|&(_, position)| position)
+    }
+
+    fn take_event(&mut self, at: usize) -> Option<ReplayItem> {
+        let (history, index) = &mut self.heads[at];
+        let event = history.get(*index)?;
+        *index += 1;
+        Some(ReplayItem::Event(Arc::clone(event)))
     }
 }
 
@@ -126,36 +129,29 @@ impl Iterator for Replay<'_> {
     type Item = ReplayItem;
 
     fn next(&mut self) -> Option<ReplayItem> {
-        let Some(&(mut position, reason, _)) = self.gaps.last() else {
-            return self.next_event(Position(u64::MAX)).map(ReplayItem::Event);
+        let event = self.next_event();
+        let Some(&(Loss { begin, reason, .. }, _)) = self.losses.front() else {
+            return event.and_then(|(at, _)| self.take_event(at));
         };
-        if let Some(event) = self.next_event(position) {
-            return Some(ReplayItem::Event(event));
+        if let Some((at, position)) = event
+            && position <= begin
+        {
+            return self.take_event(at);
         }
-        // Gaps with no event between them are told together.
-        let next_event =
-            self.heads.iter().filter_map(|(history, index)| history.get(*index)).map(|e| e.position()).min();
-        let mut channels = Vec::new();
-        while let Some(&(at, why, name)) = self.gaps.last() {
-            if why != reason || next_event.is_some_and(|next| next <= at) {
-                break;
-            }
-            position = at;
+        // Losses with no event between their begins are reported together.
+        let together = |loss: &Loss| loss.reason == reason && event.is_none_or(|(_, next)| next > loss.begin);
+        let (mut losses, mut channels) = (Vec::new(), Vec::<ChannelName>::new());
+        while let Some(&(loss, name)) = self.losses.front().filter(|(loss, _)| together(loss)) {
+            self.losses.pop_front();
+            losses.push(loss);
             if !channels.contains(name) {
                 channels.push(name.clone());
             }
-            self.gaps.pop();
         }
-        Some(ReplayItem::Gap { position, channels, reason })
-    }
-}
-
-fn reason(cause: Cause, origin: CursorOrigin) -> GapReason {
-    match (cause, origin) {
-        // A client that is connected all the time sees a channel begin only if a source was away when it joined.
-        (Cause::Began, CursorOrigin::Live) => GapReason::Source,
-        (Cause::Evicted, CursorOrigin::Live) => GapReason::Slow,
-        (_, CursorOrigin::Resumed) => GapReason::History,
-        (_, CursorOrigin::Foreign) => GapReason::Restart,
+        let end = losses.iter().map(|loss| loss.end).max().unwrap_or(begin);
+        let before_event = event.map(|(_, next)| Position(next.0 - 1));
+        let next_begin = self.losses.front().map(|(loss, _)| loss.begin);
+        let position = [before_event, next_begin].into_iter().flatten().fold(end, Position::min);
+        Some(ReplayItem::Gap { position, channels, reason, losses, known: self.last })
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Cause, Channel, ChannelId, GroupId, Hub, Subscription, history::History};
+use super::{Cause, Channel, ChannelId, GroupId, Hole, Hub, Subscription, history::History};
 use crate::{cursor::Position, event::Event, name::ChannelName};
 
 /// A channel and its history.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChannelSnapshot {
     /// Its name.
     pub name: ChannelName,
@@ -16,8 +16,8 @@ pub struct ChannelSnapshot {
     pub complete_since: Position,
     /// What last raised that.
     pub cause: Cause,
-    /// Positions up to which a source had been away.
-    pub holes: Vec<Position>,
+    /// Where a source was disconnected.
+    pub holes: Vec<Hole>,
     /// The history, in order.
     pub events: Vec<Arc<Event>>,
 }

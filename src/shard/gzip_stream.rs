@@ -18,7 +18,7 @@ use crate::{
     cursor::{NodeId, Position},
     event::{Event, Form},
     gzip::{self, Checksum, Deflater, Span},
-    hub::{Batch, CursorOrigin, Reader, ReplayItem},
+    hub::{Batch, Reader, ReplayItem},
 };
 
 /// What a gzip stream has carried so far.
@@ -59,16 +59,15 @@ pub(super) struct GzipReplay {
 
 impl GzipReplay {
     /// The next frame of a client to which all given so far was due immediately before.
-    pub(super) fn frame(&mut self, due: &ReplayItem, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
-        let position = due.position();
-        let ReplayItem::Event(event) = due else {
+    pub(super) fn frame(&mut self, item: ReplayItem, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
+        let ReplayItem::Event(event) = &item else {
             self.before = None;
-            let text = due.frame(node, form);
-            return Frame { position, bytes: gzip::store(&text), gzip: Some((Span::of(&text), None)) };
+            let text = item.frame(node, form);
+            return Frame { item, bytes: gzip::store(&text), gzip: Some((Span::of(&text), None)) };
         };
         let before = self.before.replace(Arc::clone(event));
         let (span, bytes) = event.piece(form, before.as_deref(), deflater);
-        Frame { position, bytes: bytes.clone(), gzip: Some((*span, Some(position))) }
+        Frame { bytes: bytes.clone(), gzip: Some((*span, Some(item.position()))), item }
     }
 }
 
@@ -137,7 +136,7 @@ impl Shard {
         }
         for slot in apart {
             let cursor = Position(first.0 - 1);
-            self.set_behind(slot, Reader { cursor, origin: CursorOrigin::Live }, Bytes::new());
+            self.set_behind(slot, Reader::live(cursor), Bytes::new());
             self.serve(slot);
         }
     }
@@ -152,7 +151,7 @@ impl Shard {
             taken.for_each(|((position, _), span)| gzip.note(span, Some(*position)));
         }
         self.metrics.fell_behind.add(1);
-        self.set_behind(slot, Reader { cursor, origin: CursorOrigin::Live }, partial);
+        self.set_behind(slot, Reader::live(cursor), partial);
         self.watch_writable_once(slot);
     }
 }

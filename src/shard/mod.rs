@@ -58,7 +58,7 @@ use crate::{
     cursor::Position,
     event::Coding,
     gzip::Deflater,
-    hub::{ChannelId, CursorOrigin, Hub, Kind, Reader},
+    hub::{ChannelId, Hole, Hub, Kind, Reader},
     metrics::Metrics,
     name::ChannelName,
     sse,
@@ -154,7 +154,7 @@ impl Shard {
         match delivery {
             Delivery::Publish(..) => {}
             Delivery::Confirmed(name, since) => self.open(&name, since),
-            Delivery::Reconnected(names, since) => self.restore(&names, since),
+            Delivery::Reconnected(names, hole) => self.restore(&names, hole),
             Delivery::Refused(name) => self.refuse(&name),
             Delivery::Advance(position) => self.hub.advance(position),
             Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
@@ -198,11 +198,11 @@ impl Shard {
     }
 
     /// Tells those who are connected that they may have missed something while a source was away.
-    fn restore(&mut self, names: &[ChannelName], since: Position) {
-        let before = Position(since.0 - 1);
+    fn restore(&mut self, names: &[ChannelName], hole: Hole) {
+        let before = Position(hole.end.0 - 1);
         let mut told = Vec::new();
         for name in names {
-            for &group in self.hub.restore(name, since) {
+            for &group in self.hub.restore(name, hole) {
                 told.push(group);
             }
         }
@@ -211,7 +211,7 @@ impl Shard {
         for group in told {
             for slot in self.hub.clients(group).to_vec() {
                 if self.clients[slot as usize].behind.is_none() {
-                    self.set_behind(slot, Reader { cursor: before, origin: CursorOrigin::Live }, Bytes::new());
+                    self.set_behind(slot, Reader::live(before), Bytes::new());
                     self.serve(slot);
                 }
             }
@@ -378,7 +378,7 @@ impl Shard {
     /// Answers a poll to which nothing came.
     fn answer_empty(&mut self, slot: u32) {
         if self.clients[slot as usize].behind.is_none() {
-            let reader = Reader { cursor: self.hub.last(), origin: CursorOrigin::Live };
+            let reader = Reader::live(self.hub.last());
             self.set_behind(slot, reader, Bytes::new());
         }
         self.prepare_answer(slot, true);

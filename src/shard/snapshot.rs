@@ -23,7 +23,7 @@ use crate::{
     cursor::Position,
     event::{Coding, Event, Form},
     gzip::Checksum,
-    hub::{Cause, ChannelSnapshot, CursorOrigin, Kind, Reader},
+    hub::{Cause, ChannelSnapshot, CursorOrigin, Hole, Kind, Reader},
     name::ChannelName,
     stream::Stream,
 };
@@ -44,7 +44,8 @@ struct ChannelState {
     open: bool,
     complete_since: u64,
     cause: u8,
-    holes: Vec<u64>,
+    /// Where a source was disconnected: begins and ends.
+    holes: Vec<(u64, u64)>,
     events: Vec<(u64, Bytes)>,
 }
 
@@ -205,7 +206,7 @@ impl Shard {
                 open: channel.open,
                 complete_since: channel.complete_since.0,
                 cause: cause_to_u8(channel.cause),
-                holes: channel.holes.iter().map(|hole| hole.0).collect(),
+                holes: channel.holes.iter().map(|hole| (hole.begin.0, hole.end.0)).collect(),
                 events,
             });
         }
@@ -246,17 +247,23 @@ impl Shard {
             };
             let event = |(position, frame)| Arc::new(Event::from_frame(Position(position), name.clone(), frame));
             let events = channel.events.into_iter().map(event).collect();
-            ids.push(Some(self.hub.import(
-                ChannelSnapshot {
-                    name: name.clone(),
-                    open: channel.open,
-                    complete_since: Position(channel.complete_since),
-                    cause: cause_from_u8(channel.cause),
-                    holes: channel.holes.into_iter().map(Position).collect(),
-                    events,
-                },
-                now,
-            )));
+            ids.push(Some(
+                self.hub.import(
+                    ChannelSnapshot {
+                        name: name.clone(),
+                        open: channel.open,
+                        complete_since: Position(channel.complete_since),
+                        cause: cause_from_u8(channel.cause),
+                        holes: channel
+                            .holes
+                            .into_iter()
+                            .map(|(begin, end)| Hole { begin: Position(begin), end: Position(end) })
+                            .collect(),
+                        events,
+                    },
+                    now,
+                ),
+            ));
         }
         let mut owned_fds = owned_fds.into_iter();
         for (client, fd) in snapshot.clients.into_iter().zip(owned_fds.by_ref()) {
@@ -273,7 +280,7 @@ impl Shard {
         let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
         let behind = state.behind.map(|behind| {
             let origin = origin_from_u8(behind.origin);
-            let reader = Reader { cursor: Position(behind.cursor), origin };
+            let reader = Reader::new(Position(behind.cursor), origin);
             Box::new(Behind { reader, partial: behind.partial, watched: false, ends: behind.ends })
         });
         self.admit(Entering {

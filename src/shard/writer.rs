@@ -34,7 +34,7 @@ use crate::{
     cursor::Position,
     event::{Coding, Event, Form},
     gzip::{self, Span},
-    hub::{CursorOrigin, GroupId, Kind, Reader, ReplayItem},
+    hub::{GroupId, Kind, Reader, ReplayItem},
 };
 
 /// Most frames in one gathered write.
@@ -122,7 +122,7 @@ impl Shard {
             let frames = events.iter().map(|event| (event.position(), event.frame(form)));
             let (cursor, partial) = cursor_after(events[0].position(), frames, sent);
             self.metrics.fell_behind.add(1);
-            self.set_behind(slot, Reader { cursor, origin: CursorOrigin::Live }, partial);
+            self.set_behind(slot, Reader::live(cursor), partial);
             self.watch_writable_once(slot);
         }
     }
@@ -188,17 +188,17 @@ impl Shard {
         let mut gzip_replay = client.gzip.as_ref().map(|_| GzipReplay::default());
         let mut frames = Vec::with_capacity(FRAMES_A_WRITE);
         let (mut gaps, mut deflated) = (0, 0);
-        for due in self.hub.replay(client.group, behind.reader).take(FRAMES_A_WRITE) {
+        for due in self.hub.replay(client.group, &behind.reader).take(FRAMES_A_WRITE) {
             gaps += u64::from(matches!(due, ReplayItem::Gap { .. }));
-            frames.push(match &mut gzip_replay {
-                Some(gzip_replay) => gzip_replay.frame(&due, self.hub.node(), form, &mut self.deflater),
-                None => Frame { position: due.position(), bytes: due.frame(self.hub.node(), form), gzip: None },
-            });
             if let (Some(_), ReplayItem::Event(event)) = (&gzip_replay, &due) {
                 deflated += event.frame(form).len();
-                if deflated > BYTES_DEFLATED_A_WRITE {
-                    break;
-                }
+            }
+            frames.push(match &mut gzip_replay {
+                Some(gzip_replay) => gzip_replay.frame(due, self.hub.node(), form, &mut self.deflater),
+                None => Frame { bytes: due.frame(self.hub.node(), form), item: due, gzip: None },
+            });
+            if deflated > BYTES_DEFLATED_A_WRITE {
+                break;
             }
         }
         if frames.is_empty() {
@@ -215,11 +215,11 @@ impl Shard {
         self.unlogged_gaps += gaps;
         client.written = self.wheel.now();
         let total = sent;
-        for Frame { position, bytes, gzip } in &frames {
+        for Frame { item, bytes, gzip } in &frames {
             if sent == 0 {
                 return Written::Full;
             }
-            behind.reader.cursor = *position;
+            behind.reader.has(item);
             if let (Some(gzip), Some((span, event))) = (&mut client.gzip, gzip) {
                 gzip.note(span, *event);
             }
@@ -281,7 +281,7 @@ impl Shard {
                     gzip.note(&ping.span, None);
                 }
                 if n < bytes.len() {
-                    let reader = Reader { cursor: self.hub.last(), origin: CursorOrigin::Live };
+                    let reader = Reader::live(self.hub.last());
                     self.metrics.fell_behind.add(1);
                     self.set_behind(slot, reader, bytes.slice(n..));
                     self.watch_writable_once(slot);
@@ -297,7 +297,7 @@ impl Shard {
         for slot in self.hub.clients(group).to_vec() {
             if self.clients[slot as usize].behind.is_none() {
                 let cursor = Position(first.0 - 1);
-                self.set_behind(slot, Reader { cursor, origin: CursorOrigin::Live }, Bytes::new());
+                self.set_behind(slot, Reader::live(cursor), Bytes::new());
                 self.serve(slot);
             }
         }
@@ -310,7 +310,7 @@ impl Shard {
         let mut due = Vec::new();
         let mut bytes = 0;
         let mut all = true;
-        for next in self.hub.replay(client.group, behind.reader) {
+        for next in self.hub.replay(client.group, &behind.reader) {
             if bytes > BYTES_A_POLL {
                 all = false;
                 break;
@@ -327,7 +327,6 @@ impl Shard {
             if all { self.hub.last() } else { due.last().map_or(behind.reader.cursor, ReplayItem::position) };
         let cursor = self.hub.cursor_at(position);
         behind.partial = poll::encode_response(&poll.head, poll.reply, &cursor, &due);
-        behind.reader.cursor = position;
         behind.ends = true;
         client.expires = Tick::MAX;
         client.written = self.wheel.now();
@@ -342,7 +341,7 @@ pub(super) const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPO
 
 /// What is due to a client, as it is written.
 pub(super) struct Frame {
-    pub(super) position: Position,
+    pub(super) item: ReplayItem,
     pub(super) bytes: Bytes,
     /// Of gzip streams, what [`GzipState::note`] is told.
     ///

@@ -1,0 +1,290 @@
+//! No gap can be skipped: property tests of clients that are cut off anywhere and continue at another hub, whose histories
+//! are shorter or longer: another shard, the process after an upgrade, another node.
+//!
+//! The oracle, per client and channel: events come in order, and each hole in them lies under a gap event that names the
+//! channel, that came where the hole is, and that is not older than what is missing.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    event::{Coding, Form, Message},
+    sse,
+};
+
+const CHANNELS: [&str; 3] = ["a", "b", "c"];
+/// Most microseconds between the clocks of two nodes.
+const SKEW: u64 = 20;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Publishes on a channel, some microseconds after the step before.
+    Publish(usize, u64),
+    /// The node's source is disconnected.
+    Disconnect(usize),
+    /// The node's source is connected again.
+    Reconnect(usize),
+    /// The client is cut off, resumes at a hub, and is cut off again after so many items.
+    Resume(usize, usize),
+    /// The client is cut off, and polls at a hub with a limit of so many items.
+    Poll(usize, usize),
+    /// The client, still connected, is given so many more items.
+    Read(usize),
+    /// The client, still connected, reads all there is; a ping tells it the last position.
+    CatchUp,
+    /// A reload: the shards of a node get the longest of their histories. A connected client stays connected.
+    Merge(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        10 => (0..CHANNELS.len(), 1..30_u64).prop_map(|(channel, after)| Step::Publish(channel, after)),
+        1 => (0..2_usize).prop_map(Step::Disconnect),
+        2 => (0..2_usize).prop_map(Step::Reconnect),
+        3 => (0..4_usize, 0..5_usize).prop_map(|(hub, items)| Step::Resume(hub, items)),
+        2 => (0..4_usize, 1..5_usize).prop_map(|(hub, items)| Step::Poll(hub, items)),
+        3 => (1..5_usize).prop_map(Step::Read),
+        1 => Just(Step::CatchUp),
+        1 => (0..2_usize).prop_map(Step::Merge),
+    ];
+    prop::collection::vec(step, 1..150)
+}
+
+/// A node: two shards with one sequencer.
+struct Node {
+    sequencer: Sequencer,
+    /// How far its clock is ahead.
+    ahead: u64,
+    shards: [Hub; 2],
+    disconnected_after: Option<Position>,
+}
+
+/// What is known of the client on one channel.
+#[derive(Default)]
+struct Channel {
+    published: usize,
+    /// The next event in order, by its number.
+    next: usize,
+    /// A gap event that came after the last event of the channel: how many were published by then.
+    gap: Option<usize>,
+}
+
+struct Harness {
+    now: u64,
+    nodes: [Node; 2],
+    channels: [Channel; 3],
+    cursor: Cursor,
+    /// The hub that the client is connected to, and its reader there.
+    connected: Option<(usize, Reader)>,
+    /// Whether a repeat is allowed: the cursor came from another node.
+    moved: bool,
+}
+
+fn limits(messages: usize) -> config::History {
+    config::History { messages, skew: Duration::from_micros(SKEW), ..config::History::default() }
+}
+
+impl Harness {
+    fn new(messages: [usize; 4], ahead: u64) -> Self {
+        let now = 1_000_000_000;
+        let node = |number: usize, name: &str, ahead| {
+            let sequencer = Sequencer::new(name.parse().unwrap(), now + ahead);
+            let shard = |shard: usize| {
+                let mut hub = Hub::new(sequencer.cursor(), limits(messages[number * 2 + shard]), true);
+                for channel in CHANNELS {
+                    hub.confirm(&ChannelName::new(channel).unwrap(), Some(sequencer.last()));
+                }
+                hub
+            };
+            let shards = [shard(0), shard(1)];
+            Node { sequencer, ahead, shards, disconnected_after: None }
+        };
+        let nodes = [node(0, "aaaaaaaa", 0), node(1, "bbbbbbbb", ahead)];
+        let cursor = nodes[0].sequencer.cursor();
+        Self { now, nodes, channels: Default::default(), cursor, connected: None, moved: false }
+    }
+
+    fn hub(&mut self, hub: usize) -> &mut Hub {
+        &mut self.nodes[hub / 2].shards[hub % 2]
+    }
+
+    fn publish(&mut self, channel: usize, after: u64) {
+        self.now += after;
+        let data = Bytes::from(self.channels[channel].published.to_string());
+        self.channels[channel].published += 1;
+        let message = Message { channel: ChannelName::new(CHANNELS[channel]).unwrap(), event: None, data };
+        for node in &mut self.nodes {
+            if node.disconnected_after.is_some() {
+                continue;
+            }
+            let position = node.sequencer.next(self.now + node.ahead);
+            let event = Arc::new(Event::new(node.sequencer.node(), position, &message));
+            for hub in &mut node.shards {
+                hub.publish(&event);
+                hub.trim(self.now);
+            }
+        }
+    }
+
+    fn reconnect(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        let Some(begin) = node.disconnected_after.take() else { return };
+        let hole = Hole { begin, end: node.sequencer.next(self.now + node.ahead) };
+        for hub in &mut node.shards {
+            for channel in CHANNELS {
+                hub.restore(&ChannelName::new(channel).unwrap(), hole);
+            }
+        }
+    }
+
+    fn resume(&mut self, hub: usize) {
+        let (now, start) = (self.now + SKEW, Start::After(self.cursor));
+        let reader = self.hub(hub).reader(start, now);
+        let node = self.hub(hub).node();
+        self.moved |= self.cursor.node != node;
+        self.cursor = self.hub(hub).cursor_at(reader.cursor);
+        self.connected = Some((hub, reader));
+    }
+
+    /// Gives the connected client at most `items` items; true if that was all.
+    fn read(&mut self, items: usize) -> Result<bool, TestCaseError> {
+        let Some((hub, mut reader)) = self.connected.take() else { return Ok(true) };
+        let ids = CHANNELS.map(|channel| self.hub(hub).hold(&ChannelName::new(channel).unwrap()));
+        let (group, slot) = self.hub(hub).join(ids.to_vec(), Kind::Stream(Form::Plain, Coding::Identity), 1);
+        let mut all = true;
+        for _ in 0..items {
+            let Some(item) = self.hub(hub).replay(group, &reader).next() else { break };
+            prop_assert!(item.position() >= reader.cursor, "the id goes back: {item:?}");
+            reader.has(&item);
+            self.check(&item)?;
+        }
+        all &= self.hub(hub).replay(group, &reader).next().is_none();
+        let now = self.now;
+        self.hub(hub).leave(group, slot, now);
+        ids.into_iter().for_each(|id| self.hub(hub).release(id, now));
+        self.cursor = self.hub(hub).cursor_at(reader.cursor);
+        self.connected = Some((hub, reader));
+        Ok(all)
+    }
+
+    fn check(&mut self, item: &ReplayItem) -> Result<(), TestCaseError> {
+        let number_of = |name: &ChannelName| CHANNELS.iter().position(|&channel| channel == name.as_str()).unwrap();
+        match item {
+            ReplayItem::Gap { channels, .. } => {
+                for name in channels {
+                    let channel = &mut self.channels[number_of(name)];
+                    channel.gap = Some(channel.published);
+                }
+            }
+            ReplayItem::Event(event) => {
+                let name = event.channel();
+                let channel = &mut self.channels[number_of(name)];
+                let data = sse::decode_frame(event.frame(Form::Plain)).data;
+                let number: usize = String::from_utf8(data).unwrap().parse().unwrap();
+                prop_assert!(number >= channel.next || self.moved, "{name} {number} came twice");
+                if number < channel.next {
+                    return Ok(());
+                }
+                let covered = channel.gap.is_some_and(|published| published >= number);
+                prop_assert!(number == channel.next || covered, "{name} {} to {number} lost", channel.next);
+                (channel.next, channel.gap) = (number + 1, None);
+            }
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        let exported = node.shards.each_ref().map(|hub| hub.export().map(|(_, channel)| channel).collect::<Vec<_>>());
+        let longest = |name: &ChannelName| {
+            let same = exported.iter().flatten().filter(|channel| channel.name == *name);
+            same.min_by_key(|channel| channel.complete_since).unwrap()
+        };
+        for hub in &mut node.shards {
+            let mut merged = Hub::new(node.sequencer.cursor(), hub.limits.clone(), true);
+            for channel in &exported[0] {
+                merged.import(longest(&channel.name).clone(), self.now);
+            }
+            *hub = merged;
+        }
+        if let Some((_, reader)) = &mut self.connected {
+            *reader = Reader::new(reader.cursor, reader.origin);
+        }
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Publish(channel, after) => self.publish(channel, after),
+            Step::Disconnect(node) => {
+                let node = &mut self.nodes[node];
+                node.disconnected_after.get_or_insert(node.sequencer.last());
+            }
+            Step::Reconnect(node) => self.reconnect(node),
+            Step::Resume(hub, items) => {
+                self.resume(hub);
+                self.read(items)?;
+            }
+            Step::Poll(hub, items) => {
+                self.resume(hub);
+                if self.read(items)? {
+                    self.catch_up()?;
+                }
+                self.connected = None;
+            }
+            Step::Read(items) => drop(self.read(items)?),
+            Step::CatchUp => self.catch_up()?,
+            Step::Merge(node) => self.merge(node),
+        }
+        Ok(())
+    }
+
+    fn catch_up(&mut self) -> Result<(), TestCaseError> {
+        if self.read(usize::MAX)?
+            && let Some((hub, _)) = self.connected
+        {
+            let last = self.hub(hub).last();
+            self.cursor = self.hub(hub).cursor_at(last);
+            self.connected = Some((hub, Reader::live(last)));
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn no_gap_can_be_skipped(
+        steps in steps(),
+        messages in [1..12_usize, 1..12_usize, 1..12_usize, 1..12_usize],
+        ahead in 0..SKEW,
+        end_at in 0..4_usize,
+    ) {
+        let mut harness = Harness::new(messages, ahead);
+        for step in steps {
+            harness.step(step)?;
+        }
+        // In the end everything is connected; one event a channel shows what is missing before it.
+        harness.reconnect(0);
+        harness.reconnect(1);
+        (0..CHANNELS.len()).for_each(|channel| harness.publish(channel, SKEW));
+        harness.resume(end_at);
+        harness.catch_up()?;
+        prop_assert!(harness.channels.iter().all(|channel| channel.next == channel.published), "the last events are missing");
+    }
+}
+
+#[test]
+fn a_gap_is_not_forgotten_where_the_client_goes_on_at_a_longer_history() {
+    let mut harness = Harness::new([2, 100, 100, 100], 0);
+    harness.publish(1, 1);
+    (0..6).for_each(|_| harness.publish(0, 1));
+    // The first shard lacks the first events of channel a: the client gets the gap event, then b's event, and is cut off.
+    harness.step(Step::Resume(0, 2)).unwrap();
+    assert_eq!((harness.channels[0].gap, harness.channels[1].next), (Some(6), 1));
+    // The second shard has them all, and gives what follows the cursor.
+    harness.step(Step::Resume(1, 100)).unwrap();
+    assert_eq!(harness.channels[0].next, 6);
+}
