@@ -51,6 +51,7 @@ impl EventSource {
 
 #[test]
 fn curl_reads_the_stream_byte_for_byte() {
+    needs!("curl", "nginx", "node");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let nginx = Nginx::start(&folder, &daemon);
@@ -77,6 +78,7 @@ fn curl_reads_the_stream_byte_for_byte() {
 
 #[test]
 fn curl_publishes_and_resumes_on_the_unix_sockets() {
+    needs!("curl", "node");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let cursor = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
@@ -106,6 +108,7 @@ fn curl_publishes_and_resumes_on_the_unix_sockets() {
 
 #[test]
 fn eventsources_read_what_ours_reads() {
+    needs!("chromium", "nginx", "node");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let nginx = Nginx::start(&folder, &daemon);
@@ -132,16 +135,19 @@ fn eventsources_read_what_ours_reads() {
 
 #[test]
 fn an_eventsource_loses_nothing_however_often_its_stream_ends() {
+    needs!("nginx", "node");
     read_while_streams_end(EventSource::open, "");
 }
 
 #[test]
 fn an_eventsource_loses_nothing_of_compressed_streams() {
+    needs!("nginx", "node");
     read_while_streams_end(EventSource::open, "gzip = true\n");
 }
 
 #[test]
 fn chromium_loses_nothing_of_compressed_streams() {
+    needs!("nginx", "node");
     read_while_streams_end(EventSource::open_in_chromium, "gzip = true\n");
 }
 
@@ -168,6 +174,7 @@ fn read_while_streams_end(open: fn(&Folder, &str) -> EventSource, more: &str) {
 
 #[test]
 fn an_eventsource_outlives_the_daemon_and_is_told_the_gap() {
+    needs!("nginx", "node");
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[stream]\nretry = \"10ms..20ms\"\n");
     let nginx = Nginx::start(&folder, &daemon);

@@ -91,6 +91,7 @@ impl Demo {
 
 #[test]
 fn the_page_answers_and_what_is_pasted_arrives() {
+    needs!("curl");
     let demo = Demo::start(&["--no-redis"]);
     let page = Request::get("/").header("Connection", "close").send(&demo.page);
     assert!(page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), "{:?}", page.head());
@@ -116,6 +117,7 @@ fn each_signal_that_ends_a_demo_leaves_nothing() {
 
 #[test]
 fn with_redis_its_line_can_be_pasted_too() {
+    needs!("curl", "redis-cli", "redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let demo = Demo::start(&["--redis-url", &redis.url()]);
@@ -155,6 +157,7 @@ fn pages_of_other_sites_can_neither_publish_nor_read_through_the_demo() {
 
 #[test]
 fn a_redis_that_can_t_be_used_is_named_with_its_reason() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start_with_password(&folder, "secret");
     let error = |url: &str| {
@@ -172,6 +175,7 @@ fn a_redis_that_can_t_be_used_is_named_with_its_reason() {
 
 #[test]
 fn the_page_works_in_chromium() {
+    needs!("chromium", "node");
     let demo = Demo::start(&["--no-redis"]);
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     assert!(tests.join("node_modules/playwright-core").exists(), "`sh tests/run` installs the npm packages");

@@ -50,6 +50,7 @@ fn run(program: &str, script: &Path, arguments: &[&str], environment: &[(&str, &
 
 #[test]
 fn publishers_deliver_every_byte_and_print_the_answer() {
+    needs!("nginx", "python3");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let admin = daemon.admin().path().to_str().unwrap();
@@ -72,6 +73,7 @@ fn publishers_deliver_every_byte_and_print_the_answer() {
 
 #[test]
 fn publishers_end_with_an_error_where_nothing_was_published() {
+    needs!("nginx", "python3");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let (admin, nobody) = (daemon.admin().path().to_str().unwrap(), folder.path("nobody.sock"));
@@ -91,6 +93,7 @@ fn publishers_end_with_an_error_where_nothing_was_published() {
 
 #[test]
 fn publishers_by_way_of_redis_deliver_every_byte() {
+    needs!("nginx", "python3", "redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let daemon = Daemon::start(&folder, &format!("{}prefix = \"sse:\"\n", redis.table()));
@@ -159,6 +162,7 @@ impl Site {
 
 #[test]
 fn signed_in_users_read_the_channels_that_the_application_names() {
+    needs!("nginx", "python3");
     let site = Site::start();
     // What a page asks for does not count.
     let mut alice = Stream::new(site.open("alice", "?channels=user-bob", ""));
@@ -180,6 +184,7 @@ fn signed_in_users_read_the_channels_that_the_application_names() {
 
 #[test]
 fn strangers_read_nothing() {
+    needs!("nginx", "python3");
     let site = Site::start();
     assert_eq!(site.open("mallory", "", "").status(), 401);
     assert_eq!(Request::get("/my-events/?channels=news").send(&site.nginx.sse()).status(), 401);
@@ -190,6 +195,7 @@ fn strangers_read_nothing() {
 
 #[test]
 fn an_application_that_is_down_makes_browsers_try_again_with_their_id() {
+    needs!("nginx", "python3");
     let mut site = Site::start();
     site.backend.kill();
     let response = site.open("alice", "", "abcdefgh-1");
@@ -201,6 +207,7 @@ fn an_application_that_is_down_makes_browsers_try_again_with_their_id() {
 
 #[test]
 fn the_page_shows_messages_and_loads_again_after_a_gap() {
+    needs!("chromium", "nginx", "node", "python3");
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[stream]\nretry = \"10ms..20ms\"\n");
     let page = example("page.html");

@@ -170,6 +170,7 @@ fn only_streams_whose_client_accepts_gzip_are_compressed() {
 
 #[test]
 fn curl_inflates_through_nginx_what_a_plain_stream_says() {
+    needs!("curl", "nginx");
     let (folder, daemon) = start(GZIP);
     let nginx = Nginx::start(&folder, &daemon);
     let mut plain = Subscription::to(&["cats"]).open(&nginx.sse());

@@ -232,20 +232,24 @@ fn live(tables: &str, through_redis: bool, seed: u64) {
 
 #[test]
 fn whatever_happens_to_redis_and_the_daemon_what_is_missing_was_told() {
+    needs!("redis-server");
     live("[history]\nlinger = \"60s\"\n", true, 1000);
 }
 
 #[test]
 fn where_channels_are_given_up_at_once_what_is_missing_was_told() {
+    needs!("redis-server");
     live("[history]\nlinger = \"0s\"\n", true, 2000);
 }
 
 #[test]
 fn where_hardly_anything_is_kept_what_is_missing_was_told() {
+    needs!("redis-server");
     live("[history]\nmessages = 3\nstretch = \"0s\"\nlinger = \"100ms\"\n[process]\nworkers = 2\n", true, 3000);
 }
 
 #[test]
 fn without_redis_what_is_missing_was_told() {
+    needs!("redis-server");
     live("[history]\nmessages = 10\nstretch = \"0s\"\n[process]\nworkers = 2\n", false, 4000);
 }

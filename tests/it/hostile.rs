@@ -230,6 +230,7 @@ fn the_public_socket_answers_or_closes_and_serves_on() {
 
 #[test]
 fn behind_nginx_the_daemon_serves_on() {
+    needs!("nginx");
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
     let nginx = Nginx::start(&folder, &daemon);

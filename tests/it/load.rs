@@ -130,6 +130,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn thousands_of_clients_through_nginx_get_everything_in_order() {
+    needs!("nginx");
     raise_file_limit();
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");

@@ -115,6 +115,7 @@ fn one_poll_after_another_misses_nothing() {
 
 #[test]
 fn one_poll_after_another_through_nginx_misses_nothing() {
+    needs!("nginx");
     let (folder, mut daemon) = start("50ms");
     let nginx = Nginx::start(&folder, &daemon);
     poll_while_published(&daemon, &nginx.sse(), 500);

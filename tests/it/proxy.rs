@@ -56,6 +56,7 @@ fn nginx_takes_the_optional_lines_of_the_shipped_files() {
 
 #[test]
 fn a_stream_passes_as_it_is_and_at_once() {
+    needs!("nginx");
     let (_folder, daemon, nginx) = start("");
     let mut stream = Subscription::to(&["cats", "größe &+=%"]).open(&nginx.sse());
     let head = stream.response().head();
@@ -75,6 +76,7 @@ fn a_stream_passes_as_it_is_and_at_once() {
 
 #[test]
 fn resuming_passes_through() {
+    needs!("nginx");
     let (_folder, daemon, nginx) = start("");
     let cursor = Subscription::to(&["cats"]).open(&nginx.sse()).last_event_id();
     daemon.publish("cats", "1");
@@ -85,6 +87,7 @@ fn resuming_passes_through() {
 
 #[test]
 fn while_the_daemon_is_down_streams_are_answered_with_a_time_to_come_back() {
+    needs!("nginx");
     let (_folder, mut daemon, nginx) = start("");
     let mut stream = Subscription::to(&["cats"]).open(&nginx.sse());
     let cursor = stream.last_event_id();
@@ -100,6 +103,7 @@ fn while_the_daemon_is_down_streams_are_answered_with_a_time_to_come_back() {
 
 #[test]
 fn while_the_daemon_is_down_a_client_keeps_its_cursor_wherever_it_gave_it() {
+    needs!("nginx");
     let (_folder, mut daemon, nginx) = start("");
     daemon.child().kill();
     let stream =
@@ -115,6 +119,7 @@ fn while_the_daemon_is_down_a_client_keeps_its_cursor_wherever_it_gave_it() {
 
 #[test]
 fn while_the_daemon_is_down_a_jquery_poll_gets_no_event_and_a_json_poll_a_503() {
+    needs!("nginx");
     let (_folder, mut daemon, nginx) = start("");
     daemon.child().kill();
     let jquery = Request::get("/sse/?channels=cats").header("X-Requested-With", "XMLHttpRequest");
@@ -128,6 +133,7 @@ fn while_the_daemon_is_down_a_jquery_poll_gets_no_event_and_a_json_poll_a_503() 
 
 #[test]
 fn a_preflight_allows_authorization_while_the_daemon_is_up_and_while_it_is_down() {
+    needs!("nginx");
     let (_folder, mut daemon, nginx) = start("[stream]\nallow_origins = [\"https://a.example\"]\n");
     let preflight = Request::new("OPTIONS", "/sse/?channels=cats")
         .header("Origin", "https://a.example")
@@ -148,6 +154,7 @@ fn a_preflight_allows_authorization_while_the_daemon_is_up_and_while_it_is_down(
 
 #[test]
 fn over_max_clients_streams_are_answered_with_a_time_to_come_back() {
+    needs!("nginx");
     let (_folder, _daemon, nginx) = start("[stream]\nmax_clients = 1\n");
     let mut first = Subscription::to(&["cats"]).open(&nginx.sse());
     let cursor = first.last_event_id();
@@ -156,6 +163,7 @@ fn over_max_clients_streams_are_answered_with_a_time_to_come_back() {
 
 #[test]
 fn refusals_pass_as_ssecast_wrote_them() {
+    needs!("nginx");
     let (_folder, _daemon, nginx) = start("");
     refused(Request::get("/sse/?channels=a*").send(&nginx.sse()), 400);
     refused(Request::get("/sse/nothing").send(&nginx.sse()), 404);
@@ -167,6 +175,7 @@ fn refusals_pass_as_ssecast_wrote_them() {
 
 #[test]
 fn headers_that_ssecast_trusts_cannot_be_forged() {
+    needs!("nginx");
     let folder = Folder::new();
     let socket = folder.path("upstream.sock");
     let upstream = UnixListener::bind(&socket).unwrap();
@@ -204,6 +213,7 @@ fn headers_that_ssecast_trusts_cannot_be_forged() {
 
 #[test]
 fn nginx_ends_its_wait_where_the_daemon_hangs_only_far_above_the_pings() {
+    needs!("nginx");
     let (_folder, daemon, nginx) = start("[stream]\nping_interval = \"50ms\"\n");
     let mut stream = Subscription::to(&["cats"]).open(&nginx.sse());
     for _ in 0..5 {

@@ -27,6 +27,7 @@ fn wait_until_not_ready(daemon: &Daemon) -> String {
 
 #[test]
 fn redis_cli_publish_reaches_every_client_unchanged() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("");
     let mut clients: Vec<Stream> = (0..5).map(|_| open(&daemon, &["base"])).collect();
     let mut other = open(&daemon, &["dogs"]);
@@ -40,6 +41,7 @@ fn redis_cli_publish_reaches_every_client_unchanged() {
 
 #[test]
 fn a_channel_is_subscribed_to_when_its_first_client_joins() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nlinger = \"100ms\"\n");
     assert_eq!(redis.channels(), [""; 0]);
     let first = open(&daemon, &["cats", "dogs"]);
@@ -57,6 +59,7 @@ fn a_channel_is_subscribed_to_when_its_first_client_joins() {
 
 #[test]
 fn a_lingering_channel_is_kept_for_those_who_come_back() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nlinger = \"1h\"\n");
     let mut stream = open(&daemon, &["cats"]);
     redis.publish("cats", "1");
@@ -71,6 +74,7 @@ fn a_lingering_channel_is_kept_for_those_who_come_back() {
 
 #[test]
 fn a_channel_that_was_not_subscribed_to_is_a_gap_for_those_who_come_back() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nlinger = \"0s\"\n");
     let stream = open(&daemon, &["elsewhere"]);
     let mut cats = open(&daemon, &["cats"]);
@@ -88,6 +92,7 @@ fn a_channel_that_was_not_subscribed_to_is_a_gap_for_those_who_come_back() {
 
 #[test]
 fn an_open_stream_misses_nothing_however_soon_it_is_published() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("");
     let mut publisher = redis.connect();
     for number in 0..300 {
@@ -101,6 +106,7 @@ fn an_open_stream_misses_nothing_however_soon_it_is_published() {
 
 #[test]
 fn a_stream_opens_only_when_redis_has_confirmed() {
+    needs!("redis-server");
     use std::io::Write;
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -123,6 +129,7 @@ fn a_stream_opens_only_when_redis_has_confirmed() {
 
 #[test]
 fn every_payload_arrives_as_it_was_published() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("");
     let mut stream = open(&daemon, &["base"]);
     let every_byte: Vec<u8> = (0..=255).filter(|byte| !b"\r\n".contains(byte)).collect();
@@ -152,6 +159,7 @@ fn every_payload_arrives_as_it_was_published() {
 
 #[test]
 fn a_payload_may_bring_its_event_type() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("");
     let mut stream = open(&daemon, &["base"]);
     redis.publish("base", b"\0ssecast:event\0price\0[7]\0");
@@ -189,6 +197,7 @@ fn a_payload_may_bring_its_event_type() {
 
 #[test]
 fn a_publish_on_the_admin_socket_goes_through_redis() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let one = Daemon::start_named(&folder, "one", &redis.table());
@@ -205,6 +214,7 @@ fn a_publish_on_the_admin_socket_goes_through_redis() {
 
 #[test]
 fn the_prefix_is_put_before_every_channel() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let daemon = Daemon::start(&folder, &format!("{}prefix = \"sse:\"\n", redis.table()));
@@ -221,6 +231,7 @@ fn the_prefix_is_put_before_every_channel() {
 
 #[test]
 fn redis_is_reached_with_a_password_a_database_and_a_unix_socket() {
+    needs!("redis-server");
     let folder = Folder::new();
     let password = "p@ss:w/rd%25?";
     let redis = RedisServer::start_with_password(&folder, password);
@@ -246,6 +257,7 @@ fn redis_is_reached_with_a_password_a_database_and_a_unix_socket() {
 
 #[test]
 fn a_wrong_password_is_told_without_being_shown() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start_with_password(&folder, "right");
     let url = format!("redis://:wr0ng-secret@127.0.0.1:{}", redis.port());
@@ -258,6 +270,7 @@ fn a_wrong_password_is_told_without_being_shown() {
 
 #[test]
 fn order_is_kept_through_redis() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nmessages = 100000\n");
     let mut stream = open(&daemon, &["a", "b"]);
     let mut pipe = redis::pipe();
@@ -271,6 +284,7 @@ fn order_is_kept_through_redis() {
 
 #[test]
 fn thousands_of_channels_are_subscribed_to_and_given_up() {
+    needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nlinger = \"0s\"\n[stream]\nmax_channels_per_client = 200\n");
     let clients: Vec<Stream> = (0..20)
         .map(|client| {

@@ -149,6 +149,7 @@ fn over_any_cuts_the_stream_is_what_was_published() {
 
 #[test]
 fn over_any_cuts_through_nginx_the_stream_is_what_was_published() {
+    needs!("nginx");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, ROOMY);
     let nginx = Nginx::start(&folder, &daemon);
@@ -191,6 +192,7 @@ fn thousands_of_cuts_while_events_pass_lose_nothing() {
 
 #[test]
 fn cuts_through_nginx_while_events_pass_lose_nothing() {
+    needs!("nginx");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, ROOMY);
     let nginx = Nginx::start(&folder, &daemon);

@@ -11,6 +11,7 @@ fn source_gap(channels: &[&str]) -> Gap {
 
 #[test]
 fn a_redis_that_is_killed_and_comes_back_is_a_gap_and_nothing_worse() {
+    needs!("redis-server");
     let (_folder, mut redis, mut daemon) = start("");
     let mut live = open(&daemon, &["cats", "dogs"]);
     let mut left = open(&daemon, &["cats"]);
@@ -50,6 +51,7 @@ fn a_redis_that_is_killed_and_comes_back_is_a_gap_and_nothing_worse() {
 
 #[test]
 fn a_redis_connection_that_is_cut_is_made_anew() {
+    needs!("redis-server");
     let (_folder, redis, mut daemon) = start("");
     let mut stream = open(&daemon, &["cats"]);
     for round in 0..5 {
@@ -64,6 +66,7 @@ fn a_redis_connection_that_is_cut_is_made_anew() {
 
 #[test]
 fn a_daemon_may_start_before_its_redis() {
+    needs!("redis-server");
     let folder = Folder::new();
     let mut redis = RedisServer::start(&folder);
     redis.kill();
@@ -80,6 +83,7 @@ fn a_daemon_may_start_before_its_redis() {
 
 #[test]
 fn a_publish_while_redis_is_away_is_refused_until_it_is_back() {
+    needs!("redis-server");
     let (_folder, mut redis, mut daemon) = start("");
     let mut stream = open(&daemon, &["cats"]);
     redis.kill();
@@ -101,6 +105,7 @@ fn a_publish_while_redis_is_away_is_refused_until_it_is_back() {
 
 #[test]
 fn no_publish_that_was_taken_is_lost_while_redis_dies() {
+    needs!("redis-server");
     let (_folder, mut redis, mut daemon) = start("");
     let stream = open(&daemon, &["cats"]);
     redis.kill();
@@ -114,6 +119,7 @@ fn no_publish_that_was_taken_is_lost_while_redis_dies() {
 
 #[test]
 fn a_redis_that_hangs_is_as_good_as_away() {
+    needs!("redis-server");
     let (_folder, mut redis, mut daemon) = start("");
     let mut live = open(&daemon, &["cats"]);
     redis.child().signal(Signal::SIGSTOP);

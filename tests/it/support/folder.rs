@@ -7,17 +7,22 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
+use super::times::Timer;
+
 /// A folder that is removed at the end. Its path is short, so that Unix sockets fit (they have 108 bytes).
-pub(crate) struct Folder(tempfile::TempDir);
+pub(crate) struct Folder {
+    folder: tempfile::TempDir,
+    _timer: Timer,
+}
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        Self(tempfile::Builder::new().prefix("ssecast-").tempdir().unwrap())
+        Self { folder: tempfile::Builder::new().prefix("ssecast-").tempdir().unwrap(), _timer: Timer::start() }
     }
 
     /// The path of `name` in the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.folder.path().join(name)
     }
 
     /// Writes a file and gives its path.
@@ -47,12 +52,19 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Where `name` is found in PATH or, for programs of administrators, beside it.
+/// Where `name` is found in PATH or in the folders of administrators' programs.
+///
+/// # Panics
+/// It is not installed. A test that uses it states so before: `needs!`.
 pub(crate) fn program_in_path(name: &str) -> PathBuf {
+    find_program(name).unwrap_or_else(|| panic!("{name} is not installed; `sh tests/run` installs what the tests need"))
+}
+
+/// The same; `None` where it is not installed.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(|folder| Path::new(folder).to_owned()))
         .map(|folder| folder.join(name))
         .find(|program| program.is_file())
-        .unwrap_or_else(|| panic!("{name} is not installed; `sh tests/run` installs what the tests need"))
 }

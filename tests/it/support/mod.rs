@@ -1,4 +1,4 @@
-//! What the tests stand on: the daemon, nginx and Redis as child processes, and HTTP and event-stream clients of our own.
+//! What the tests are made of: the daemon, nginx and Redis as child processes, and HTTP and event-stream clients of our own.
 //!
 //! The clients share no code with the daemon: what both got wrong in the same way would pass.
 
@@ -7,6 +7,8 @@ pub(crate) mod daemon;
 mod event_stream;
 mod folder;
 mod http;
+#[macro_use]
+mod needs;
 pub(crate) mod nginx;
 pub(crate) mod publisher;
 pub(crate) mod redis;
@@ -14,6 +16,7 @@ pub(crate) mod relay;
 mod response;
 mod socket;
 mod stream;
+mod times;
 mod wait;
 
 pub(crate) use child::{Child, processes_of};
@@ -21,6 +24,7 @@ pub(crate) use daemon::Daemon;
 pub(crate) use event_stream::{Event, Parser};
 pub(crate) use folder::{Folder, free_port, program_in_path};
 pub(crate) use http::{Decoder, Request};
+pub(crate) use needs::has_programs;
 pub(crate) use nginx::Nginx;
 pub(crate) use publisher::Published;
 pub(crate) use redis::RedisServer;

@@ -50,6 +50,7 @@ fn reload_under_load(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Pub
 
 #[test]
 fn ten_reloads_while_redis_publishes_cut_nobody_and_lose_nothing() {
+    needs!("nginx", "redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let lineage = Lineage::start(&folder, &format!("{}{TABLES}", redis.table()));
@@ -58,6 +59,7 @@ fn ten_reloads_while_redis_publishes_cut_nobody_and_lose_nothing() {
 
 #[test]
 fn ten_reloads_while_the_admin_socket_is_published_to_cut_nobody_and_lose_nothing() {
+    needs!("nginx");
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, TABLES);
     let mut publisher = ByAdmin::connect(&lineage);

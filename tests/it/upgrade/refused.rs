@@ -79,6 +79,7 @@ fn a_program_that_hangs_is_ended_and_changes_nothing() {
 
 #[test]
 fn a_program_that_goes_wrong_after_any_word_changes_nothing() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let lineage = Lineage::start_copy(&folder, &format!("{}{TABLES}", redis.table()));

@@ -96,6 +96,7 @@ fn what_is_published_meanwhile_arrives_once_and_in_order() {
 
 #[test]
 fn what_redis_passes_on_meanwhile_arrives_once_and_in_order() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let mut daemon = Daemon::start(&folder, &format!("{}[history]\nmessages = 100000\n", redis.table()));
@@ -133,6 +134,7 @@ fn what_redis_passes_on_meanwhile_arrives_once_and_in_order() {
 
 #[test]
 fn behind_nginx_nobody_notices() {
+    needs!("nginx");
     let (folder, mut daemon) = start("");
     let nginx = Nginx::start(&folder, &daemon);
     let mut stream = Subscription::to(&["cats"]).open(&nginx.sse());
@@ -238,6 +240,7 @@ fn the_new_configuration_counts() {
 
 #[test]
 fn where_the_new_configuration_is_wrong_the_old_process_goes_on() {
+    needs!("redis-server");
     let (_folder, mut daemon) = start("");
     let mut client = open(&daemon, 1, &["cats"]).remove(0);
     let pid = daemon.child().pid();
@@ -261,6 +264,7 @@ fn where_the_new_configuration_is_wrong_the_old_process_goes_on() {
 
 #[test]
 fn where_the_new_redis_is_away_clients_keep_what_they_have() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let mut daemon = Daemon::start(&folder, &redis.table());

@@ -30,6 +30,7 @@ fn source_gap(channel: &str) -> Gap {
 
 #[test]
 fn subscriptions_follow_and_none_is_left_over() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let lineage = Lineage::start(&folder, &format!("{}[history]\nlinger = \"300ms\"\n", redis.table()));
@@ -50,6 +51,7 @@ fn subscriptions_follow_and_none_is_left_over() {
 
 #[test]
 fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
+    needs!("redis-server");
     const COMERS: usize = 4;
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -100,6 +102,7 @@ fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
 
 #[test]
 fn publishes_by_way_of_the_admin_socket_and_redis_are_divided_exactly() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let lineage = Lineage::start(&folder, &format!("{}[history]\nmessages = 100000\n", redis.table()));
@@ -116,6 +119,7 @@ fn publishes_by_way_of_the_admin_socket_and_redis_are_divided_exactly() {
 
 #[test]
 fn while_redis_is_away_a_new_process_takes_over_and_clients_are_told() {
+    needs!("redis-server");
     let folder = Folder::new();
     let mut redis = RedisServer::start(&folder);
     let lineage = Lineage::start(&folder, &redis.table());
@@ -146,6 +150,7 @@ fn while_redis_is_away_a_new_process_takes_over_and_clients_are_told() {
 
 #[test]
 fn a_new_process_that_finds_no_redis_does_not_take_over_from_one_that_has_it() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let lineage = Lineage::start(&folder, &redis.table());
@@ -161,6 +166,7 @@ fn a_new_process_that_finds_no_redis_does_not_take_over_from_one_that_has_it() {
 
 #[test]
 fn where_the_marker_may_not_be_published_a_gap_is_told() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let user = ["SETUSER", "daemon", "on", ">secret", "+@all", "-publish", "~*", "&*"];
@@ -180,6 +186,7 @@ fn where_the_marker_may_not_be_published_a_gap_is_told() {
 
 #[test]
 fn where_the_marker_s_channel_is_forbidden_a_gap_is_told() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let user = ["SETUSER", "daemon", "on", ">secret", "+@all", "~*", "resetchannels", "&cats"];
@@ -195,6 +202,7 @@ fn where_the_marker_s_channel_is_forbidden_a_gap_is_told() {
 
 #[test]
 fn another_redis_is_another_source() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let (other_folder, lineage) = (Folder::new(), Lineage::start(&folder, &redis.table()));
@@ -262,6 +270,7 @@ impl LateRelay {
 
 #[test]
 fn messages_that_come_to_the_new_process_late_are_divided_exactly() {
+    needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let relay = LateRelay::start(redis.port());
