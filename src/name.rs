@@ -96,7 +96,7 @@ impl std::str::FromStr for ChannelName {
 }
 
 /// An event's type, the `event:` field: what `addEventListener` is given in a browser. 1 to 255 bytes without CR, LF or NUL.
-/// Types that begin with `ssecast.` are ssecast's own.
+/// Types that begin with `ssecast.` are ssecast's own; `error` and `open` are the EventSource's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventType(Arc<str>);
 
@@ -112,6 +112,12 @@ pub enum EventTypeError {
     /// A type of ssecast's own.
     #[error("event type {0:?} is ssecast's own: types that begin with \"ssecast.\" can't be published")]
     Reserved(String),
+    /// `error` or `open`.
+    #[error(
+        "event type {0:?} can't be published: a browser's EventSource has events of that name for its own connection, and a \
+         page would take one for the other; use another name"
+    )]
+    Browser(String),
     /// The type was not UTF-8.
     #[error("an event type is not UTF-8")]
     NotUtf8,
@@ -131,6 +137,9 @@ impl EventType {
         }
         if name.starts_with("ssecast.") {
             return Err(EventTypeError::Reserved(name.to_owned()));
+        }
+        if name == "error" || name == "open" {
+            return Err(EventTypeError::Browser(name.to_owned()));
         }
         Ok(Self(name.into()))
     }

@@ -1,227 +1,159 @@
-//! What `POST /publish` is given, in each of its forms, as messages. No I/O.
+//! `POST /publish`: reads a body, has it parsed and published, and answers with what became of it. It knows no form of a body.
 
-use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use hyper::{StatusCode, header};
+use serde_json::{Value, json};
 
+use super::{
+    Admin, Asked,
+    body::{self, BODY_TIMEOUT, ReadError},
+    done,
+    guard::{Publisher, forbidden},
+    messages::{self, BodyError, Request, Shape},
+    too_late,
+};
 use crate::{
-    event::Message,
-    name::{ChannelError, ChannelName, EventType, EventTypeError},
+    broker::Published,
+    http::{
+        Answer,
+        reply::{self, Reply},
+    },
 };
 
-/// Why a publish is refused before it is tried.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
-    #[error(transparent)]
-    EventType(#[from] EventTypeError),
-    #[error("{0} is missing: a publish needs channel and message")]
-    Missing(&'static str),
-    #[error(
-        "the JSON can't be read: {0}; a publish is an object with channel, message and, if you like, event and key"
-    )]
-    Json(serde_json::Error),
-    #[error("message {index} of the request: {cause}")]
-    At { index: usize, cause: Box<BodyError> },
-    #[error("the form is not UTF-8 in {0}")]
-    NotUtf8(&'static str),
-    #[error("a message has {given} bytes; at most {allowed} are allowed (publish.max_message)")]
-    TooLong { given: usize, allowed: usize },
-    #[error(
-        "the events of the request have {given} bytes together; at most {allowed} are allowed (16 times publish.max_message)"
-    )]
-    TooMuch { given: usize, allowed: usize },
+/// A request with many messages may be this many times as long as one message.
+const MESSAGES_A_REQUEST: usize = 16;
+/// What an event is taken to have beside its message, in bytes.
+const EVENT_BYTES: usize = 64;
+
+/// Longest body of a request, for messages of at most `max_message` bytes.
+pub(super) fn longest_body(max_message: usize) -> usize {
+    max_message.saturating_mul(MESSAGES_A_REQUEST)
 }
 
-/// What a request asks to publish.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) messages: Vec<Message>,
-    pub(super) key: Option<Vec<u8>>,
-    pub(super) shape: Shape,
-}
+impl Admin {
+    /// A form, JSON, an array or NDJSON.
+    pub(super) async fn publish(&self, asked: Asked) -> Answer<()> {
+        self.take(asked, None).await
+    }
 
-/// How the results are given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// One result for the request.
-    One,
-    /// A JSON array.
-    Array,
-    /// A line of JSON each.
-    Lines,
-}
+    /// The body is the message, for the channel in the path.
+    pub(super) async fn publish_raw(&self, mut asked: Asked) -> Answer<()> {
+        let channel = std::mem::take(&mut asked.name);
+        self.take(asked, Some(channel)).await
+    }
 
-/// A form: `channel`, which may be repeated, `message`, and perhaps `event` and `key`.
-pub(super) fn from_form(body: &[u8]) -> Result<Request, BodyError> {
-    let (mut channels, mut data, mut event, mut key) = (Vec::new(), None, None, None);
-    for (name, value) in fields(body) {
-        match &name[..] {
-            b"channel" | b"channel[]" => channels.push(ChannelName::from_bytes(&value)?),
-            b"message" => data = Some(Bytes::from(value)),
-            b"event" if !value.is_empty() => {
-                event = Some(EventType::new(std::str::from_utf8(&value).map_err(|_| BodyError::NotUtf8("event"))?)?);
-            }
-            b"key" => key = Some(value),
-            _ => {}
+    async fn take(&self, asked: Asked, channel: Option<Vec<u8>>) -> Answer<()> {
+        let Asked { request, caller, ending, .. } = asked;
+        let (head, incoming) = request.into_parts();
+        let query = head.uri.query().unwrap_or_default();
+        let publisher = match self.publisher(&caller, &head.headers, query, channel.is_none()) {
+            Ok(publisher) => publisher,
+            Err(refused) => return body::refuse(incoming, forbidden(refused)).await,
+        };
+        let longest = match channel {
+            Some(_) => self.config.max_message,
+            None => longest_body(self.config.max_message),
+        };
+        let has_right = publisher == Publisher::Allowed;
+        let read = tokio::select! {
+            read = self.bodies.read(incoming, longest, has_right, BODY_TIMEOUT) => read,
+            () = too_late(ending) => return done(broken_off()),
+        };
+        let body = match read {
+            Ok(body) => body,
+            // What is left of the request's body is no request.
+            Err(error) => return done(reply::closing(unread(&error))),
+        };
+        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let bytes = body.bytes.clone();
+        let request = match (channel, content_type.split(';').next().unwrap_or("").trim()) {
+            (Some(channel), _) => messages::from_raw(&channel, query, bytes),
+            (None, "application/json") => messages::from_json(&bytes),
+            (None, "application/x-ndjson" | "application/ndjson" | "application/jsonl") => messages::from_lines(&bytes),
+            (None, "application/x-www-form-urlencoded" | "") => messages::from_form(&bytes),
+            (None, other) => return done(unsupported(other)),
+        };
+        let request = match request.and_then(|request| self.check_length(request)) {
+            Ok(request) => request,
+            Err(error) => return done(refused(&error)),
+        };
+        if publisher == Publisher::KeyInBody
+            && let Err(refused) = self.check_key(request.key.as_deref())
+        {
+            return done(forbidden(refused));
         }
+        if request.messages.is_empty() {
+            return done(render(&[], request.shape));
+        }
+        done(match self.publisher.publish(request.messages).await {
+            Ok(published) => render(&published, request.shape),
+            Err(error) => reply::unavailable("not_published", &error.to_string(), 1),
+        })
     }
-    if channels.is_empty() {
-        return Err(BodyError::Missing("channel"));
+
+    fn check_length(&self, request: Request) -> Result<Request, BodyError> {
+        let allowed = self.config.max_message;
+        if let Some(given) = request.messages.iter().map(|message| message.data.len()).find(|&given| given > allowed) {
+            return Err(BodyError::TooLong { given, allowed });
+        }
+        // One message on many channels is as many events.
+        let given = request.messages.iter().map(|message| message.data.len() + EVENT_BYTES).sum();
+        let allowed = longest_body(allowed);
+        if given > allowed { Err(BodyError::TooMuch { given, allowed }) } else { Ok(request) }
     }
-    let data = data.ok_or(BodyError::Missing("message"))?;
-    let message = |channel| Message { channel, event: event.clone(), data: data.clone() };
-    Ok(Request { messages: channels.into_iter().map(message).collect(), key, shape: Shape::One })
 }
 
-/// The fields of `application/x-www-form-urlencoded`, as bytes: a message need not be UTF-8.
-fn fields(body: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-    let decode = |part: &[u8]| -> Vec<u8> {
-        let spaced: Vec<u8> = part.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
-        percent_encoding::percent_decode(&spaced).collect()
+fn render(published: &[Published], shape: Shape) -> Reply {
+    let result = |id: Option<String>, subscribers: u32| match id {
+        Some(id) => json!({ "status": "ok", "id": id, "subscribers": subscribers }),
+        None => json!({ "status": "ok", "subscribers": subscribers }),
     };
-    body.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).map(move |pair| {
-        let end = memchr::memchr(b'=', pair).unwrap_or(pair.len());
-        (decode(&pair[..end]), decode(pair.get(end + 1..).unwrap_or_default()))
-    })
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
-#[derive(Deserialize)]
-struct Item<'a> {
-    channel: Option<OneOrMore>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    message: Option<&'a RawValue>,
-    event: Option<String>,
-    key: Option<String>,
-}
-
-/// A message that is there, `null` as well.
-fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(value).map(Some)
-}
-
-impl Item<'_> {
-    fn into_messages(self, messages: &mut Vec<Message>) -> Result<Option<String>, BodyError> {
-        let channels = match self.channel.ok_or(BodyError::Missing("channel"))? {
-            OneOrMore::One(name) => vec![name],
-            OneOrMore::More(names) => names,
-        };
-        if channels.is_empty() {
-            return Err(BodyError::Missing("channel"));
+    let each = || published.iter().map(|one| result(one.id.map(|id| id.to_string()), one.subscribers));
+    match shape {
+        Shape::One => {
+            // One message on several channels: the id is the last one's, the clients are all.
+            let id = published.last().and_then(|one| one.id).map(|id| id.to_string());
+            reply::json(StatusCode::OK, &result(id, published.iter().map(|one| one.subscribers).sum()))
         }
-        let event = self.event.filter(|event| !event.is_empty()).map(|event| EventType::new(&event)).transpose()?;
-        let message = self.message.ok_or(BodyError::Missing("message"))?.get();
-        // A string is its text; any other value is published as it was written.
-        let data = match message.starts_with('"') {
-            true => Bytes::from(serde_json::from_str::<String>(message).map_err(BodyError::Json)?),
-            false => Bytes::copy_from_slice(message.as_bytes()),
-        };
-        for name in channels {
-            messages.push(Message { channel: ChannelName::new(&name)?, event: event.clone(), data: data.clone() });
-        }
-        Ok(self.key)
-    }
-}
-
-/// JSON: one publish, or an array of them.
-pub(super) fn from_json(body: &[u8]) -> Result<Request, BodyError> {
-    if body.trim_ascii_start().starts_with(b"[") {
-        let items: Vec<Item<'_>> = serde_json::from_slice(body).map_err(BodyError::Json)?;
-        return from_items(items.into_iter().map(Ok), Shape::Array);
-    }
-    let item: Item<'_> = serde_json::from_slice(body).map_err(BodyError::Json)?;
-    let mut messages = Vec::new();
-    let key = item.into_messages(&mut messages)?;
-    Ok(Request { messages, key: key.map(String::into_bytes), shape: Shape::One })
-}
-
-/// NDJSON: a publish on each line.
-pub(super) fn from_lines(body: &[u8]) -> Result<Request, BodyError> {
-    let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    from_items(lines.map(|line| serde_json::from_slice(line).map_err(BodyError::Json)), Shape::Lines)
-}
-
-/// All or nothing: one that can't be published refuses the request, naming it, before anything is published.
-fn from_items<'a>(
-    items: impl Iterator<Item = Result<Item<'a>, BodyError>>,
-    shape: Shape,
-) -> Result<Request, BodyError> {
-    let mut messages = Vec::new();
-    let mut key = None;
-    for (index, item) in items.enumerate() {
-        let before = messages.len();
-        let found = item.and_then(|item| item.into_messages(&mut messages));
-        match found {
-            Ok(found) => key = key.or(found),
-            Err(cause) => return Err(BodyError::At { index, cause: Box::new(cause) }),
-        }
-        if messages.len() - before > 1 {
-            let several = serde::de::Error::custom("in a list, each publish names one channel");
-            return Err(BodyError::At { index, cause: Box::new(BodyError::Json(several)) });
+        Shape::Array => reply::json(StatusCode::OK, &Value::Array(each().collect())),
+        Shape::Lines => {
+            let lines: String = each().map(|line| format!("{line}\n")).collect();
+            reply::with_type(StatusCode::OK, "application/x-ndjson", lines)
         }
     }
-    Ok(Request { messages, key: key.map(String::into_bytes), shape })
 }
 
-/// The body as it is, for the channel in the path.
-pub(super) fn from_raw(channel: &[u8], query: &str, body: Bytes) -> Result<Request, BodyError> {
-    let channel = ChannelName::from_bytes(channel)?;
-    let (mut event, mut key) = (None, None);
-    for (name, value) in fields(query.as_bytes()) {
-        match &name[..] {
-            b"event" if !value.is_empty() => {
-                event = Some(EventType::new(std::str::from_utf8(&value).map_err(|_| BodyError::NotUtf8("event"))?)?);
-            }
-            b"key" => key = Some(value),
-            _ => {}
+/// The answer where there is no whole body.
+fn unread(error: &ReadError) -> Reply {
+    match error {
+        ReadError::TooLong(_) => {
+            let what = format!("{error} (publish.max_message, {MESSAGES_A_REQUEST} times it for a list)");
+            reply::error(StatusCode::PAYLOAD_TOO_LARGE, "too_long", &what)
         }
+        ReadError::TooSlow(_) => reply::error(StatusCode::REQUEST_TIMEOUT, "too_slow", &error.to_string()),
+        ReadError::NoMemory => reply::unavailable("too_many_bodies", &error.to_string(), 1),
+        ReadError::Broken(_) => reply::error(StatusCode::BAD_REQUEST, "broken_body", &error.to_string()),
     }
-    Ok(Request { messages: vec![Message { channel, event, data: body }], key, shape: Shape::One })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The answer to a publish that was not whole in time. What comes of it later is dropped.
+fn broken_off() -> Reply {
+    let what = "ssecast stops or a new process takes over, and the request was not whole in time; nothing was published: \
+                publish again";
+    reply::closing(reply::unavailable("stopping", what, 1))
+}
 
-    fn told(request: &Request) -> Vec<(&str, &[u8])> {
-        request.messages.iter().map(|message| (message.channel.as_str(), &message.data[..])).collect()
-    }
+fn unsupported(content_type: &str) -> Reply {
+    let what = format!(
+        "{content_type:?} can't be published: send a form, application/json, application/x-ndjson, or the message itself \
+         to /publish/CHANNEL"
+    );
+    reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_type", &what)
+}
 
-    #[test]
-    fn a_form_publishes_to_each_channel_whatever_the_bytes() {
-        let request = from_form(b"channel=a&channel=b+c&message=%00%FF%0D%0A+x&event=price&key=s3").unwrap();
-        assert_eq!(told(&request), [("a", b"\0\xff\r\n x" as &[u8]), ("b c", b"\0\xff\r\n x")]);
-        assert_eq!(request.messages[0].event, Some(EventType::new("price").unwrap()));
-        assert_eq!((request.key, request.shape), (Some(b"s3".to_vec()), Shape::One));
-    }
-
-    #[test]
-    fn json_values_are_published_as_they_are_written() {
-        let request = from_json(br#"{"channel":"a","message":"x\ny"}"#).unwrap();
-        assert_eq!(told(&request), [("a", b"x\ny" as &[u8])]);
-        let request = from_json(br#" [{"channel":"a","message":[1, 2.0]},{"channel":"b","message":null}]"#);
-        assert_eq!(told(&request.unwrap()), [("a", b"[1, 2.0]" as &[u8]), ("b", b"null")]);
-        let request =
-            from_lines(b"{\"channel\":\"a\",\"message\":1}\n\n{\"channel\":\"b\",\"message\":2}\r\n").unwrap();
-        assert_eq!((told(&request), request.shape), (vec![("a", b"1" as &[u8]), ("b", b"2")], Shape::Lines));
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_and_where() {
-        let error = |result: Result<Request, BodyError>| result.unwrap_err().to_string();
-        assert!(error(from_form(b"message=x")).starts_with("channel is missing"));
-        assert!(error(from_form(b"channel=x")).starts_with("message is missing"));
-        assert!(error(from_json(b"{")).contains("can't be read"));
-        assert!(error(from_lines(b"{\"channel\":\"a\",\"message\":1}\n{}")).starts_with("message 1 of the request"));
-        assert!(error(from_form(b"channel=x&message=y&event=a%0Ab")).contains("line break"));
-        assert!(error(from_raw(b"a*", "", Bytes::new())).contains("not allowed"));
-    }
+fn refused(error: &BodyError) -> Reply {
+    let status = match error {
+        BodyError::TooLong { .. } | BodyError::TooMuch { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    reply::error(status, error.code(), &error.to_string())
 }

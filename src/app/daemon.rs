@@ -15,7 +15,7 @@ use tokio::{
 
 use super::upgrade::sender::until;
 use crate::{
-    admin::{Admin, Reloads},
+    admin::{Admin, Bodies, Reloads},
     broker::{Dispatcher, Embedded, Interest, Outlet, Publisher},
     client_limit::ClientLimit,
     clock::unix_micros,
@@ -158,6 +158,7 @@ impl Daemon {
             dispatcher: Arc::clone(&self.dispatcher),
             sources: self.sources.clone(),
             reloads,
+            bodies: Bodies::new(config.publish.max_message),
         })
     }
 

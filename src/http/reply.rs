@@ -46,3 +46,10 @@ pub fn with_type(status: StatusCode, content_type: &'static str, body: impl Into
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply
 }
+
+/// The same, with the connection closed after it: what follows on the connection may be the rest of a body.
+#[must_use]
+pub fn closing(mut reply: Reply) -> Reply {
+    reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    reply
+}

@@ -119,7 +119,7 @@ fn eventsources_read_what_ours_reads() {
     for message in ["[1,2,3]", " lead", "a\r\nb\rc\nd", "", "größe\u{1f600}", "data: x\n\nid: 7", ": x"] {
         daemon.publish("cats", message);
     }
-    daemon.publish_raw("dogs", b"not UTF-8: \xff\xc3(");
+    daemon.publish_raw("dogs", "NUL\0 and \u{fffd}".as_bytes());
     daemon.publish_form(&[("channel", "dogs"), ("message", "7"), ("event", "price")]);
     let expected: Vec<Value> = ours
         .events(9)

@@ -58,7 +58,7 @@ fn plain_and_compressed_streams_say_the_same() {
             published += 1;
             daemon.publish(channel, &quote(published));
         }
-        daemon.publish_raw("cats", b"lines\r\nof\rbytes\n\xff \0");
+        daemon.publish_raw("cats", b"lines\r\nof\rbytes\n\xc3\xa4 \0");
         daemon.publish("dogs", "");
         daemon.publish("dogs", &"long ".repeat(20_000));
         let burst: Vec<String> = (0..300).map(quote).collect();

@@ -1,9 +1,11 @@
 //! Publishing on the admin socket: every form, every refusal, and what subscribers see of it.
 
+use std::io::Write as _;
+
 use serde_json::{Value, json};
 
 use crate::support::{
-    Daemon, Folder, Published, Request, Stream, Subscription,
+    Daemon, Folder, Published, Request, Response, Socket, Stream, Subscription, eventually,
     publisher::{accepted, accepted_lines, refused},
 };
 
@@ -95,8 +97,8 @@ fn one_bad_message_among_many_is_named_and_none_is_published() {
         { "channel": "c*ts", "message": "2" },
         { "channel": "cats", "message": "3" },
     ]);
-    let said = refused(daemon.post_json(&array), 400);
-    assert!(said.contains("message 1 ") && said.contains('*'), "{said}");
+    let error = refused(daemon.post_json(&array), 400);
+    assert!(error.contains("message 1 ") && error.contains('*'), "{error}");
     let lines = "{\"channel\":\"cats\",\"message\":\"1\"}\nnonsense\n";
     assert!(refused(daemon.post("/publish", "application/x-ndjson", lines), 400).contains("message 1"));
     daemon.publish("cats", "the first");
@@ -104,12 +106,14 @@ fn one_bad_message_among_many_is_named_and_none_is_published() {
 }
 
 #[test]
-fn a_raw_body_is_the_message_whatever_its_bytes() {
+fn a_raw_body_is_the_message_byte_for_byte() {
     let (_folder, daemon) = daemon("");
     let mut stream = open(&daemon, &["a b/ü"]);
-    let every_byte: Vec<u8> = (0..=255).filter(|byte| !b"\r\n".contains(byte)).collect();
+    let ascii: Vec<u8> = (0..=127).filter(|byte| !b"\r\n".contains(byte)).collect();
     let long = vec![b'x'; 1 << 20];
-    for message in [b"".as_slice(), b" lead and trail ", b"\0", b"\xff\xfe", b"data: x", b":", &every_byte, &long] {
+    for message in
+        [b"".as_slice(), b" lead and trail ", b"\0", "ü\u{10ffff}".as_bytes(), b"data: x", b":", &ascii, &long]
+    {
         let published = daemon.publish_raw("a b/ü", message);
         let event = stream.event();
         assert!(event.data == message, "{} bytes came as {}", message.len(), event.data.len());
@@ -184,8 +188,8 @@ fn where_keys_are_configured_a_publisher_needs_one() {
     for key in [None, Some("wrong"), Some(""), Some("first-secre"), Some("first-secret2"), Some("first-secret\n")] {
         let mut fields = vec![("channel", "cats"), ("message", "forbidden")];
         fields.extend(key.map(|key| ("key", key)));
-        let said = refused(daemon.post_form(&fields), 403);
-        assert!(!said.contains("first-secret") || key.is_some_and(|key| key.contains("first-secret")), "{said}");
+        let error = refused(daemon.post_form(&fields), 403);
+        assert!(!error.contains("first-secret") || key.is_some_and(|key| key.contains("first-secret")), "{error}");
         let mut object = json!({ "channel": "cats", "message": "forbidden" });
         if let Some(key) = key {
             object["key"] = key.into();
@@ -200,7 +204,7 @@ fn where_keys_are_configured_a_publisher_needs_one() {
 }
 
 #[test]
-fn what_is_published_to_nobody_is_kept_for_those_who_come() {
+fn what_is_published_without_clients_is_kept_for_later_ones() {
     let (_folder, daemon) = daemon("");
     let cursor = open(&daemon, &["elsewhere"]).last_event_id();
     assert_eq!(daemon.publish("cats", "early").subscribers, 0);
@@ -209,9 +213,169 @@ fn what_is_published_to_nobody_is_kept_for_those_who_come() {
 }
 
 #[test]
-fn health_and_readiness_are_told() {
+fn health_readiness_and_stats_are_answered() {
     let (_folder, daemon) = daemon("");
     assert_eq!(daemon.admin_get("/healthz").status(), 200);
     assert_eq!(daemon.admin_get("/readyz").status(), 200);
     assert_eq!(daemon.admin_get("/stats").json(), json!([]));
+}
+
+/// Sends `head`, which promises a body of `length` bytes, and `sent` bytes of that.
+fn unfinished(daemon: &Daemon, head: &str, length: usize, sent: usize) -> Socket {
+    let mut socket = daemon.admin().connect().unwrap();
+    let head = format!("POST {head}\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+    socket.write_all(head.as_bytes()).unwrap();
+    // The request may have been refused already.
+    let _ = socket.write_all(&vec![b'x'; sent]);
+    socket
+}
+
+#[test]
+fn a_body_is_not_read_for_a_user_who_may_not_publish() {
+    let folder = Folder::new();
+    let nobody_here = nix::unistd::geteuid().as_raw() + 1;
+    let daemon = Daemon::start(&folder, &format!("[publish]\nusers = [{nobody_here}]\n"));
+    for target in ["/publish", "/publish/cats"] {
+        let socket = unfinished(&daemon, &format!("{target} HTTP/1.1"), 1 << 20, 0);
+        let response = Response::read_head(socket).unwrap();
+        assert_eq!(response.header("connection"), Some("close"), "the body that follows is no request");
+        refused(response, 403);
+    }
+    // A small body is dropped, and the connection goes on.
+    let mut socket = daemon.admin().connect().unwrap();
+    for _ in 0..2 {
+        socket.write_all(&Request::new("POST", "/publish/cats").body("m").to_bytes()).unwrap();
+        let mut response = Response::read_head(socket).unwrap();
+        assert_eq!((response.status(), response.header("connection")), (403, None));
+        assert!(response.read_some().unwrap().is_some());
+        assert_eq!(response.read_some().unwrap(), None);
+        socket = response.into_socket();
+    }
+}
+
+#[test]
+fn a_body_is_not_read_with_a_wrong_key_in_the_head_or_none_for_a_raw_message() {
+    let folder = Folder::new();
+    let keys = folder.write("keys", "secret\n");
+    let daemon = Daemon::start(&folder, &format!("[publish]\nkey_files = [{keys:?}]\n"));
+    for head in [
+        "/publish HTTP/1.1\r\nAuthorization: Bearer wrong",
+        "/publish?key=wrong HTTP/1.1",
+        "/publish/cats?key=wrong HTTP/1.1",
+        "/publish/cats HTTP/1.1",
+    ] {
+        refused(Response::read_head(unfinished(&daemon, head, 1 << 20, 0)).unwrap(), 403);
+    }
+    accepted(daemon.post("/publish?key=secret", "", "channel=cats&message=m"));
+    accepted(daemon.post("/publish/cats?key=secret", "", "m"));
+}
+
+#[test]
+fn bodies_of_strangers_hold_little_memory_and_keep_no_publisher_waiting() {
+    let folder = Folder::new();
+    let keys = folder.write("keys", "secret\n");
+    let mut daemon = Daemon::start(&folder, &format!("[publish]\nkey_files = [{keys:?}]\n"));
+    let before = daemon.child().memory();
+    // Their key may be in the body, so it has to be read: in 16 MiB for all of them.
+    let mut strangers: Vec<Socket> =
+        (0..40).map(|_| unfinished(&daemon, "/publish HTTP/1.1", 16 << 20, 1 << 20)).collect();
+    let refused_ones = eventually("those beyond the memory are refused", || {
+        let refused = strangers.iter().filter(|socket| socket.is_readable()).count();
+        (refused >= 24).then_some(refused)
+    });
+    assert!(refused_ones <= 30, "the others are waited for: {refused_ones}");
+    let refusal = strangers.iter().position(Socket::is_readable).unwrap();
+    let response = Response::read_head(strangers.swap_remove(refusal)).unwrap();
+    assert_eq!(response.header("retry-after"), Some("1"));
+    refused(response, 503);
+    accepted(daemon.post("/publish/cats?key=secret", "", "x".repeat(1 << 20)));
+    let memory = daemon.child().memory() - before;
+    assert!(memory < 64 << 20, "{memory} bytes for 40 unfinished requests");
+}
+
+#[test]
+fn over_tcp_nothing_but_health_is_open_without_a_key() {
+    let folder = Folder::new();
+    let keys = folder.write("keys", "secret\n");
+    let daemon = Daemon::start_with_tcp_admin(&folder, &format!("[publish]\nkey_files = [{keys:?}]\n"));
+    let mut stream = open(&daemon, &["user-42"]);
+    assert_eq!(daemon.admin_get("/healthz").status(), 200);
+    for path in ["/stats", "/readyz", "/stats?key=wrong"] {
+        let error = refused(daemon.admin_get(path), 403);
+        assert!(error.contains("key") && !error.contains("user-42"), "{error}");
+    }
+    refused(daemon.post("/reload", "", ""), 403);
+    refused(daemon.post("/reload?key=secret", "", ""), 403);
+    let bearer = Request::get("/stats").header("Connection", "close").header("Authorization", "Bearer secret");
+    assert_eq!(bearer.send(daemon.admin()).json(), json!([["user-42", 1]]));
+    assert_eq!(daemon.admin_get("/readyz?key=secret").status(), 200);
+    accepted(daemon.post("/publish/user-42?key=secret", "", "for its reader"));
+    assert_eq!(stream.texts(1), ["for its reader"]);
+}
+
+#[test]
+fn pages_in_a_browser_can_not_publish() {
+    let (_folder, daemon) = daemon("");
+    let mut stream = open(&daemon, &["cats"]);
+    let form = || Request::post("/publish", "application/x-www-form-urlencoded", "channel=cats&message=forged");
+    for (name, value) in [("Origin", "https://evil.example"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site")] {
+        let error = refused(form().header(name, value).send(daemon.admin()), 403);
+        assert!(error.contains("browser"), "{error}");
+    }
+    daemon.publish("cats", "by the application");
+    assert_eq!(stream.texts(1), ["by the application"]);
+}
+
+#[test]
+fn a_message_that_is_not_utf_8_is_refused() {
+    let (_folder, daemon) = daemon("");
+    for response in [
+        daemon.post("/publish", "", "channel=cats&message=a%FF"),
+        daemon.post("/publish/cats", "", b"a\xff".to_vec()),
+        daemon.post("/publish", "application/json", b"{\"channel\":\"cats\",\"message\":\"\xff\"}".to_vec()),
+    ] {
+        refused(response, 400);
+    }
+}
+
+#[test]
+fn a_misspelt_field_is_named_and_nothing_is_published() {
+    let (_folder, daemon) = daemon("");
+    let mut stream = open(&daemon, &["cats"]);
+    let form = refused(daemon.post("/publish", "", "chanel=cats&message=1"), 400);
+    assert!(form.contains("\"chanel\"") && form.contains("did you mean \"channel\""), "{form}");
+    let json = refused(daemon.post_json(&json!({ "channel": "cats", "mesage": "2" })), 400);
+    assert!(json.contains("did you mean \"message\""), "{json}");
+    let raw = refused(daemon.post("/publish/cats?evnt=price", "", "3"), 400);
+    assert!(raw.contains("did you mean \"event\""), "{raw}");
+    let wrong_type = refused(daemon.post_json(&json!({ "channel": 5, "message": "4" })), 400);
+    assert!(wrong_type.contains("a channel's name as a string"), "{wrong_type}");
+    daemon.publish("cats", "5");
+    assert_eq!(stream.texts(1), ["5"]);
+}
+
+#[test]
+fn the_events_of_an_eventsource_itself_can_not_be_published() {
+    let (_folder, daemon) = daemon("");
+    for event in ["error", "open"] {
+        let error = refused(daemon.post_form(&[("channel", "cats"), ("message", "m"), ("event", event)]), 400);
+        assert!(error.contains("EventSource"), "{error}");
+    }
+    daemon.publish_form(&[("channel", "cats"), ("message", "m"), ("event", "errors")]);
+}
+
+#[test]
+fn an_error_has_a_code_for_programs() {
+    let (_folder, daemon) = daemon("");
+    let code = |response: Response| response.json()["code"].as_str().unwrap().to_owned();
+    assert_eq!(code(daemon.post("/publish", "", "message=1")), "missing_field");
+    assert_eq!(code(daemon.admin_get("/nothing")), "not_found");
+    assert_eq!(code(Request::get("/?channels=a*").header("Connection", "close").send(daemon.public())), "bad_channel");
+}
+
+#[test]
+fn an_empty_list_publishes_nothing_and_succeeds() {
+    let (_folder, daemon) = daemon("");
+    let response = daemon.post("/publish", "application/json", "[]");
+    assert_eq!((response.status(), response.json()), (200, json!([])));
 }

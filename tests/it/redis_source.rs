@@ -204,11 +204,11 @@ fn a_publish_on_the_admin_socket_goes_through_redis() {
     let other = Daemon::start_named(&folder, "other", &redis.table());
     let (mut here, mut there) = (open(&one, &["cats"]), open(&other, &["cats"]));
     one.publish("cats", "to all nodes");
-    one.publish_raw("cats", b"\0\xff");
+    one.publish_raw("cats", b"\0\xc3\xa4");
     one.publish_many("cats", ["3", "4"]);
     for stream in [&mut here, &mut there] {
         let data: Vec<_> = stream.events(4).into_iter().map(|event| event.data).collect();
-        assert_eq!(data, [b"to all nodes".as_slice(), b"\0\xff", b"3", b"4"]);
+        assert_eq!(data, [b"to all nodes".as_slice(), b"\0\xc3\xa4", b"3", b"4"]);
     }
 }
 

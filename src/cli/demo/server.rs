@@ -154,7 +154,7 @@ struct Backends {
 }
 
 impl Backends {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         if !is_local(&request) {
             // A site whose name resolves to 127.0.0.1 could else have its page publish and read here (DNS rebinding).
@@ -172,6 +172,8 @@ impl Backends {
             if matches!(site, Some(b"cross-site" | b"same-site")) {
                 return plain(StatusCode::FORBIDDEN, "text/plain", "Only the demo's own page publishes here.\n");
             }
+            // The admin socket refuses what pages send; this page may publish.
+            request.headers_mut().remove(header::ORIGIN);
             let target = Uri::from(hyperlocal::Uri::new(&self.admin, "/publish"));
             return self.forward(request, target).await.unwrap_or_else(|_| unavailable(false));
         }

@@ -60,6 +60,19 @@ impl Daemon {
         daemon
     }
 
+    /// As [`Daemon::start`], with the admin socket at an address on loopback.
+    pub(crate) fn start_with_tcp_admin(folder: &Folder, tables: &str) -> Self {
+        let public = Endpoint::unix(&folder.path("ssecast.sock"));
+        let admin = Endpoint::tcp((std::net::Ipv4Addr::LOCALHOST, super::free_port()).into());
+        let config = folder.write("ssecast.toml", &(listen_table(&public, &admin) + tables));
+        let log = folder.path("ssecast.log");
+        let program = Path::new(PROGRAM);
+        let child = Self::spawn(program, &config, &log);
+        let mut daemon = Self { child, program: program.to_owned(), config, log, public, admin };
+        daemon.wait_until_it_answers();
+        daemon
+    }
+
     fn spawn(program: &Path, config: &Path, log: &Path) -> Child {
         let mut command = Command::new(program);
         command.arg("serve").arg("--config").arg(config);
@@ -169,7 +182,7 @@ impl Drop for Daemon {
 }
 
 fn listen_table(public: &Endpoint, admin: &Endpoint) -> String {
-    format!("[listen]\npublic = {:?}\nadmin = {:?}\n\n", public.path(), admin.path())
+    format!("[listen]\npublic = {:?}\nadmin = {:?}\n\n", public.config_address(), admin.config_address())
 }
 
 /// Runs the program with `arguments`, `input` on its standard input, to its end.

@@ -59,6 +59,11 @@ impl Response {
         &mut self.socket
     }
 
+    /// The connection, on which another request may follow.
+    pub(crate) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// The next bytes of the body; `None` at its end, where the connection was not cut before it.
     pub(crate) fn read_some(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut body = std::mem::take(&mut self.early);

@@ -58,6 +58,14 @@ impl Endpoint {
         }
     }
 
+    /// The address as ssecast's configuration has it.
+    pub(crate) fn config_address(&self) -> String {
+        match &self.address {
+            Address::Unix(path) => path.to_str().unwrap().to_owned(),
+            Address::Tcp(address) => format!("tcp://{address}"),
+        }
+    }
+
     /// A connection whose reads and writes give up when patience is over.
     pub(crate) fn connect(&self) -> io::Result<Socket> {
         let socket = match &self.address {

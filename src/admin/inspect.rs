@@ -1,0 +1,46 @@
+//! What may be known of the daemon: `/stats`, `/healthz`, `/readyz`. It changes nothing.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::{Admin, Asked, done, guard::forbidden};
+use crate::http::{Answer, reply};
+
+impl Admin {
+    /// `[["cats",946],…]`: every channel that has clients, as cyclone-sse.
+    pub(super) async fn stats(&self, asked: Asked) -> Answer<()> {
+        if let Err(refused) = self.may_look(&asked.caller, &asked.request) {
+            return done(forbidden(refused));
+        }
+        let all = self.dispatcher.all_subscribers().await;
+        let all: Vec<Value> = all.into_iter().map(|(name, count)| json!([name.as_str(), count])).collect();
+        done(reply::json(StatusCode::OK, &Value::Array(all)))
+    }
+
+    /// 200 while the process answers.
+    pub(super) async fn health(&self, _: Asked) -> Answer<()> {
+        done(reply::json(StatusCode::OK, &json!({ "status": "ok" })))
+    }
+
+    /// 200 while every source is connected.
+    pub(super) async fn ready(&self, asked: Asked) -> Answer<()> {
+        if let Err(refused) = self.may_look(&asked.caller, &asked.request) {
+            return done(forbidden(refused));
+        }
+        let disconnected = self.dispatcher.disconnected_sources();
+        let disconnected: Vec<&str> =
+            disconnected.into_iter().filter_map(|source| self.sources.get(source).copied()).collect();
+        let mut body = json!({ "status": "ready" });
+        let mut status = StatusCode::OK;
+        if !disconnected.is_empty() {
+            status = StatusCode::SERVICE_UNAVAILABLE;
+            let what =
+                format!("disconnected: {}; clients stay connected and will get a gap event", disconnected.join(", "));
+            body = json!({ "status": "not ready", "code": "source_disconnected", "error": what, "away": disconnected });
+        }
+        if let Some(why) = self.reloads.last_failure() {
+            body["last_reload"] = format!("failed: {why}").into();
+        }
+        done(reply::json(status, &body))
+    }
+}
