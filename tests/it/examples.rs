@@ -50,7 +50,7 @@ fn run(program: &str, script: &Path, arguments: &[&str], environment: &[(&str, &
 
 #[test]
 fn publishers_deliver_every_byte_and_print_the_answer() {
-    needs!("nginx", "python3");
+    needs!("curl", "python3");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let admin = daemon.admin().path().to_str().unwrap();
@@ -73,7 +73,7 @@ fn publishers_deliver_every_byte_and_print_the_answer() {
 
 #[test]
 fn publishers_end_with_an_error_where_nothing_was_published() {
-    needs!("nginx", "python3");
+    needs!("curl", "python3");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let (admin, nobody) = (daemon.admin().path().to_str().unwrap(), folder.path("nobody.sock"));
@@ -93,7 +93,7 @@ fn publishers_end_with_an_error_where_nothing_was_published() {
 
 #[test]
 fn publishers_by_way_of_redis_deliver_every_byte() {
-    needs!("nginx", "python3", "redis-server");
+    needs!("python3", "redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let daemon = Daemon::start(&folder, &format!("{}prefix = \"sse:\"\n", redis.table()));
@@ -207,7 +207,7 @@ fn an_application_that_is_down_makes_browsers_try_again_with_their_id() {
 
 #[test]
 fn the_page_shows_messages_and_loads_again_after_a_gap() {
-    needs!("chromium", "nginx", "node", "python3");
+    needs!("chromium", "nginx", "node");
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[stream]\nretry = \"10ms..20ms\"\n");
     let page = example("page.html");
