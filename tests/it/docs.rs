@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::support::{Folder, daemon};
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -174,4 +176,60 @@ fn log_lines_that_the_documentation_explains_are_logged() {
     let is_logged = |line: &str| line.split('…').all(|part| source.contains(part.trim_end()));
     let absent: Vec<_> = quoted.into_iter().filter(|line| !is_logged(line)).collect();
     assert_eq!(absent, Vec::<String>::new(), "docs/operate.md explains what nothing logs");
+}
+
+/// The code blocks of all pages in `language`, each with its page.
+fn blocks(language: &str) -> Vec<(PathBuf, String)> {
+    let fence = format!("```{language}\n");
+    let of_page = |page: PathBuf| {
+        // Blocks in lists are indented; what is asked of them holds with and without.
+        let text = read(&page);
+        let bodies = text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned());
+        bodies.map(|body| (page.clone(), body)).collect::<Vec<_>>()
+    };
+    pages().into_iter().flat_map(of_page).collect()
+}
+
+#[test]
+fn configurations_in_the_documentation_pass_the_check() {
+    let folder = Folder::new();
+    let keys = folder.write("keys", "a-key\n");
+    let blocks = blocks("toml");
+    assert!(blocks.len() >= 3, "{blocks:?}");
+    for (page, text) in blocks {
+        // Accounts and files that are on this machine as well.
+        let text = text.replace("\"www-data\"", "\"root\"").replace("user = \"ssecast\"", "user = \"nobody\"");
+        let text = text.replace("/etc/ssecast/keys", keys.to_str().unwrap());
+        let text = text.replace("/run/", &format!("{}/", folder.path("").display()));
+        let text = text.replace("/var/log/ssecast/", &format!("{}/", folder.path("").display()));
+        let file = folder.write("ssecast.toml", &text);
+        let output = daemon::run(&["check", "--config", file.to_str().unwrap()], b"");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}\n{text}", page.display());
+    }
+}
+
+#[test]
+fn commands_in_the_documentation_have_the_flags_that_they_are_given() {
+    let mut checked = 0;
+    for (page, text) in blocks("sh") {
+        for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+            let command = line.split(" #").next().unwrap();
+            for part in command.split(['|', ';', '&', '$']) {
+                let words: Vec<&str> = part.split_whitespace().collect();
+                let Some(at) = words.iter().position(|word| *word == "ssecast") else { continue };
+                // `systemctl status ssecast` and paths that end so are no commands of ours.
+                let Some(subcommand) = words.get(at + 1).filter(|_| at == 0) else { continue };
+                let help = daemon::run(&[subcommand, "--help"], b"");
+                let known = String::from_utf8_lossy(&help.stdout);
+                assert!(help.status.success(), "{}: there is no `ssecast {subcommand}`: {line}", page.display());
+                for flag in words.iter().filter(|word| word.starts_with("--")) {
+                    let flag = flag.split('=').next().unwrap();
+                    assert!(known.contains(flag), "{}: `ssecast {subcommand}` has no {flag}", page.display());
+                }
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 10, "only {checked} commands were found");
 }
