@@ -29,15 +29,18 @@ pub fn may_publish(config: &config::Publish, peer: Option<&Peer>, key: Option<&[
     let named = peer.is_some_and(|peer| {
         config.users.contains(&peer.user) || peer.groups.iter().any(|group| config.groups.contains(group))
     });
-    match (config.keys.is_empty(), key) {
+    match (config.key_files.keys.is_empty(), key) {
         _ if named => Ok(()),
         (true, _) if by_user => Err(Refused::User),
         (true, _) => Ok(()),
         (false, None) => Err(Refused::NoKey),
         (false, Some(key)) => {
             // All are compared, and each in constant time, so that time tells nothing of a key.
-            let known =
-                config.keys.iter().fold(subtle::Choice::from(0), |found, known| found | known.as_bytes().ct_eq(key));
+            let known = config
+                .key_files
+                .keys
+                .iter()
+                .fold(subtle::Choice::from(0), |found, known| found | known.as_bytes().ct_eq(key));
             if known.into() { Ok(()) } else { Err(Refused::WrongKey) }
         }
     }
@@ -49,7 +52,7 @@ mod tests {
 
     fn config(keys: &[&str], users: &[u32], groups: &[u32]) -> config::Publish {
         config::Publish {
-            keys: keys.iter().map(ToString::to_string).collect(),
+            key_files: config::KeyFiles { keys: keys.iter().map(ToString::to_string).collect(), paths: Vec::new() },
             users: users.to_vec(),
             groups: groups.to_vec(),
             ..config::Publish::default()

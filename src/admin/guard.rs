@@ -74,7 +74,7 @@ impl Admin {
     /// # Errors
     /// Why it may not.
     pub(super) fn may_look(&self, caller: &Caller, request: &Request<impl Sized>) -> Result<(), Refused> {
-        if matches!(caller, Caller::Unix(_)) || self.config.keys.is_empty() {
+        if matches!(caller, Caller::Unix(_)) || self.config.key_files.keys.is_empty() {
             return Ok(());
         }
         let key = key_in_head(request.headers(), request.uri().query().unwrap_or_default());

@@ -1,13 +1,13 @@
-//! `ssecast check`: tells every error of a configuration file, and starts nothing.
+//! `ssecast check`: prints every error of a configuration file, and starts nothing.
 
 use std::path::PathBuf;
 
 use super::{Failure, print};
 use crate::config::{Config, DEFAULT_PATH, default_document};
 
-/// Check the configuration file, and tell all of its errors at once
+/// Check the configuration file, and print all of its errors at once
 ///
-/// Each error is one line: FILE:LINE: KEY: what is wrong; how to mend it. Ends with 0 if there is none, with 64 otherwise.
+/// Each error is one line: FILE:LINE: KEY: what is wrong; how to fix it. Ends with 0 if there is none, with 64 otherwise.
 #[derive(Debug, clap::Args)]
 pub struct CheckArgs {
     /// The file to check [default: /etc/ssecast/ssecast.toml]

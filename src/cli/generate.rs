@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _};
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::{Cli, Failure, exit, print};
-use crate::config::{DEFAULT_PATH, KEYS};
+use crate::config::{Config, DEFAULT_PATH};
 
 /// Print the completions of a shell
 ///
@@ -81,19 +81,20 @@ fn configuration_page() -> String {
     page.text([
         roman("A TOML document. Every key is optional. Durations are written as \"20s\", sizes as \"64MiB\". "),
         bold("ssecast check"),
-        roman(" tells every error of the file with its line, "),
+        roman(" prints every error of the file with its line, "),
         bold("ssecast check --defaults"),
         roman(" prints a file with every key at its default."),
     ]);
-    let mut table = "";
-    for key in KEYS {
-        if key.table() != table {
-            table = key.table();
-            page.control("SH", [format!("[{table}]").as_str()]);
+    for table in Config::TABLES {
+        page.control("SH", [format!("[{}]", table.name).as_str()]);
+        if !table.without.is_empty() {
+            page.text([roman(table.without)]);
         }
-        page.control("TP", []);
-        page.text([bold(key.name()), roman(format!(" = {}", key.default))]);
-        page.text([roman(sentence(key.help))]);
+        for key in table.keys {
+            page.control("TP", []);
+            page.text([bold(key.name), roman(format!(" = {}", key.default))]);
+            page.text([roman(key.plain_help())]);
+        }
     }
     page.control("SH", ["EXAMPLE"]);
     page.control("nf", []);
@@ -104,19 +105,14 @@ fn configuration_page() -> String {
     page.render()
 }
 
-/// The help of a key as it stands in running text.
-fn sentence(help: &str) -> String {
-    let mut chars = help.chars();
-    let first = chars.next().map(|first| first.to_ascii_uppercase());
-    first.into_iter().chain(chars).chain(['.']).collect()
-}
-
 /// The shortest file that is of use: publishes come from a Redis.
 fn example() -> String {
     let mut example = String::new();
-    for key in KEYS.iter().filter(|key| key.path == "redis.url") {
-        // Writing into a String cannot fail.
-        let _ = write!(example, "[{}]\n{} = {}", key.table(), key.name(), key.default);
+    for table in Config::TABLES.iter().filter(|table| table.name == "redis") {
+        for key in table.keys.iter().filter(|key| key.name == "url") {
+            // Writing into a String cannot fail.
+            let _ = write!(example, "[{}]\n{} = {}", table.name, key.name, key.default);
+        }
     }
     example
 }
@@ -133,8 +129,8 @@ mod tests {
         assert!(page("ssecast.1").contains("ssecast\\-publish(1)"));
         assert!(page("ssecast-publish.1").contains(".SH SYNOPSIS"));
         let configuration = page("ssecast.toml.5");
-        for key in KEYS {
-            let line = format!("\n\\fB{}\\fR = ", key.name().replace('-', "\\-"));
+        for key in Config::TABLES.iter().flat_map(|table| table.keys) {
+            let line = format!("\n\\fB{}\\fR = ", key.name.replace('-', "\\-"));
             assert!(configuration.contains(&line), "{line} in {configuration}");
         }
     }

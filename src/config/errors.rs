@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: every error at once, each with its place and how to mend it.
+//! What is wrong with a configuration: every error at once, each with its place and how to fix it.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ impl ConfigErrors {
         Self { file: file.to_owned(), errors }
     }
 
-    /// One line for each error: `file:line: key: what is wrong; how to mend it`. A flag's errors begin with the flag.
+    /// One line for each error: `file:line: key: what is wrong; how to fix it`. A flag's errors begin with the flag.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         self.errors.iter().map(|error| error.line(&self.file))
     }
@@ -44,7 +44,7 @@ impl std::error::Error for ConfigErrors {}
 
 /// Where a value stands. Places sort as a reader meets them: the file, its lines, then the flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// The file as a whole.
     File,
     /// A line and, where TOML itself is broken, a column; both counted from 1.
@@ -75,21 +75,52 @@ impl ConfigError {
             ("", _) | (_, Place::Flag(_)) => String::new(),
             (key, _) => format!("{key}: "),
         };
-        let Problem { what, mend } = &self.problem;
-        let separator = if mend.is_empty() { "" } else { "; " };
-        format!("{place}: {key}{what}{separator}{mend}")
+        let Problem { what, fix } = &self.problem;
+        let separator = if fix.is_empty() { "" } else { "; " };
+        format!("{place}: {key}{what}{separator}{fix}")
     }
 }
 
 /// What is wrong with a value, and what to do about it (empty where that goes without saying).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Problem {
-    pub(super) what: String,
-    pub(super) mend: String,
+pub(crate) struct Problem {
+    pub(crate) what: String,
+    pub(crate) fix: String,
 }
 
 impl Problem {
-    pub(super) fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { what: what.into(), mend: mend.into() }
+    pub(crate) fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { what: what.into(), fix: fix.into() }
+    }
+}
+
+/// The problems of one value: more than one where it is a list. Each has the place of its item, or none for the whole value.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Problems(Vec<(Option<Place>, Problem)>);
+
+impl Problems {
+    /// Adds the problem of an item.
+    pub(crate) fn add(&mut self, place: Place, problem: Problem) {
+        self.0.push((Some(place), problem));
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![(None, problem)])
+    }
+}
+
+impl IntoIterator for Problems {
+    type Item = (Option<Place>, Problem);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }

@@ -6,7 +6,6 @@ use super::{
     Config, ConfigErrors, Listen,
     errors::{ConfigError, Place, Problem},
     raw::Raw,
-    resolve,
 };
 
 /// The file that is read where none is named; it need not be there.
@@ -51,11 +50,11 @@ impl Config {
 
     fn build(text: &str, name: &str, overrides: &[Override]) -> Result<Self, ConfigErrors> {
         let mut errors = Vec::new();
-        let mut raw = Raw::parse(text, &mut errors);
+        let mut raw = Raw::parse(text, Self::TABLES.to_vec(), &mut errors);
         for flag in overrides {
             raw.set(flag);
         }
-        let config = resolve::resolve(&raw, &mut errors);
+        let config = Self::read(&raw, &mut errors);
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors::new(name, errors)) }
     }
 }
@@ -73,8 +72,8 @@ impl Listen {
             text => text.map_err(|error| unreadable(&name, &error))?,
         };
         let mut errors = Vec::new();
-        let raw = Raw::parse(&text, &mut errors);
-        let listen = resolve::resolve_listen(&raw, &mut errors);
+        let raw = Raw::parse(&text, Config::TABLES.to_vec(), &mut errors);
+        let listen: Self = raw.read(&mut errors);
         // A key of a newer daemon, or a group that only the daemon's container knows, keeps nobody from connecting.
         errors.retain(|error| {
             matches!(error.place, Place::Line(_, Some(_)))
@@ -98,7 +97,7 @@ fn unreadable(name: &str, error: &io::Error) -> ConfigErrors {
     let problem = match error.kind() {
         io::ErrorKind::InvalidData => Problem::new("is not UTF-8", "write it as TOML, in UTF-8"),
         io::ErrorKind::NotFound => {
-            Problem::new("there is no such file", "mend the path, or leave it out for the defaults")
+            Problem::new("there is no such file", "correct the path, or leave it out for the defaults")
         }
         _ => Problem::new(format!("can't be read ({})", reason(error)), "see its mode and owner"),
     };

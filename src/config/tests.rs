@@ -27,9 +27,12 @@ fn the_default_document_is_the_default_whether_commented_out_or_not() {
 
 #[test]
 fn no_known_key_is_left_unread() {
-    for key in KEYS {
-        let found = errors(&format!("{} = 1.5", key.path));
-        assert!(found.len() == 1 && found[0].starts_with(&format!("t.toml:1: {}: ", key.path)), "{found:?}");
+    for table in Config::TABLES {
+        for key in table.keys {
+            let path = format!("{}.{}", table.name, key.name);
+            let found = errors(&format!("{path} = 1.5"));
+            assert!(found.len() == 1 && found[0].starts_with(&format!("t.toml:1: {path}: ")), "{found:?}");
+        }
     }
 }
 
@@ -96,6 +99,7 @@ fn everything_can_be_set() {
         },
         process: Process {
             user: Some(Account { name: "nobody".into(), uid: 65534, gid: 0 }),
+            group: Some(0),
             pidfile: Some("/run/x.pid".into()),
             log_file: Some("x.log".into()),
             log_format: LogFormat::Json,
@@ -123,7 +127,7 @@ fn everything_can_be_set() {
         },
         redis: Some(Redis { url: "redis+unix:///run/redis.sock?db=2".into(), prefix: "site:".into() }),
         publish: Publish {
-            keys: vec!["one".into(), "two".into()],
+            key_files: KeyFiles { paths: vec![keys], keys: vec!["one".into(), "two".into()] },
             users: vec![0, 33, 1000],
             groups: vec![0, 7],
             max_message: 4096,
@@ -133,7 +137,7 @@ fn everything_can_be_set() {
     assert_eq!(Config::parse(&text, "t.toml").unwrap(), expected);
 }
 
-/// One value a line, and what must be said of it.
+/// One value a line, and what the error says.
 #[test]
 fn wrong_values_say_what_to_write() {
     for (line, said) in [
@@ -168,7 +172,7 @@ fn wrong_values_say_what_to_write() {
         (r#"publish.key_files = ["/nowhere/keys"]"#, r#""/nowhere/keys" can't be read (No such file or directory)"#),
         (r#"publish.key_files = ["/dev/null"]"#, r#""/dev/null" has no key"#),
         (r#"publish.max_message = "0B""#, "can't be zero bytes"),
-        (r#"stream.coalesce = "2s""#, r#""2s" is too long; events are kept back"#),
+        (r#"stream.coalesce = "2s""#, r#""2s" is too long; every event waits"#),
         (r#"stream.gzip = "on""#, r#"can't be "on"; write true or false, without quotes"#),
         (r#"stream.allow_origins = ["www.example.com"]"#, r#""www.example.com" is not an origin"#),
         (r#"stream.allow_origins = ["https://a/"]"#, "without a path"),
@@ -186,7 +190,7 @@ fn wrong_values_say_what_to_write() {
         ("stream.linger = 1", "there is no such key; `linger` belongs under [history]"),
         ("stream.ping-intervall = 1", "did you mean `ping_interval`?"),
         ("publish.keys = 1", "did you mean `key_files`?"),
-        ("colour = 1", "keys stand under [listen], [process]"),
+        ("colour = 1", "keys belong under [listen], [process]"),
         ("drain.colour = 1", "known here: `spread`"),
         ("[histroy]", "there is no such table; did you mean [history]?"),
         ("[amqp]", "amqp: there is no such table; known here: [listen]"),
@@ -312,7 +316,7 @@ fn flags_stand_over_the_file_and_their_errors_name_them() {
 #[test]
 fn a_file_that_was_named_must_be_there() {
     let found = Config::load(Path::new("/nowhere/c.toml")).unwrap_err().to_string();
-    assert_eq!(found, "/nowhere/c.toml: there is no such file; mend the path, or leave it out for the defaults");
+    assert_eq!(found, "/nowhere/c.toml: there is no such file; correct the path, or leave it out for the defaults");
     let found = Config::load(Path::new("/")).unwrap_err().to_string();
     assert_eq!(found, "/: can't be read (Is a directory); see its mode and owner");
     let folder = tempfile::tempdir().unwrap();

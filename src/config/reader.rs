@@ -1,0 +1,72 @@
+//! Reads the values of one table, and collects what is wrong with them. Knows no table.
+
+use super::{
+    errors::{ConfigError, Place, Problem, Problems},
+    raw::{Entries, Raw, Value},
+    table::{Definition, Table, default},
+};
+
+impl Raw {
+    /// Reads a table that is there always. What is wrong is put into `errors`.
+    pub(super) fn read<T: Table>(&self, errors: &mut Vec<ConfigError>) -> T {
+        T::read(&mut Reader::new(T::DEFINITION, self, errors))
+    }
+
+    /// Reads a table that turns something on, if it was given.
+    pub(super) fn read_if_given<T: Table>(&self, errors: &mut Vec<ConfigError>) -> Option<T> {
+        self.table(T::DEFINITION.name).map(|_| self.read(errors))
+    }
+}
+
+/// What a file and the flags give for one table.
+pub(crate) struct Reader<'r> {
+    table: &'static Definition,
+    /// `None` where neither gives any of it.
+    entries: Option<&'r Entries>,
+    errors: &'r mut Vec<ConfigError>,
+}
+
+impl<'r> Reader<'r> {
+    /// A reader of `table`. What is wrong is put into `errors`.
+    pub(super) fn new(table: &'static Definition, raw: &'r Raw, errors: &'r mut Vec<ConfigError>) -> Self {
+        Self { table, entries: raw.table(table.name), errors }
+    }
+
+    /// The value of `key`. Where there is none, or one that `check` refuses, it is the default, so that all other keys can be
+    /// read as well.
+    pub(crate) fn get<T, E: Into<Problems>>(
+        &mut self,
+        key: &str,
+        default_value: &str,
+        check: impl Fn(&Value) -> Result<T, E>,
+    ) -> T {
+        debug_assert!(self.table.keys.iter().any(|known| known.name == key), "{key} is no key");
+        let Some(located) = self.entries.and_then(|entries| entries.get(key)) else {
+            return default(default_value, check);
+        };
+        check(&located.value).unwrap_or_else(|error| {
+            for (place, problem) in error.into() {
+                self.report(key, place.unwrap_or(located.place), problem);
+            }
+            default(default_value, check)
+        })
+    }
+
+    /// Reports a problem between the values of `keys`, at the one that was given last.
+    pub(crate) fn refuse(&mut self, keys: &[&str], problem: Problem) {
+        let place = |key: &&str| self.entries.and_then(|entries| entries.get(*key)).map(|located| located.place);
+        let given = keys.iter().filter_map(|key| Some((place(key)?, *key))).max();
+        // Defaults alone have no problems.
+        let (place, key) = given.unwrap_or((Place::File, keys.first().copied().unwrap_or_default()));
+        self.report(key, place, problem);
+    }
+
+    /// Whether an error is reported for the key `path`, as `stream.retry`, of this or another table.
+    pub(crate) fn has_error(&self, path: &str) -> bool {
+        self.errors.iter().any(|error| error.key == path)
+    }
+
+    fn report(&mut self, key: &str, place: Place, problem: Problem) {
+        self.errors.push(ConfigError { place, key: format!("{}.{key}", self.table.name), problem });
+    }
+}
