@@ -44,8 +44,8 @@ pub enum Coding {
     Gzip,
 }
 
-/// What an event costs beside itself, in bytes: its place in a history and a share of the history.
-const OVERHEAD: usize = 128;
+/// What an event costs beside its fields, in bytes: its place in a history, and what the allocator adds to its buffers.
+const OVERHEAD: usize = 96;
 
 /// A message with its position, encoded. All clients share its bytes.
 #[derive(Debug)]
@@ -103,10 +103,13 @@ impl Event {
         (&piece.span, piece.bytes(self.frame(form), before, deflater))
     }
 
-    /// What it holds of memory, in bytes: its frame and what describes it. What clients of other forms make it hold as well
-    /// is not counted: they may come and go while it is kept.
+    /// What it takes of memory, in bytes, with the other forms of its frame that were made by now.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.plain.len() + size_of::<Self>() + OVERHEAD
+        let envelope = self.envelope.get().map_or(0, Bytes::len);
+        let pieces = self.pieces.get().map_or(0, |pieces| {
+            size_of_val(&**pieces) + pieces.iter().filter_map(OnceLock::get).map(Piece::weight).sum::<usize>()
+        });
+        self.plain.len() + envelope + pieces + self.channel.as_str().len() + size_of::<Self>() + OVERHEAD
     }
 }

@@ -149,6 +149,12 @@ impl Piece {
         Self { span: Span::of(frame), alone: OnceLock::new(), after: OnceLock::new() }
     }
 
+    /// What its bytes take by now.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.alone.get().map_or(0, Bytes::len) + self.after.get().map_or(0, |(_, bytes)| bytes.len())
+    }
+
     /// Its bytes for a client that has just inflated `before`, a number and a text; with `None`, for any client.
     pub fn bytes(&self, frame: &[u8], before: Option<(u64, &[u8])>, deflater: &mut Deflater) -> &Bytes {
         if let Some((number, text)) = before {

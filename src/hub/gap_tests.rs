@@ -123,8 +123,8 @@ impl Harness {
             let position = node.sequencer.next(self.now + node.ahead);
             let event = Arc::new(Event::new(node.sequencer.node(), position, &message));
             for hub in &mut node.shards {
-                hub.publish(&event);
-                hub.trim(self.now);
+                hub.publish(&event, Uptime::default());
+                hub.trim(Uptime::default());
             }
         }
     }
@@ -162,7 +162,7 @@ impl Harness {
             self.check(&item)?;
         }
         all &= self.hub(hub).replay(group, &reader).next().is_none();
-        let now = self.now;
+        let now = Uptime::default();
         self.hub(hub).leave(group, slot, now);
         ids.into_iter().for_each(|id| self.hub(hub).release(id, now));
         self.cursor = self.hub(hub).cursor_at(reader.cursor);
@@ -206,7 +206,7 @@ impl Harness {
         for hub in &mut node.shards {
             let mut merged = Hub::new(node.sequencer.cursor(), hub.limits.clone(), true);
             for channel in &exported[0] {
-                merged.import(longest(&channel.name).clone(), self.now);
+                merged.import(longest(&channel.name).clone(), Uptime::default());
             }
             *hub = merged;
         }

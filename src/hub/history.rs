@@ -5,7 +5,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{cursor::Position, event::Event};
+use crate::{clock::Uptime, cursor::Position, event::Event};
 
 /// Most holes that one history has; with one more, what is before the oldest is dropped.
 const MOST_HOLES: usize = 8;
@@ -28,10 +28,23 @@ pub struct Hole {
     pub end: Position,
 }
 
+/// An event and what only its history knows of it.
+#[derive(Debug)]
+struct Kept {
+    event: Arc<Event>,
+    arrived: Uptime,
+    /// What was counted for it, in bytes.
+    weight: u32,
+}
+
 /// One channel's ring.
 #[derive(Debug)]
 pub(super) struct History {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Kept>,
+    /// How many of the newest events were pushed since the last [`History::weigh_new`].
+    unweighed: u32,
+    /// What the channel costs while it keeps events, in bytes.
+    base_weight: u32,
     complete_since: Position,
     cause: Cause,
     /// In the order of their ends, which are all greater than `complete_since`.
@@ -39,26 +52,43 @@ pub(super) struct History {
 }
 
 impl History {
-    /// An empty history that is complete since `since`.
+    /// An empty history that is complete since `since`. `base_weight`: what the channel costs while it keeps events, in bytes.
     #[must_use]
-    pub(super) fn new(since: Position, cause: Cause) -> Self {
-        Self { events: VecDeque::new(), complete_since: since, cause, holes: Vec::new() }
+    pub(super) fn new(since: Position, cause: Cause, base_weight: u32) -> Self {
+        Self { events: VecDeque::new(), unweighed: 0, base_weight, complete_since: since, cause, holes: Vec::new() }
     }
 
-    /// Keeps `event`, which must be later than all that is kept.
-    pub(super) fn push(&mut self, event: Arc<Event>) {
+    /// Keeps `event`, which must be later than all that is kept. Gives back the bytes that it takes.
+    pub(super) fn push(&mut self, event: Arc<Event>, arrived: Uptime) -> usize {
         debug_assert!(self.newest().is_none_or(|newest| newest < event.position()));
-        self.events.push_back(event);
+        let base = if self.events.is_empty() { self.base_weight } else { 0 };
+        let weight = weight_of(&event);
+        self.events.push_back(Kept { event, arrived, weight });
+        self.unweighed = self.unweighed.saturating_add(1);
+        (weight + base) as usize
     }
 
     /// Drops the oldest event; gives back the bytes that are free now, 0 if there was none.
     pub(super) fn drop_oldest(&mut self) -> usize {
-        let Some(event) = self.events.pop_front() else { return 0 };
+        let Some(Kept { event, weight, .. }) = self.events.pop_front() else { return 0 };
         self.raise(event.position(), Cause::Evicted);
-        if self.events.is_empty() {
-            self.events.shrink_to_fit();
+        if !self.events.is_empty() {
+            return weight as usize;
         }
-        event.weight()
+        self.events.shrink_to_fit();
+        (weight + self.base_weight) as usize
+    }
+
+    /// Counts the forms that were made of the events pushed since the last call. Gives back the bytes that they take.
+    pub(super) fn weigh_new(&mut self) -> usize {
+        let new = std::mem::take(&mut self.unweighed) as usize;
+        self.events.iter_mut().rev().take(new).map(Kept::weigh).sum()
+    }
+
+    /// Counts the forms that were made of the event at `position`. Gives back the bytes that they take.
+    pub(super) fn weigh(&mut self, position: Position) -> usize {
+        let index = self.events.partition_point(|kept| kept.event.position() < position);
+        self.events.get_mut(index).filter(|kept| kept.event.position() == position).map_or(0, Kept::weigh)
     }
 
     /// From now on nothing before `since` is vouched for.
@@ -97,7 +127,7 @@ impl History {
     pub(super) fn index_after(&self, position: Position) -> usize {
         // Most readers want the newest few: look there before the search.
         match self.newest() {
-            Some(newest) if newest > position => self.events.partition_point(|event| event.position() <= position),
+            Some(newest) if newest > position => self.events.partition_point(|kept| kept.event.position() <= position),
             _ => self.events.len(),
         }
     }
@@ -105,7 +135,7 @@ impl History {
     /// The event at `index`, counted from the oldest kept.
     #[must_use]
     pub(super) fn get(&self, index: usize) -> Option<&Arc<Event>> {
-        self.events.get(index)
+        self.events.get(index).map(|kept| &kept.event)
     }
 
     /// Events kept.
@@ -123,13 +153,24 @@ impl History {
     /// The position of the oldest event kept.
     #[must_use]
     pub(super) fn oldest(&self) -> Option<Position> {
-        self.events.front().map(|event| event.position())
+        self.events.front().map(|kept| kept.event.position())
+    }
+
+    /// When the oldest event kept has arrived.
+    #[must_use]
+    pub(super) fn oldest_arrived(&self) -> Option<Uptime> {
+        self.events.front().map(|kept| kept.arrived)
+    }
+
+    /// The events kept, and when each has arrived.
+    pub(super) fn events(&self) -> impl Iterator<Item = (&Arc<Event>, Uptime)> {
+        self.events.iter().map(|kept| (&kept.event, kept.arrived))
     }
 
     /// The position of the newest event kept.
     #[must_use]
     pub(super) fn newest(&self) -> Option<Position> {
-        self.events.back().map(|event| event.position())
+        self.events.back().map(|kept| kept.event.position())
     }
 
     /// See the module's invariant.
@@ -143,4 +184,16 @@ impl History {
     pub(super) fn cause(&self) -> Cause {
         self.cause
     }
+}
+
+impl Kept {
+    /// Counts what the event takes by now; gives back by how much that is more.
+    fn weigh(&mut self) -> usize {
+        let before = std::mem::replace(&mut self.weight, weight_of(&self.event));
+        (self.weight - before) as usize
+    }
+}
+
+fn weight_of(event: &Event) -> u32 {
+    u32::try_from(event.weight()).unwrap_or(u32::MAX)
 }

@@ -29,6 +29,7 @@ pub use self::{
     snapshot::ChannelSnapshot,
 };
 use crate::{
+    clock::Uptime,
     config,
     cursor::{Cursor, NodeId, Position, Start},
     event::Event,
@@ -59,8 +60,8 @@ pub struct Channel {
     holds: u32,
     /// Members that are behind: while there are any, the history may stretch.
     behind: u32,
-    /// Since when nobody has listened, in microseconds since 1970.
-    idle_since: Option<u64>,
+    /// Since when the channel has had no client.
+    idle_since: Option<Uptime>,
     /// Whether the shard has asked for the channel (see [`Hub::set_wanted`]).
     wanted: bool,
     /// The channel's place in the queue of those that give way when memory is short: its newest event when it was queued.
@@ -161,24 +162,23 @@ impl Hub {
     /// Appends `event` to its channel's history and to the batches of the groups that have the channel. Gives back how many
     /// members the channel has. Where sources are asked on demand, an event of a channel nobody asked for is dropped: it
     /// was on its way when the channel was let go.
-    pub fn publish(&mut self, event: &Arc<Event>) -> u32 {
+    pub fn publish(&mut self, event: &Arc<Event>, now: Uptime) -> u32 {
         self.last = event.position();
         let id = match self.names.get(event.channel()) {
             Some(&id) => id,
             None if self.on_demand => return 0,
             None => self.open(event.channel().clone()),
         };
-        self.keep(id, event);
+        self.keep(id, event, now);
         let channel = &self.channels[id as usize];
         self.groups.batch(&channel.groups, event);
         channel.subscribers
     }
 
     /// Appends an event to its channel's history.
-    fn keep(&mut self, id: ChannelId, event: &Arc<Event>) {
+    fn keep(&mut self, id: ChannelId, event: &Arc<Event>, arrived: Uptime) {
         let channel = &mut self.channels[id as usize];
-        channel.history.push(Arc::clone(event));
-        self.bytes += event.weight();
+        self.bytes += channel.history.push(Arc::clone(event), arrived);
         self.touched.push(id);
         if channel.queued_at.is_none() {
             channel.queued_at = Some(event.position());
@@ -231,8 +231,8 @@ impl Hub {
         id
     }
 
-    /// Ends a hold. `now`: microseconds since 1970.
-    pub fn release(&mut self, id: ChannelId, now: u64) {
+    /// Ends a hold.
+    pub fn release(&mut self, id: ChannelId, now: Uptime) {
         let channel = &mut self.channels[id as usize];
         channel.holds -= 1;
         self.set_idle_if_left(id, now);
@@ -250,8 +250,7 @@ impl Hub {
     }
 
     /// Takes the member at `slot` out of its group. Gives back the member that stands at `slot` now, if there is one.
-    /// `now`: microseconds since 1970.
-    pub fn leave(&mut self, group: GroupId, slot: u32, now: u64) -> Option<ClientIndex> {
+    pub fn leave(&mut self, group: GroupId, slot: u32, now: Uptime) -> Option<ClientIndex> {
         let channels: Vec<ChannelId> = self.groups.channels(group).collect();
         let moved = self.groups.leave(group, slot, &mut self.channels);
         for id in channels {
@@ -265,7 +264,7 @@ impl Hub {
         self.idle -= usize::from(self.channels[id as usize].idle_since.take().is_some());
     }
 
-    fn set_idle_if_left(&mut self, id: ChannelId, now: u64) {
+    fn set_idle_if_left(&mut self, id: ChannelId, now: Uptime) {
         let channel = &mut self.channels[id as usize];
         if !channel.is_in_use() {
             self.idle += usize::from(channel.idle_since.replace(now).is_none());
@@ -364,15 +363,20 @@ impl Hub {
     fn open(&mut self, name: ChannelName) -> ChannelId {
         let (history, subscription) = if self.on_demand {
             // Whether anything is missing is known once the sources have answered.
-            (History::new(Position(0), Cause::Began), Subscription::Pending)
+            (History::new(Position(0), Cause::Began, base_weight(&name)), Subscription::Pending)
         } else {
-            (History::new(self.floor.0, self.floor.1), Subscription::Confirmed)
+            (History::new(self.floor.0, self.floor.1, base_weight(&name)), Subscription::Confirmed)
         };
         let id =
             u32::try_from(self.channels.insert(Channel::new(name.clone(), history, subscription))).unwrap_or(u32::MAX);
         self.names.insert(name, id);
         id
     }
+}
+
+/// What a channel costs while it keeps events, in bytes: its state, its name, and its entries in the hub's tables.
+fn base_weight(name: &ChannelName) -> u32 {
+    u32::try_from(size_of::<Channel>() + name.as_str().len() + 128).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{ChannelId, Hub, Subscription, history::History};
-use crate::{config, cursor::Position, name::ChannelName};
+use crate::{clock::Uptime, config, event::Event, name::ChannelName};
 
 /// Fewest channels that one sweep looks at.
 const SWEEP_AT_LEAST: usize = 1024;
@@ -16,13 +16,14 @@ const SWEEPS_A_ROUND: usize = 30;
 
 impl Hub {
     /// Drops what the bounds don't allow of the channels published to since the last call. Called once the batches are
-    /// sent, so that it is known who is behind. `now`: microseconds since 1970.
-    pub fn trim(&mut self, now: u64) {
+    /// sent, so that it is known who is behind, and what forms of the events were made.
+    pub fn trim(&mut self, now: Uptime) {
         let bounds = Bounds::at(now, &self.limits);
         // Where memory is short, nobody's slowness costs others their history.
         let stretch = self.bytes <= self.limits.bytes;
         while let Some(id) = self.touched.pop() {
             let Some(channel) = self.channels.get_mut(id as usize) else { continue };
+            self.bytes += channel.history.weigh_new();
             let stretches = stretch && channel.behind > 0;
             self.bytes -= bounds.enforce(&mut channel.history, stretches);
         }
@@ -31,12 +32,11 @@ impl Hub {
 
     /// Looks at some channels: drops events past their age and channels of no more use. Called every second.
     /// Gives back the channels that the shard no longer wants: nobody has listened for `history.linger`.
-    /// `now`: microseconds since 1970.
-    pub fn sweep(&mut self, now: u64) -> Vec<ChannelName> {
+    pub fn sweep(&mut self, now: Uptime) -> Vec<ChannelName> {
         let bounds = Bounds::at(now, &self.limits);
         // Whoever asks for channels by the thousand, to leave at once, does not keep them subscribed.
         let linger = if self.idle > MOST_IDLE { Duration::ZERO } else { self.limits.linger };
-        let idle_from = before(now, linger).0;
+        let idle_from = now.before(linger);
         let mut emptied = HashSet::new();
         let slots = self.channels.capacity();
         let mut unwanted = Vec::new();
@@ -64,6 +64,13 @@ impl Hub {
             self.forget_if_unused(id);
         }
         unwanted
+    }
+
+    /// Counts the forms of a kept event that were made for a client's replay.
+    pub fn weigh(&mut self, event: &Event) {
+        if let Some(&id) = self.names.get(event.channel()) {
+            self.bytes += self.channels[id as usize].history.weigh(event.position());
+        }
     }
 
     /// Drops the oldest event of the channel that was published to least recently; false if nothing is kept.
@@ -108,16 +115,16 @@ impl Hub {
 /// What one history may keep at some time.
 struct Bounds {
     messages: usize,
-    kept_from: Position,
-    stretched_from: Position,
+    kept_from: Uptime,
+    stretched_from: Uptime,
 }
 
 impl Bounds {
-    fn at(now: u64, limits: &config::History) -> Self {
+    fn at(now: Uptime, limits: &config::History) -> Self {
         Self {
             messages: limits.messages,
-            kept_from: before(now, limits.age),
-            stretched_from: before(now, limits.stretch),
+            kept_from: now.before(limits.age),
+            stretched_from: now.before(limits.stretch),
         }
     }
 
@@ -125,7 +132,7 @@ impl Bounds {
     /// back the bytes that are free now.
     fn enforce(&self, history: &mut History, stretches: bool) -> usize {
         let mut freed = 0;
-        while let Some(oldest) = history.oldest() {
+        while let Some(oldest) = history.oldest_arrived() {
             let too_many = history.len() > self.messages && (!stretches || oldest < self.stretched_from);
             if !too_many && oldest >= self.kept_from {
                 break;
@@ -134,9 +141,4 @@ impl Bounds {
         }
         freed
     }
-}
-
-/// The position that was given `duration` before `now`.
-fn before(now: u64, duration: Duration) -> Position {
-    Position(now.saturating_sub(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
 }

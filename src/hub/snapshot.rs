@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Cause, Channel, ChannelId, GroupId, Hole, Hub, Subscription, history::History};
-use crate::{cursor::Position, event::Event, name::ChannelName};
+use super::{Cause, Channel, ChannelId, GroupId, Hole, Hub, Subscription, base_weight, history::History};
+use crate::{clock::Uptime, cursor::Position, event::Event, name::ChannelName};
 
 /// A channel and its history.
 #[derive(Debug, Clone)]
@@ -18,8 +18,8 @@ pub struct ChannelSnapshot {
     pub cause: Cause,
     /// Where a source was disconnected.
     pub holes: Vec<Hole>,
-    /// The history, in order.
-    pub events: Vec<Arc<Event>>,
+    /// The history, in order, and when each event has arrived.
+    pub events: Vec<(Arc<Event>, Uptime)>,
 }
 
 impl Hub {
@@ -33,29 +33,33 @@ impl Hub {
                 complete_since: history.complete_since(),
                 cause: history.cause(),
                 holes: history.holes().to_vec(),
-                events: (0..history.len()).filter_map(|index| history.get(index).cloned()).collect(),
+                events: history.events().map(|(event, arrived)| (Arc::clone(event), arrived)).collect(),
             };
             (u32::try_from(id).unwrap_or(u32::MAX), image)
         })
     }
 
-    /// Takes a channel over, which the hub must not have yet. `now`: microseconds since 1970.
-    pub fn import(&mut self, image: ChannelSnapshot, now: u64) -> ChannelId {
+    /// Takes a channel over, which the hub must not have yet.
+    pub fn import(&mut self, image: ChannelSnapshot, now: Uptime) -> ChannelId {
         let id = self.open(image.name);
         let channel = &mut self.channels[id as usize];
         *channel = Channel {
-            history: History::new(image.complete_since, image.cause),
+            history: History::new(image.complete_since, image.cause, base_weight(&channel.name)),
             subscription: if image.open { Subscription::Confirmed } else { channel.subscription },
             // Whoever had asked for it before, the sources are asked anew for all that is open.
             wanted: self.on_demand && image.open,
             idle_since: Some(now),
-            ..Channel::new(channel.name.clone(), History::new(Position(0), Cause::Began), channel.subscription)
+            ..Channel::new(
+                channel.name.clone(),
+                History::new(Position(0), Cause::Began, base_weight(&channel.name)),
+                channel.subscription,
+            )
         };
         for hole in image.holes {
             self.bytes -= self.channels[id as usize].history.add_hole(hole);
         }
-        for event in image.events {
-            self.keep(id, &event);
+        for (event, arrived) in image.events {
+            self.keep(id, &event, arrived.min(now));
         }
         // Its clients come after it; a channel without any is forgotten by a sweep.
         self.idle += 1;

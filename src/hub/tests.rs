@@ -16,31 +16,39 @@ const SECOND: u64 = 1_000_000;
 struct Harness {
     hub: Hub,
     sequencer: Sequencer,
+    /// The wall clock, in microseconds since 1970.
     now: u64,
+    /// How far the wall clock was set forward since the start.
+    jumped: u64,
 }
 
 impl Harness {
     fn new(limits: config::History, on_demand: bool) -> Self {
         let now = 1_000 * SECOND;
         let sequencer = Sequencer::new("abcdefgh".parse().unwrap(), now);
-        Self { hub: Hub::new(sequencer.cursor(), limits, on_demand), sequencer, now }
+        Self { hub: Hub::new(sequencer.cursor(), limits, on_demand), sequencer, now, jumped: 0 }
+    }
+
+    fn uptime(&self) -> Uptime {
+        Uptime(u32::try_from((self.now - self.jumped) / 100_000).unwrap())
     }
 
     fn publish(&mut self, channel: &str, data: &str) -> Position {
         let position = self.sequencer.next(self.now);
         let message = Message { channel: name(channel), event: None, data: Bytes::from(data.to_owned()) };
-        self.hub.publish(&Arc::new(Event::new(self.sequencer.node(), position, &message)));
+        let event = Event::new(self.sequencer.node(), position, &message);
+        self.hub.publish(&Arc::new(event), self.uptime());
         while let Some(batch) = self.hub.next_batch() {
             self.hub.recycle(batch);
         }
-        self.hub.trim(self.now);
+        self.hub.trim(self.uptime());
         position
     }
 
     fn join(&mut self, channels: &[&str], client: ClientIndex) -> (GroupId, u32) {
         let ids: Vec<ChannelId> = channels.iter().map(|channel| self.hub.hold(&name(channel))).collect();
         let joined = self.hub.join(ids.clone(), Kind::Stream(Form::Plain, Coding::Identity), client);
-        ids.into_iter().for_each(|id| self.hub.release(id, self.now));
+        ids.into_iter().for_each(|id| self.hub.release(id, self.uptime()));
         joined
     }
 
@@ -48,7 +56,7 @@ impl Harness {
     fn resume(&mut self, channels: &[&str], start: Start) -> Vec<Given> {
         let (group, slot) = self.join(channels, 7);
         let given = self.hub.replay(group, &self.hub.reader(start, self.now)).map(Given::from).collect();
-        self.hub.leave(group, slot, self.now);
+        self.hub.leave(group, slot, self.uptime());
         given
     }
 
@@ -198,11 +206,11 @@ fn a_channel_is_unwanted_once_nobody_has_listened_for_the_linger() {
     let (group, slot) = harness.join(&["a"], 1);
     let id = harness.hub.id(&name("a")).unwrap();
     harness.hub.set_wanted(id, true);
-    harness.hub.leave(group, slot, harness.now);
+    harness.hub.leave(group, slot, harness.uptime());
     harness.now += 59 * SECOND;
-    assert_eq!(harness.hub.sweep(harness.now), []);
+    assert_eq!(harness.hub.sweep(harness.uptime()), []);
     harness.now += 2 * SECOND;
-    assert_eq!(harness.hub.sweep(harness.now), [name("a")]);
+    assert_eq!(harness.hub.sweep(harness.uptime()), [name("a")]);
     harness.hub.set_unsubscribed(&name("a"));
     assert_eq!((harness.hub.id(&name("a")), harness.hub.bytes), (None, 0));
 }
@@ -213,8 +221,8 @@ fn events_past_their_age_go_and_a_cursor_before_them_is_told() {
     let start = harness.sequencer.last();
     let old = harness.publish("a", "x");
     harness.now += 11 * SECOND;
-    harness.hub.sweep(harness.now);
-    harness.hub.sweep(harness.now);
+    harness.hub.sweep(harness.uptime());
+    harness.hub.sweep(harness.uptime());
     let given = harness.resume(&["a"], harness.after(start));
     assert_eq!(given, [Given::Gap(old, vec!["a".to_owned()], GapReason::History)]);
     assert_eq!(harness.resume(&["a"], harness.after(old)), []);
@@ -247,10 +255,14 @@ fn groups_end_with_their_last_member_and_leave_their_channels() {
     }
     assert_eq!(clients[1].0, clients[2].0, "order does not matter");
     assert_eq!(harness.hub.subscribers_of(&name("a")), 4);
-    assert_eq!(harness.hub.leave(clients[1].0, clients[1].1, harness.now), Some(2), "the other member takes the place");
-    assert_eq!(harness.hub.leave(clients[2].0, clients[1].1, harness.now), None);
+    assert_eq!(
+        harness.hub.leave(clients[1].0, clients[1].1, harness.uptime()),
+        Some(2),
+        "the other member takes the place"
+    );
+    assert_eq!(harness.hub.leave(clients[2].0, clients[1].1, harness.uptime()), None);
     for index in [0, 3, 4] {
-        harness.hub.leave(clients[index].0, clients[index].1, harness.now);
+        harness.hub.leave(clients[index].0, clients[index].1, harness.uptime());
     }
     assert!(harness.hub.channels.iter().all(|(_, channel)| channel.groups.is_empty() && channel.subscribers == 0));
 }
@@ -345,4 +357,52 @@ fn a_connected_client_gets_each_gap_once() {
     assert_eq!(next(&harness), Some(Given::Event(kept[0])));
     assert_eq!(next(&harness), Some(Given::Event(kept[1])));
     assert_eq!(next(&harness), None);
+}
+
+#[test]
+fn a_clock_that_jumps_forward_empties_no_history() {
+    let mut harness = Harness::new(config::History { age: Duration::from_secs(60), ..limits(10) }, false);
+    let start = harness.sequencer.last();
+    let before = harness.publish("a", "x");
+    (harness.now, harness.jumped) = (harness.now + 3600 * SECOND, 3600 * SECOND);
+    harness.hub.sweep(harness.uptime());
+    let after = harness.publish("a", "x");
+    assert_eq!(harness.resume(&["a"], harness.after(start)), [Given::Event(before), Given::Event(after)]);
+}
+
+#[test]
+fn events_published_while_the_clock_was_ahead_are_kept_for_their_age_only() {
+    let mut harness = Harness::new(config::History { age: Duration::from_secs(60), ..limits(10) }, false);
+    harness.sequencer.next(harness.now + 86_400 * SECOND); // Positions stay ahead, though the clock is right again.
+    let start = harness.sequencer.last();
+    let old = harness.publish("a", "x");
+    harness.now += 61 * SECOND;
+    harness.hub.sweep(harness.uptime());
+    let gap = Given::Gap(old, vec!["a".to_owned()], GapReason::History);
+    assert_eq!(harness.resume(&["a"], harness.after(start)), [gap]);
+}
+
+#[test]
+fn long_names_and_other_forms_of_events_count_for_the_bound() {
+    let bytes = 100_000;
+    let mut harness = Harness::new(config::History { bytes, ..limits(1000) }, false);
+    for n in 0..1_000 {
+        harness.publish(&format!("{n}{}", "x".repeat(200)), "x");
+    }
+    assert!(harness.hub.channels.len() < bytes / 600, "{} channels", harness.hub.channels.len());
+
+    let mut harness = Harness::new(config::History { bytes, ..limits(1000) }, false);
+    harness.publish("a", &"x".repeat(1000));
+    let plain = harness.hub.bytes;
+    let id = harness.hub.id(&name("a")).unwrap();
+    let event = Arc::clone(harness.hub.channels[id as usize].history.get(0).unwrap());
+    let envelope = event.frame(Form::Envelope).len();
+    harness.hub.weigh(&event);
+    assert_eq!(harness.hub.bytes, plain + envelope);
+    event.piece(Form::Plain, None, &mut crate::gzip::Deflater::default());
+    harness.hub.weigh(&event);
+    harness.hub.weigh(&event);
+    assert!(harness.hub.bytes > plain + envelope);
+    harness.hub.set_unsubscribed(&name("a"));
+    assert_eq!(harness.hub.bytes, 0);
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{Joining, Shard};
 use crate::{
-    clock::unix_micros,
+    clock::Uptime,
     hub::{ChannelId, Subscription},
     name::ChannelName,
     stream::Stream,
@@ -49,7 +49,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut shard = self.handle.shard.borrow_mut();
         for &id in &self.channels {
-            shard.hub.release(id, unix_micros());
+            shard.hub.release(id, Uptime::now());
         }
     }
 }

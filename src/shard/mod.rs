@@ -53,7 +53,7 @@ use self::{
 use crate::{
     broker::{Delivery, Dispatcher, ShardQuery},
     client_limit::ClientLimit,
-    clock::unix_micros,
+    clock::{Uptime, unix_micros},
     config::Config,
     cursor::Position,
     event::Coding,
@@ -113,10 +113,11 @@ impl Shard {
     /// Does what the queue holds, in order, and sends what is due. `ops` is left empty.
     fn turn(&mut self, ops: &mut Vec<Op>) -> Turned {
         let mut turned = Turned::default();
+        let now = Uptime::now();
         for op in ops.drain(..) {
             if let Op::Deliver(Delivery::Publish(event, receipt)) = op {
                 self.unsent_bytes += event.weight();
-                let clients = self.hub.publish(&event);
+                let clients = self.hub.publish(&event, now);
                 if let Some((receipt, index)) = receipt {
                     receipt.count(index, clients);
                 }
@@ -295,7 +296,7 @@ impl Shard {
             if client.behind.is_some() {
                 self.hub.set_behind(client.group, false);
             }
-            if let Some(moved) = self.hub.leave(client.group, client.place, unix_micros()) {
+            if let Some(moved) = self.hub.leave(client.group, client.place, Uptime::now()) {
                 self.clients[moved as usize].place = client.place;
             }
             self.metrics.left.add(1);
@@ -388,8 +389,8 @@ impl Shard {
     /// Every second: lets go what nobody listens to, and logs what was told.
     fn every_second(&mut self) {
         self.flush(); // From histories that still have all of it.
-        self.hub.trim(unix_micros()); // Of what came otherwise than by a publish: from another process.
-        for name in self.hub.sweep(unix_micros()) {
+        self.hub.trim(Uptime::now()); // Of what came otherwise than by a publish: from another process.
+        for name in self.hub.sweep(Uptime::now()) {
             self.dispatcher.release(self.number, &name);
         }
         let stalled = mem::take(&mut self.stalled);

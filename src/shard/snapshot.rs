@@ -19,7 +19,7 @@ use super::{
     wheel::Tick,
 };
 use crate::{
-    clock::unix_micros,
+    clock::Uptime,
     cursor::Position,
     event::{Coding, Event, Form},
     gzip::Checksum,
@@ -46,7 +46,8 @@ struct ChannelState {
     cause: u8,
     /// Where a source was disconnected: begins and ends.
     holes: Vec<(u64, u64)>,
-    events: Vec<(u64, Bytes)>,
+    /// Position, when it has arrived (see [`Uptime`]), frame.
+    events: Vec<(u64, u32, Bytes)>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -200,7 +201,10 @@ impl Shard {
             Snapshot { floor: (self.hub.floor().0.0, cause_to_u8(self.hub.floor().1)), ..Snapshot::default() };
         for (id, channel) in self.hub.export() {
             at_of.insert(id, u32::try_from(snapshot.channels.len()).unwrap_or(u32::MAX));
-            let events = channel.events.iter().map(|e| (e.position().0, e.frame(Form::Plain).clone())).collect();
+            let event = |(event, arrived): &(Arc<Event>, Uptime)| {
+                (event.position().0, arrived.0, event.frame(Form::Plain).clone())
+            };
+            let events = channel.events.iter().map(event).collect();
             snapshot.channels.push(ChannelState {
                 name: channel.name.to_string(),
                 open: channel.open,
@@ -236,7 +240,7 @@ impl Shard {
     /// Takes over what a shard of another process held. Gives back the connections that are no clients yet.
     pub(super) fn inherit(&mut self, frozen: Transfer) -> Vec<Stream> {
         let Transfer { snapshot, owned_fds, .. } = frozen;
-        let now = unix_micros();
+        let now = Uptime::now();
         self.hub.set_floor(Position(snapshot.floor.0), cause_from_u8(snapshot.floor.1));
         let mut ids = Vec::with_capacity(snapshot.channels.len());
         for channel in snapshot.channels {
@@ -245,7 +249,9 @@ impl Shard {
                 ids.push(None);
                 continue;
             };
-            let event = |(position, frame)| Arc::new(Event::from_frame(Position(position), name.clone(), frame));
+            let event = |(position, arrived, frame)| {
+                (Arc::new(Event::from_frame(Position(position), name.clone(), frame)), Uptime(arrived))
+            };
             let events = channel.events.into_iter().map(event).collect();
             ids.push(Some(
                 self.hub.import(

@@ -30,7 +30,7 @@ use super::{
     wheel::Tick,
 };
 use crate::{
-    clock::unix_micros,
+    clock::Uptime,
     cursor::Position,
     event::{Coding, Event, Form},
     gzip::{self, Span},
@@ -76,7 +76,7 @@ impl Shard {
     pub(super) fn flush(&mut self) {
         if std::mem::take(&mut self.unsent_bytes) > 0 {
             self.send_batches();
-            self.hub.trim(unix_micros());
+            self.hub.trim(Uptime::now());
         }
     }
 
@@ -211,6 +211,13 @@ impl Shard {
             Err(Errno::EINTR | Errno::ENOBUFS) => return Written::Later,
             Err(_) => return Written::Dead,
         };
+        if form == Form::Envelope || client.gzip.is_some() {
+            for frame in &frames {
+                if let ReplayItem::Event(event) = &frame.item {
+                    self.hub.weigh(event);
+                }
+            }
+        }
         self.metrics.gaps.add(gaps);
         self.unlogged_gaps += gaps;
         client.written = self.wheel.now();
