@@ -17,7 +17,7 @@ use hyper_util::{
 use hyperlocal::UnixConnector;
 
 use super::{Failure, exit, printable};
-use crate::config::Address;
+use crate::config::{Address, reason};
 
 /// How long the daemon may take to answer a request. It answers a publish when Redis has it, so this is far above any delay
 /// of a daemon that is well.
@@ -29,7 +29,7 @@ const MAX_ANSWER: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Client {
     address: Address,
-    /// The flag that names another socket: errors tell it.
+    /// The flag that names another socket, for errors.
     flag: &'static str,
     http: Http,
 }
@@ -45,12 +45,12 @@ enum Http {
 pub enum ClientError {
     /// Nobody listens.
     #[error(
-        "no ssecast answers on {address} ({reason}): is it running? `systemctl status ssecast` tells; or give {flag}"
+        "no ssecast answers on {address} ({reason}): is it running? See `systemctl status ssecast`, or give {flag}"
     )]
     Unreachable {
         /// Where.
         address: Address,
-        /// What the system said.
+        /// What the operating system reports.
         reason: String,
         /// The flag that names another socket.
         flag: &'static str,
@@ -60,7 +60,7 @@ pub enum ClientError {
     NotAllowed {
         /// Where.
         address: Address,
-        /// What the system said.
+        /// What the operating system reports.
         reason: String,
     },
     /// The connection broke before the answer was complete, or what came was no HTTP.
@@ -91,8 +91,8 @@ impl From<ClientError> for Failure {
 }
 
 impl Client {
-    /// A client of the socket at `address`; `flag` is what an error tells the user to name another one with. Connects when it
-    /// sends. To be made and used inside of a tokio runtime.
+    /// A client of the socket at `address`; `flag` is the flag that names another one, for errors. Connects when it sends. To be
+    /// made and used inside of a tokio runtime.
     #[must_use]
     pub fn new(address: Address, flag: &'static str) -> Self {
         let mut builder = legacy::Client::builder(TokioExecutor::new());
@@ -158,8 +158,8 @@ impl Client {
         }
     }
 
-    /// What the daemon said with a status other than 200, for its user: the line of JSON in the body, or the status's own
-    /// words.
+    /// The failure behind a status other than 200: the sentence of the error in the body, or the status's own words. The exit
+    /// code is that of [`exit_code`].
     pub async fn refusal(&self, answer: Response<Incoming>) -> Failure {
         let status = answer.status();
         let body = self.read_body(answer).await.unwrap_or_default();
@@ -195,25 +195,30 @@ fn refusal(address: &Address, status: StatusCode, body: &[u8]) -> Failure {
         Some(line) => {
             let json = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
             let said = json["error"].as_str().filter(|said| !said.is_empty());
-            Failure::new(1, printable(said.unwrap_or(line), "\n"))
+            Failure::new(exit_code(status), printable(said.unwrap_or(line), "\n"))
         }
-        None => Failure::new(1, format_args!("{address} answered {status}")),
+        None => Failure::new(exit_code(status), format_args!("{address} answered {status}")),
     }
 }
 
-/// The system's error below `error`, if there is one.
+/// The exit code for an answer that is no success. A status says more for a program than the sentence does: whether a retry can
+/// help, whether it is a matter of rights, or of what was sent.
+fn exit_code(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => exit::NO_PERMISSION,
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => exit::DATA,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => exit::TEMPORARY,
+        _ => 1,
+    }
+}
+
+/// The operating system's error below `error`, if there is one.
 fn find_io<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e io::Error> {
     std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     std::iter::successors(Some(error), |&error| error.source()).last().map(ToString::to_string).unwrap_or_default()
-}
-
-/// What the system says of an error, without its number.
-fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 #[cfg(test)]
@@ -238,8 +243,8 @@ mod tests {
         let path = folder.path().join("s.sock");
         let failure = get(Address::Unix(path.clone())).unwrap_err();
         let expected = format!(
-            "no ssecast answers on {} (No such file or directory): is it running? `systemctl status ssecast` \
-             tells; or give --socket",
+            "no ssecast answers on {} (No such file or directory): is it running? See `systemctl status ssecast`, \
+             or give --socket",
             path.display()
         );
         assert_eq!((failure.code(), failure.to_string()), (exit::UNAVAILABLE, expected));
@@ -277,7 +282,14 @@ mod tests {
         let stub =
             Stub::start(&[b"HTTP/1.1 403 Forbidden\r\nContent-Length: 27\r\n\r\n{\"error\":\"no such key\x1b[1m\"}"]);
         let failure = get(stub.address()).unwrap_err();
-        assert_eq!((failure.code(), failure.to_string().as_str()), (1, "{\"error\":\"no such key\\u{1b}[1m\"}"));
+        assert_eq!(
+            (failure.code(), failure.to_string().as_str()),
+            (exit::NO_PERMISSION, "{\"error\":\"no such key\\u{1b}[1m\"}")
+        );
+        let stub =
+            Stub::start(&[b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 21\r\n\r\n{\"error\":\"try again\"}"]);
+        let failure = get(stub.address()).unwrap_err();
+        assert_eq!((failure.code(), failure.to_string().as_str()), (exit::TEMPORARY, "try again"));
         let stub = Stub::start(&[b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>"]);
         let address = stub.address();
         assert_eq!(get(stub.address()).unwrap_err().to_string(), format!("{address} answered 404 Not Found"));

@@ -5,12 +5,14 @@
 pub mod bench;
 pub mod check;
 pub mod client;
+mod cyclone;
 pub mod demo;
 pub mod event_stream;
 pub mod generate;
 pub mod publish;
 pub mod reload;
 pub mod serve;
+mod socket;
 #[cfg(test)]
 mod stub;
 pub mod tail;
@@ -31,11 +33,15 @@ use crate::config::ConfigErrors;
 pub mod exit {
     /// The command line or the configuration is wrong.
     pub const USAGE: u8 = 64;
+    /// The daemon refuses what was sent.
+    pub const DATA: u8 = 65;
     /// The daemon doesn't answer.
     pub const UNAVAILABLE: u8 = 69;
     /// A connection, a file or a pipe broke.
     pub const IO: u8 = 74;
-    /// This user may not connect.
+    /// The daemon can't do it at the moment: a retry can help.
+    pub const TEMPORARY: u8 = 75;
+    /// This user may not connect, or may not do this.
     pub const NO_PERMISSION: u8 = 77;
 }
 
@@ -71,7 +77,8 @@ pub fn run() -> ExitCode {
 fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            cyclone::add_tip(&mut error);
             // Help and version come this way too. Where they can't be printed, nobody reads them.
             let _ = error.print();
             return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
@@ -104,7 +111,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with the exit code `code`, told as `ssecast: {message}`.
+    /// A failure with the exit code `code`, printed as `ssecast: {message}`.
     #[must_use]
     pub fn new(code: u8, message: impl fmt::Display) -> Self {
         Self { code, message: message.to_string(), placed: false }
@@ -116,10 +123,10 @@ impl Failure {
         self.code
     }
 
-    /// Tells it on standard error.
+    /// Prints it on standard error.
     fn report(&self) -> ExitCode {
         let name = if self.placed { "" } else { "ssecast: " };
-        // Where standard error is closed, the exit code tells.
+        // Where standard error is closed, the exit code is all there is.
         let _ = writeln!(io::stderr(), "{name}{}", self.message);
         ExitCode::from(self.code)
     }
@@ -156,15 +163,15 @@ impl From<anyhow::Error> for Failure {
 /// A runtime for a subcommand that talks to the daemon: one thread, and made only once it is needed.
 ///
 /// # Errors
-/// What the system said when it refused the runtime's file descriptors.
+/// What the operating system reports when it refuses the runtime's file descriptors.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Prints an answer. A reader that has left wanted no more of it, which is no failure.
+/// Prints an answer. A reader that has closed the pipe is no failure.
 ///
 /// # Errors
-/// What else the system says of standard output.
+/// What else the operating system reports about standard output.
 fn print(answer: &[u8]) -> io::Result<()> {
     match io::stdout().write_all(answer).and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -172,8 +179,8 @@ fn print(answer: &[u8]) -> io::Result<()> {
     }
 }
 
-/// `text` with `line_feed` for each line feed and with its control characters escaped: these are strangers' words, and a
-/// terminal obeys control characters.
+/// `text` with `line_feed` for each line feed and with its control characters escaped: the text is a stranger's, and a terminal
+/// obeys control characters.
 fn printable(text: &str, line_feed: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {

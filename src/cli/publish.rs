@@ -3,7 +3,6 @@
 use std::{
     ffi::OsString,
     io::{self, Read as _},
-    path::PathBuf,
 };
 
 use bytes::Bytes;
@@ -14,16 +13,13 @@ use hyper::{
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{Failure, client::Client, exit, print, runtime};
-use crate::{
-    config::{Address, Listen},
-    name::{ChannelName, EventType, EventTypeError},
-};
+use super::{Failure, client::Client, exit, print, runtime, socket::AdminSocketArgs};
+use crate::name::{ChannelName, EventType, EventTypeError};
 
 /// Publish one message on a channel
 ///
-/// Prints the daemon's answer, a line of JSON with the event's id and the number of its subscribers. Ends with 1 if the daemon
-/// refuses the message, with 69 if there is none.
+/// Prints the daemon's answer, a line of JSON with the event's id and the number of its subscribers. Ends with 65 if the daemon
+/// refuses the message, with 77 if this publisher may not, with 75 if a retry can help, with 69 if there is no daemon.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  ssecast publish cats meow\n  ssecast publish prices --event tick '{\"gold\": 4100}'\n  \
@@ -34,9 +30,13 @@ pub struct PublishArgs {
     #[arg(value_name = "CHANNEL")]
     channel: ChannelName,
 
-    /// The message; - reads all of standard input, byte for byte
+    /// The message; - reads all of standard input, less the line end at its end
     #[arg(value_name = "MESSAGE", allow_negative_numbers = true)]
     message: OsString,
+
+    /// With -, keep the line end at the end of standard input
+    #[arg(long)]
+    raw: bool,
 
     /// The event's type: what a browser's addEventListener is given
     #[arg(long, value_name = "TYPE", value_parser = parse_event_type)]
@@ -46,36 +46,39 @@ pub struct PublishArgs {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
-    /// The daemon's admin socket: a path, or tcp://IP:PORT [default: the configuration's]
-    #[arg(long, value_name = "ADDRESS")]
-    admin_socket: Option<Address>,
-
-    /// The daemon's configuration file [default: /etc/ssecast/ssecast.toml, if it is there]
-    #[arg(long, value_name = "FILE", conflicts_with = "admin_socket")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    socket: AdminSocketArgs,
 }
 
 /// Publishes, and prints the answer.
 ///
 /// # Errors
-/// No daemon (69), not allowed to connect (77), refused by the daemon (1), broken off (74), wrong configuration (64).
+/// No daemon (69), not allowed to connect or to publish (77), message refused (65), a retry can help (75), broken off (74), wrong
+/// configuration (64), any other answer (1).
 pub fn run(args: &PublishArgs) -> Result<(), Failure> {
-    let address = match &args.admin_socket {
-        Some(address) => address.clone(),
-        None => Listen::load(args.config.as_deref())?.admin,
-    };
+    let address = args.socket.address()?;
     let request = if args.message == "-" {
         let mut message = Vec::new();
         let read = io::stdin().lock().read_to_end(&mut message);
         read.map_err(|error| Failure::new(exit::IO, format_args!("standard input can't be read: {error}")))?;
+        if !args.raw {
+            cut_line_end(&mut message);
+        }
         PublishRequest::raw(args, message)
     } else {
         PublishRequest::form(args)
     };
-    let answer = runtime()?.block_on(request.send(&Client::new(address, "--admin-socket")))?;
+    let answer = runtime()?.block_on(request.send(&Client::new(address, AdminSocketArgs::FLAG)))?;
     let mut line = answer.trim_ascii_end().to_vec();
     line.push(b'\n');
     Ok(print(&line)?)
+}
+
+/// Cuts one line end from the end: `echo` and files have one, and in a stream it would be an empty last line.
+fn cut_line_end(message: &mut Vec<u8>) {
+    if message.pop_if(|last| *last == b'\n').is_some() {
+        message.pop_if(|last| *last == b'\r');
+    }
 }
 
 /// The request that publishes a message.
@@ -155,8 +158,8 @@ mod tests {
             message: OsString::from_vec(message.to_vec()),
             event: Some(EventType::new("a b").unwrap()),
             key: Some("k&\u{e4}".to_owned()),
-            admin_socket: None,
-            config: None,
+            raw: false,
+            socket: AdminSocketArgs::default(),
         }
     }
 
@@ -179,6 +182,17 @@ mod tests {
             String::from_utf8_lossy(&body),
             "channel=user%2F1+x&event=a+b&key=k%26%C3%A4&message=%FF%0D%0A%3D%26%00"
         );
+    }
+
+    #[test]
+    fn one_line_end_is_cut_from_standard_input() {
+        for (read, published) in
+            [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("a\r", "a\r"), ("\n", ""), ("", "")]
+        {
+            let mut message = read.as_bytes().to_vec();
+            cut_line_end(&mut message);
+            assert_eq!(message, published.as_bytes(), "{read:?}");
+        }
     }
 
     #[test]

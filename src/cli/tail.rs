@@ -4,7 +4,6 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -22,19 +21,19 @@ use super::{
     client::{Client, ClientError},
     event_stream::EventStream,
     exit, runtime,
+    socket::PublicSocketArgs,
     tail_format::{Format, Printer},
 };
-use crate::config::{Address, Listen};
 
-/// What is waited before reconnecting where the daemon has said nothing.
+/// The wait before reconnecting where the daemon has sent none.
 const DEFAULT_RETRY: Duration = Duration::from_secs(3);
-/// Longest wait while the daemon is away, unless it asked for a longer one.
+/// Longest wait while the daemon doesn't answer, unless it asked for a longer one.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Print the events of channels as they come
 ///
-/// Reconnects when the connection is lost, and goes on where it was; events that may have been missed are told on standard
-/// error. Ends with Ctrl-C.
+/// Reconnects when the connection is lost, and resumes after the last event; a gap (events that may have been missed) is reported
+/// on standard error. Ends with Ctrl-C.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  ssecast tail cats dogs\n  ssecast tail prices --json | jq .data")]
 pub struct TailArgs {
@@ -42,13 +41,8 @@ pub struct TailArgs {
     #[arg(value_name = "CHANNEL", required = true)]
     channels: Vec<String>,
 
-    /// The daemon's public socket: a path, or tcp://IP:PORT [default: the configuration's]
-    #[arg(long, value_name = "ADDRESS")]
-    socket: Option<Address>,
-
-    /// The daemon's configuration file [default: /etc/ssecast/ssecast.toml, if it is there]
-    #[arg(long, value_name = "FILE", conflicts_with = "socket")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    socket: PublicSocketArgs,
 
     /// Begin after the event with this id, with what the daemon still has
     #[arg(long, value_name = "ID", value_parser = parse_id)]
@@ -66,13 +60,10 @@ pub struct TailArgs {
 /// Prints events until the reader of standard output leaves or the daemon says that there is nothing to come.
 ///
 /// # Errors
-/// No daemon at the start (69), not allowed to connect (77), refused by the daemon (1), wrong configuration (64). A daemon that
-/// goes away later is waited for.
+/// No daemon at the start (69), not allowed to connect or to read (77), channels refused (65), too many clients (75), wrong
+/// configuration (64). A daemon that ends later is waited for.
 pub fn run(args: &TailArgs) -> Result<(), Failure> {
-    let address = match &args.socket {
-        Some(address) => address.clone(),
-        None => Listen::load(args.config.as_deref())?.public,
-    };
+    let address = args.socket.address()?;
     let format = match (args.json, args.raw) {
         (true, _) => Format::Json,
         (_, true) => Format::Raw,
@@ -82,7 +73,7 @@ pub fn run(args: &TailArgs) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let last_event_id = args.last_event_id.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         let mut tail = Tail {
-            client: Client::new(address, "--socket"),
+            client: Client::new(address, PublicSocketArgs::FLAG),
             target,
             stream: EventStream::resume(last_event_id),
             printer: Printer::new(format, io::stdout().lock(), io::stderr()),
@@ -112,7 +103,7 @@ fn target(channels: &[String], format: Format) -> Result<PathAndQuery, String> {
     target.map_err(|error| format!("too many channels for one request: {error}"))
 }
 
-/// Why a tail ends other than by the daemon's word.
+/// Why a tail ends other than by a 204.
 #[derive(Debug)]
 enum End {
     /// Standard output takes no more.
@@ -144,7 +135,7 @@ impl<O: Write, E: Write> Tail<O, E> {
                     failures = 0;
                     self.read(answer).await?;
                 }
-                // A daemon that restarts, or a proxy before it, may have no better answer for a while.
+                // A daemon that restarts, or a proxy before it, may answer so for a while.
                 Ok(answer) if connected_once && answer.status().is_server_error() => {
                     if failures == 0 {
                         self.printer.note(format_args!("{}; trying on", self.client.refusal(answer).await));
@@ -178,7 +169,7 @@ impl<O: Write, E: Write> Tail<O, E> {
         self.client.send(Method::GET, &self.target, headers, Bytes::new()).await
     }
 
-    /// Prints a connection's events until it ends. How it ends doesn't matter: the next one goes on after the last whole event.
+    /// Prints a connection's events until it ends. How it ends doesn't matter: the next one resumes after the last whole event.
     async fn read(&mut self, answer: Response<Incoming>) -> Result<(), End> {
         self.stream.reconnect();
         let mut body = answer.into_body();
@@ -202,7 +193,7 @@ fn is_event_stream(answer: &Response<Incoming>) -> bool {
 /// How long to wait before the next attempt: as the daemon asked, and twice as long with each attempt that failed.
 fn wait(retry: Option<Duration>, failures: u32) -> Duration {
     let retry = retry.unwrap_or(DEFAULT_RETRY);
-    // A daemon that asks for none is not asked more often than this while it is away.
+    // A daemon that asks for no wait is not asked more often than this while it doesn't answer.
     let floor = if failures == 0 { retry } else { retry.max(Duration::from_millis(100)) };
     floor.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_RETRY.max(retry))
 }
@@ -210,10 +201,11 @@ fn wait(retry: Option<Duration>, failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::{super::stub::Stub, *};
+    use crate::config::Address;
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 
-    /// What is printed, what is told beside it, and how it ended.
+    /// What is printed on standard output and on standard error, and how it ended.
     fn follow(address: Address, id: &[u8]) -> (String, String, Result<(), End>) {
         runtime().unwrap().block_on(async {
             let (mut out, mut notes) = (Vec::new(), Vec::new());
@@ -229,12 +221,12 @@ mod tests {
     }
 
     #[test]
-    fn goes_on_where_it_was_cut_off() {
+    fn resumes_where_it_was_cut_off() {
         let first = format!("{HEAD}retry: 1\nid: n-1\n\nid: n-2\ndata: one\n\nid: n-3\ndata: half");
         let second = format!("{HEAD}\u{feff}id: n-3\ndata: two\n\n");
-        let away = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+        let unavailable = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
         let end = "HTTP/1.1 204 No Content\r\n\r\n";
-        let stub = Stub::start(&[first.as_bytes(), away.as_bytes(), second.as_bytes(), end.as_bytes()]);
+        let stub = Stub::start(&[first.as_bytes(), unavailable.as_bytes(), second.as_bytes(), end.as_bytes()]);
         let address = stub.address();
         let (out, notes, end) = follow(stub.address(), b"");
         assert!(end.is_ok(), "{end:?}");
@@ -258,23 +250,23 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_come_right_ends_it() {
-        for (answer, said) in [
-            ("HTTP/1.1 400 Bad Request\r\nContent-Length: 12\r\n\r\n{\"error\":\"\"}", "{\"error\":\"\"}"),
-            ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", "503"),
-            ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n", "no event stream"),
+    fn an_answer_that_no_retry_changes_ends_it() {
+        for (answer, code, said) in [
+            ("HTTP/1.1 400 Bad Request\r\nContent-Length: 12\r\n\r\n{\"error\":\"\"}", exit::DATA, "{\"error\":\"\"}"),
+            ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", exit::TEMPORARY, "503"),
+            ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n", 1, "no event stream"),
         ] {
             let stub = Stub::start(&[answer.as_bytes()]);
             let (_, _, end) = follow(stub.address(), b"");
             let Err(End::Failed(failure)) = end else { panic!("{end:?}") };
-            assert!(failure.code() == 1 && failure.to_string().contains(said), "{failure}");
+            assert!(failure.code() == code && failure.to_string().contains(said), "{failure}");
         }
         let (_, _, end) = follow(Address::Unix("/nowhere/s.sock".into()), b"");
         assert!(matches!(end, Err(End::Failed(failure)) if failure.code() == exit::UNAVAILABLE));
     }
 
     #[test]
-    fn waits_as_the_daemon_asked_and_longer_while_it_is_away() {
+    fn waits_as_the_daemon_asked_and_longer_while_it_does_not_answer() {
         let seconds = Duration::from_secs;
         assert_eq!(wait(None, 0), DEFAULT_RETRY);
         assert_eq!(wait(Some(seconds(0)), 0), seconds(0));

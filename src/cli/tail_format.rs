@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::{event_stream::StreamEvent, printable};
 use crate::sse::GAP_EVENT;
 
+/// Types that begin so are ssecast's own: of the stream, not of a publisher.
+const OWN_EVENTS: &[u8] = b"ssecast.";
+
 /// How events are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -29,7 +32,7 @@ impl Format {
     }
 }
 
-/// Writes events to `out`, and what else there is to tell to `notes`.
+/// Writes events to `out`, and all else to `notes`.
 pub(super) struct Printer<O, E> {
     format: Format,
     out: O,
@@ -65,14 +68,17 @@ impl<O: Write, E: Write> Printer<O, E> {
         Self { format, out, notes }
     }
 
-    /// Shows an event; a gap is a note.
+    /// Shows an event; a gap is a note, and ssecast's other events are not shown.
     ///
     /// # Errors
-    /// What the reader of `out` makes of it: a broken pipe, if it has left.
+    /// What the operating system reports about `out`: a broken pipe, if its reader has ended.
     pub(super) fn print(&mut self, event: &StreamEvent) -> io::Result<()> {
         if event.event == GAP_EVENT.as_bytes() {
-            self.tell_gap(&event.data);
+            self.report_gap(&event.data);
             return Ok(());
+        }
+        if event.event.starts_with(OWN_EVENTS) {
+            return Ok(()); // The stream's begin, or a sign of life.
         }
         if self.format == Format::Raw {
             self.out.write_all(&event.data)?;
@@ -95,7 +101,7 @@ impl<O: Write, E: Write> Printer<O, E> {
         self.out.write_all(as_text(channel, event_type, data).as_bytes())
     }
 
-    /// Hands on what was printed.
+    /// Flushes what was printed.
     ///
     /// # Errors
     /// As [`Printer::print`].
@@ -103,19 +109,19 @@ impl<O: Write, E: Write> Printer<O, E> {
         self.out.flush()
     }
 
-    /// Tells something beside the events. Where nobody listens, it is lost.
+    /// Writes a note beside the events. One that can't be written is lost.
     pub(super) fn note(&mut self, note: fmt::Arguments<'_>) {
         let _ = writeln!(self.notes, "ssecast tail: {}", printable(&note.to_string(), " "));
     }
 
-    fn tell_gap(&mut self, data: &[u8]) {
+    fn report_gap(&mut self, data: &[u8]) {
         let Ok(gap) = serde_json::from_slice::<Gap<'_>>(data) else {
             self.note(format_args!("events may have been missed: {}", String::from_utf8_lossy(data)));
             return;
         };
         let why = match &*gap.reason {
             "history" => "what followed is no longer kept",
-            "restart" => "the daemon was started anew, and can't know",
+            "restart" => "the daemon was started anew, and doesn't know",
             "source" => "the daemon had lost its source for a while",
             "slow" => "they were not read in time",
             other => other,
@@ -141,7 +147,7 @@ fn as_text(channel: Option<&str>, event_type: Option<&str>, data: &str) -> Strin
 mod tests {
     use super::*;
 
-    /// What is printed, and what is told beside it.
+    /// What is printed, and the notes beside it.
     fn show(format: Format, event: &str, data: &[u8]) -> (String, String) {
         let mut printer = Printer::new(format, Vec::new(), Vec::new());
         let event = StreamEvent { id: b"abcdefgh-7".to_vec(), event: event.into(), data: data.to_vec() };
@@ -173,10 +179,13 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_told_beside_the_events() {
+    fn gaps_are_reported_beside_the_events() {
         let (out, notes) = show(Format::Raw, GAP_EVENT, br#"{"channels":["cats","dogs"],"reason":"history"}"#);
         assert_eq!(out, "");
         assert_eq!(notes, "ssecast tail: events of cats, dogs may have been missed: what followed is no longer kept\n");
+        for own in ["ssecast.open", "ssecast.ping"] {
+            assert_eq!(show(Format::Text, own, b"{}"), (String::new(), String::new()));
+        }
         let (_, notes) = show(Format::Json, GAP_EVENT, b"{}\x1b");
         assert_eq!(notes, "ssecast tail: events may have been missed: {}\\u{1b}\n");
     }

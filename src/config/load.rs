@@ -104,8 +104,8 @@ fn unreadable(name: &str, error: &io::Error) -> ConfigErrors {
     ConfigErrors::new(name, vec![ConfigError { place: Place::File, key: String::new(), problem }])
 }
 
-/// What the system says of an error, without its number.
-pub(super) fn reason(error: &io::Error) -> String {
+/// What the operating system reports with an error, without its number.
+pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

@@ -1,4 +1,4 @@
-//! The command line: `check`, `publish` and `tail`, run as a user runs them.
+//! The command line: `check`, `publish`, `tail` and wrong options, run as a user runs them.
 
 use std::process::{Command, Output};
 
@@ -18,7 +18,7 @@ fn printed(output: &Output) -> String {
     text(&output.stdout)
 }
 
-/// Asserts that a command has failed with `code`, and gives what it said.
+/// Asserts that a command has failed with `code`, and gives its standard error.
 fn failed(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
     let said = text(&output.stderr);
@@ -100,6 +100,10 @@ fn publish_reaches_clients_and_prints_the_answer() {
 
     printed(&publish(&["cats", "-"], "ü\0 from a pipe".as_bytes()));
     assert_eq!(stream.event().data, "ü\0 from a pipe".as_bytes());
+    printed(&publish(&["cats", "-"], "größe from a pipe\n".as_bytes()));
+    assert_eq!(stream.texts(1), ["größe from a pipe"]);
+    printed(&publish(&["cats", "-", "--raw"], b"line 1\nline 2\n"));
+    assert_eq!(stream.texts(1), ["line 1\nline 2\n"]);
     printed(&publish(&["a b/ü", "7", "--event", "price"], b""));
     let event = stream.event();
     assert_eq!((event.kind.as_str(), event.text().as_str()), ("price", "7"));
@@ -112,12 +116,12 @@ fn publish_reaches_clients_and_prints_the_answer() {
 }
 
 #[test]
-fn publish_says_what_went_wrong() {
+fn publish_reports_what_went_wrong() {
     let folder = Folder::new();
     let keys = folder.write("keys", "secret\n");
     let daemon = Daemon::start(&folder, &format!("[publish]\nkey_files = [{keys:?}]\n"));
     let socket = daemon.admin().path().to_str().unwrap();
-    failed(&run(&["publish", "--admin-socket", socket, "cats", "meow"], b""), 1);
+    failed(&run(&["publish", "--admin-socket", socket, "cats", "meow"], b""), 77);
     printed(&run(&["publish", "--admin-socket", socket, "cats", "meow", "--key", "secret"], b""));
     failed(&run(&["publish", "--admin-socket", socket, "c*ts", "meow"], b""), 64);
     failed(&run(&["publish", "--admin-socket", socket, "cats"], b""), 64);
@@ -127,7 +131,7 @@ fn publish_says_what_went_wrong() {
     assert!(failed(&run(&["publish", "--admin-socket", nobody, "cats", "meow"], b""), 69).contains("nobody.sock"));
     assert!(failed(&run(&["tail", "--socket", nobody, "cats"], b""), 69).contains("nobody.sock"));
     assert!(
-        failed(&run(&["tail", "--socket", daemon.public().path().to_str().unwrap(), "c*ts"], b""), 1).contains('*')
+        failed(&run(&["tail", "--socket", daemon.public().path().to_str().unwrap(), "c*ts"], b""), 65).contains('*')
     );
 }
 
@@ -151,21 +155,21 @@ fn tail_prints_events_as_they_come() {
 }
 
 #[test]
-fn tail_goes_on_when_the_daemon_comes_back_and_tells_the_gap() {
+fn tail_resumes_when_the_daemon_answers_again_and_reports_the_gap() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[stream]\nretry = \"10ms..20ms\"\n");
     let follower = tail(&folder, &daemon, &["cats", "--raw"]);
     daemon.publish("cats", "before");
     wait_for_line(&follower, "before");
     daemon.start_again();
-    eventually("the tail is back", || (daemon.subscribers("cats") == 1).then_some(()));
+    eventually("the tail is connected again", || (daemon.subscribers("cats") == 1).then_some(()));
     daemon.publish("cats", "after");
     wait_for_line(&follower, "after");
-    assert!(follower.log().contains("may have been missed"), "the gap is told: {}", follower.log());
+    assert!(follower.log().contains("may have been missed"), "the gap is reported: {}", follower.log());
 }
 
 #[test]
-fn a_tail_whose_reader_has_left_ends_quietly() {
+fn a_tail_whose_pipe_is_closed_ends_quietly() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let mut shell = Command::new("sh");
@@ -178,4 +182,10 @@ fn a_tail_whose_reader_has_left_ends_quietly() {
         child.ended()
     });
     assert_eq!(child.log(), "meow\n");
+}
+
+#[test]
+fn an_option_of_cyclone_sse_gets_a_tip() {
+    let error = failed(&run(&["serve", "--port", "8888", "--broker", "redis"], b""), 64);
+    assert!(error.contains("cyclone-sse's --port") && error.contains("--socket tcp://127.0.0.1:PORT"), "{error}");
 }

@@ -152,8 +152,7 @@ fn source() -> String {
     let mut text = String::new();
     collect(&root().join("src"), &mut text);
     let mut joined = String::with_capacity(text.len());
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
+    for line in text.lines() {
         joined.push_str(if joined.ends_with('\u{1}') { line.trim_start() } else { line });
         if joined.ends_with('\\') {
             joined.pop();
