@@ -21,13 +21,8 @@ mod values;
 pub use address::AddressError;
 pub(crate) use documents::default_document;
 pub use errors::ConfigErrors;
-<<<<<<< HEAD
-pub use load::{DEFAULT_PATH, Override};
-pub use tables::{Account, Drain, History, KeyFiles, Listen, LogFormat, Process, Publish, Redis, Stream};
-=======
-pub use keys::{KEYS, Key, default_document};
 pub use load::{DEFAULT_PATH, Override, reason};
->>>>>>> 45ef617 (Commands: one line end is cut from what publish reads; exit codes say whether a retry helps; tips for cyclone-sse's options)
+pub use tables::{Account, Drain, History, KeyFiles, Listen, LogFormat, Process, Publish, Redis, Stream};
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
