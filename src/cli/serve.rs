@@ -1,6 +1,9 @@
 //! `ssecast serve`: the daemon's flags, and the configuration that they and the file make.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -117,20 +120,36 @@ fn start(config: Config, detached: bool) -> anyhow::Result<()> {
     let relaunch = Relaunch::this_process().context("can't tell what to start for a reload")?;
     signals::hold().context("can't hold signals")?;
     privileges::check(owner)?;
-    let log = Log::start(&process)?;
+    let log = Log::open(&process)?;
+    let served = start_logged(config, detached, inherited, relaunch, &log);
+    log.flush();
+    served
+}
+
+fn start_logged(
+    config: Config,
+    detached: bool,
+    inherited: Inherited,
+    relaunch: Relaunch,
+    log: &Log,
+) -> anyhow::Result<()> {
+    let process = config.process.clone();
+    let owner = process.user.as_ref();
     limits::set_core(process.core_limit)?;
     // Before the sockets: so a second start is told who has them, and two starts never meet at a stale one.
     let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;
     let sockets = Sockets::open(inherited, &config.listen, owner)?;
     let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), receiver: None };
     if !detached {
-        return serve(start, &log, || {});
+        return serve(start, log, || {});
     }
     if !log.is_file() {
-        tracing::warn!("a daemon has no standard error, so its log goes nowhere: set process.log_file");
+        // Not to the log, which is what goes nowhere. Where standard error is closed, nobody reads it.
+        let notice = "ssecast: warning: a daemon has no standard error, so its log goes nowhere: set process.log_file";
+        let _ = writeln!(io::stderr(), "{notice}");
     }
-    let starter = daemon::detach(&log)?;
-    serve(start, &log, || starter.serves()).inspect_err(|error| {
+    let starter = daemon::detach(log)?;
+    serve(start, log, || starter.serves()).inspect_err(|error| {
         tracing::error!("the daemon ends: {error:#}");
         starter.failed(1, &format!("{error:#}"));
     })
@@ -140,7 +159,13 @@ fn start(config: Config, detached: bool) -> anyhow::Result<()> {
 fn succeed(config: Config, link: ControlChannel) -> anyhow::Result<()> {
     let relaunch = Relaunch::this_process().context("can't tell what to start for a reload")?;
     signals::hold().context("can't hold signals")?;
-    let log = Log::start(&config.process).inspect_err(|error| UpgradeReceiver::refuse(&link, &format!("{error}")))?;
+    let log = Log::open(&config.process).inspect_err(|error| UpgradeReceiver::refuse(&link, &format!("{error}")))?;
+    let served = succeed_logged(config, link, relaunch, &log);
+    log.flush();
+    served
+}
+
+fn succeed_logged(config: Config, link: ControlChannel, relaunch: Relaunch, log: &Log) -> anyhow::Result<()> {
     let (receiver, parts) = UpgradeReceiver::begin(link)?;
     let prepared = || -> anyhow::Result<_> {
         let HandedOn { sockets, pidfile, former } = HandedOn::sort(parts, &config)?;
@@ -154,7 +179,7 @@ fn succeed(config: Config, link: ControlChannel) -> anyhow::Result<()> {
     let (sockets, pidfile, former) = prepared().inspect_err(|error| receiver.refuse_now(&format!("{error:#}")))?;
     let start = Start { config, sockets, pidfile, relaunch: Some(relaunch), receiver: Some(receiver) };
     // Sockets at former places go, files and all, once the new ones are served.
-    serve(start, &log, || former.into_iter().for_each(|mut listener| listener.own_file()))
+    serve(start, log, || former.into_iter().for_each(|mut listener| listener.own_file()))
 }
 
 /// What is done by the process that stays, as the user that it stays.
@@ -164,6 +189,7 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
     }
     privileges::give_up(start.config.process.user.as_ref())?;
     limits::allow_core(start.config.process.core_limit);
+    log.start_writing().context("can't start the thread that writes the log")?;
     super::runtime()?.block_on(async {
         let signals = Signals::listen().context("can't listen to signals")?;
         let on_ready = || {
@@ -174,6 +200,7 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
         let outcome = app::supervise(start, reloads, on_ready, until_asked_to_stop(signals, log, reload)).await?;
         if matches!(outcome, Outcome::HandedOver(_)) {
             // At once: a signal that comes while this process takes its time to end would be lost.
+            log.flush();
             std::process::exit(0);
         }
         Ok(())

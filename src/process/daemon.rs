@@ -80,6 +80,7 @@ pub fn detach(log: &Log) -> Result<Starter, DaemonError> {
     if let Err(error) = settle(log) {
         tracing::error!(%error, "can't become a daemon");
         starter.failed(1, &format!("can't become a daemon: {error}"));
+        log.flush();
         process::exit(1);
     }
     Ok(starter)

@@ -23,6 +23,7 @@ mod honesty;
 mod hostile;
 mod lifecycle;
 mod load;
+mod log;
 mod polls;
 mod proxy;
 mod publish;

@@ -1,0 +1,191 @@
+//! The log when it can't be written: the daemon goes on. And the log as systemd reads it.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use nix::{
+    libc,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::support::{Endpoint, Folder, Request, daemon::PROGRAM, eventually};
+
+/// A daemon whose standard error a test has chosen.
+struct Serving {
+    child: Child,
+    admin: Endpoint,
+    _folder: Folder,
+}
+
+impl Serving {
+    fn start(arguments: &[&str], stderr: impl Into<Stdio>) -> Self {
+        Self::start_with(arguments, stderr, |_| {})
+    }
+
+    fn start_with(arguments: &[&str], stderr: impl Into<Stdio>, with: impl FnOnce(&mut Command)) -> Self {
+        let folder = Folder::new();
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--config"]).arg(folder.write("c.toml", "")).args(arguments);
+        command.arg("--socket").arg(folder.path("public")).arg("--admin-socket").arg(folder.path("admin"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        with(&mut command);
+        let child = command.spawn().unwrap();
+        let serving = Self { child, admin: Endpoint::unix(&folder.path("admin")), _folder: folder };
+        eventually("the daemon serves", || (serving.admin.connect().is_ok() && serving.serves()).then_some(()));
+        serving
+    }
+
+    fn serves(&self) -> bool {
+        Request::get("/healthz").header("Connection", "close").send(&self.admin).status() == 200
+    }
+
+    /// Makes it write a line, and returns when it has done so as far as it could: it answers after that.
+    fn log_a_line(&self) {
+        self.signal(Signal::SIGUSR1);
+        assert!(self.serves());
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        eventually("the end of the daemon", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A line that can't be written was reported on standard error, which failed too, and the thread that logged it panicked.
+#[test]
+fn a_reader_of_standard_error_that_goes_ends_nothing() {
+    let (reader, writer) = io::pipe().unwrap();
+    let daemon = Serving::start(&[], writer);
+    let mut line = String::new();
+    let mut reader = BufReader::new(reader);
+    while !line.contains("serving") {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "it has ended");
+    }
+    drop(reader);
+    for _ in 0..10 {
+        daemon.log_a_line();
+    }
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_closed_standard_error_ends_nothing() {
+    let daemon = Serving::start_with(&[], Stdio::null(), |command| {
+        let serve: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        *command = Command::new("sh");
+        command.args(["-c", "exec \"$@\" 2>&-", "sh", PROGRAM]).args(serve).stdin(Stdio::null());
+    });
+    daemon.log_a_line();
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn a_full_disk_ends_nothing() {
+    let daemon = Serving::start(&["--log-file", "/dev/full"], Stdio::null());
+    for _ in 0..10 {
+        daemon.log_a_line();
+    }
+    assert!(daemon.stop().success());
+}
+
+/// The starter was told nothing, and printed "the daemon ended before it served, without a word".
+#[test]
+fn a_daemon_on_a_full_disk_serves() {
+    let folder = Folder::new();
+    let (admin, pidfile) = (folder.path("admin"), folder.path("pid"));
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--daemon", "--log-file", "/dev/full", "--config"]).arg(folder.write("c.toml", ""));
+    command.arg("--socket").arg(folder.path("public")).arg("--admin-socket").arg(&admin).arg("--pidfile").arg(&pidfile);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let pid = Pid::from_raw(fs::read_to_string(&pidfile).unwrap().trim().parse().unwrap());
+    let serves =
+        || Request::get("/healthz").header("Connection", "close").send(&Endpoint::unix(&admin)).status() == 200;
+    for _ in 0..10 {
+        kill(pid, Signal::SIGUSR1).unwrap();
+        assert!(serves());
+    }
+    kill(pid, Signal::SIGTERM).unwrap();
+    eventually("the daemon has stopped", || (!pidfile.exists()).then_some(()));
+}
+
+/// Once 64 KiB had been logged, publishes and new streams hung for ever.
+#[test]
+fn a_reader_of_standard_error_that_does_not_read_stops_nothing() {
+    let (reader, writer) = io::pipe().unwrap();
+    // A description of its own, so that the daemon's stays a blocking one.
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut filler = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    let mut filled = 0;
+    while let Ok(count) = filler.write(&[b'x'; 1024]) {
+        filled += count;
+    }
+    assert!(filled >= 4096);
+    let daemon = Serving::start(&[], writer);
+    for _ in 0..50 {
+        daemon.log_a_line();
+    }
+    // What could not be written yet is written when there is a reader.
+    let mut reader = BufReader::new(reader);
+    io::copy(&mut reader.by_ref().take(filled as u64), &mut io::sink()).unwrap();
+    let mut line = String::new();
+    while !line.contains("no log file to reopen") {
+        line.clear();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0);
+    }
+    drop(filler);
+    let rest = std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
+    assert!(daemon.stop().success());
+    rest.join().unwrap().unwrap();
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_reader_that_does_not_read() {
+    let (reader, writer) = io::pipe().unwrap();
+    let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    let mut filler = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    while filler.write(&[b'x'; 1024]).is_ok() {}
+    let daemon = Serving::start(&[], writer);
+    assert!(daemon.stop().success());
+    drop(reader);
+}
+
+/// `journalctl -p warning` found nothing, and each line had a second time stamp.
+#[test]
+fn the_journal_gets_priorities_and_no_time() {
+    let folder = Folder::new();
+    let log = File::create(folder.path("journal")).unwrap();
+    let meta = log.metadata().unwrap();
+    let stream = format!("{}:{}", meta.dev(), meta.ino());
+    let daemon = Serving::start_with(&[], log, |command| {
+        command.env("JOURNAL_STREAM", stream);
+    });
+    daemon.log_a_line();
+    assert!(daemon.stop().success());
+    let text = fs::read_to_string(folder.path("journal")).unwrap();
+    assert!(text.contains("<6>serving "), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("<6>") || line.starts_with("<4>")), "{text}");
+    assert!(!text.contains("INFO") && !text.contains('\u{1b}'), "{text}");
+}
