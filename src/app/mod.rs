@@ -138,7 +138,17 @@ pub async fn supervise(
     serving.accept(inherited)?;
     serving.daemon.sources_ready().await;
     let workers = serving.config.process.workers;
-    tracing::info!(files, workers, node = %dispatcher.cursor().node, "serving");
+    let Sockets { public, admin } = &serving.sockets;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        public = %public.address(),
+        admin = %admin.address(),
+        redis = serving.config.redis.as_ref().map(|redis| tracing::field::display(redis.address())),
+        files,
+        workers,
+        node = %dispatcher.cursor().node,
+        "serving"
+    );
     if let Some(link) = link {
         InheritedState::named(link).await;
     }

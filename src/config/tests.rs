@@ -334,3 +334,15 @@ fn who_connects_is_not_kept_from_it_by_what_only_the_daemon_needs() {
     fs::write(&file, "[listen]\nadmin = \"\"").unwrap();
     assert!(Listen::load(Some(&file)).is_err());
 }
+
+#[test]
+fn the_address_of_redis_has_no_password() {
+    for (url, address) in [
+        ("redis://h", "redis://h"),
+        ("redis://u:p@h:6380/2", "redis://h:6380/2"),
+        ("redis://:p@ss@h/", "redis://h/"),
+        ("redis+unix:///run/redis.sock?db=2&pass=p", "redis+unix:///run/redis.sock"),
+    ] {
+        assert_eq!(Redis { url: url.into(), prefix: String::new() }.address(), address);
+    }
+}

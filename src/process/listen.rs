@@ -112,6 +112,20 @@ impl Listener {
         }
     }
 
+    /// Where it listens: a path, or `tcp://IP:PORT`. Empty if that can't be found out.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            // A path that the kernel has may be relative to a descriptor of ours.
+            Self::Unix(_, Some(made)) => made.path.display().to_string(),
+            Self::Unix(listener, None) => {
+                let address = listener.local_addr().ok();
+                address.and_then(|address| Some(address.as_pathname()?.display().to_string())).unwrap_or_default()
+            }
+            Self::Tcp(listener) => listener.local_addr().map(|address| format!("tcp://{address}")).unwrap_or_default(),
+        }
+    }
+
     /// Whether this process has made a file for it, or taken that over.
     #[must_use]
     pub fn is_made(&self) -> bool {

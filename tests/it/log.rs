@@ -172,6 +172,25 @@ fn the_end_does_not_wait_for_a_reader_that_does_not_read() {
     drop(reader);
 }
 
+/// "Is the right one running, and on the right sockets?" could not be answered from the log.
+#[test]
+fn the_start_line_names_version_sockets_and_redis_without_its_password() {
+    let folder = Folder::new();
+    let log = folder.path("log");
+    let redis = "redis://user:secret@127.0.0.1:1/3";
+    let daemon = Serving::start(&["--redis-url", redis, "--log-file", log.to_str().unwrap()], Stdio::null());
+    let admin = format!("admin={}", daemon.admin.path().display());
+    let line = eventually("the start line", || {
+        let text = fs::read_to_string(&log).unwrap();
+        text.lines().find(|line| line.contains("serving")).map(ToOwned::to_owned)
+    });
+    for part in [&admin, "public=/", "redis=redis://127.0.0.1:1/3", concat!("version=\"", env!("CARGO_PKG_VERSION"))] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(!fs::read_to_string(&log).unwrap().contains("secret"));
+    assert!(daemon.stop().success());
+}
+
 /// `journalctl -p warning` found nothing, and each line had a second time stamp.
 #[test]
 fn the_journal_gets_priorities_and_no_time() {

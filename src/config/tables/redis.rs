@@ -19,6 +19,19 @@ table! {
     }
 }
 
+impl Redis {
+    /// The URL without user, password and options, for the log.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let url = self.url.split_once('?').map_or(self.url.as_str(), |(url, _)| url);
+        let Some((scheme, rest)) = url.split_once("://") else { return String::new() };
+        let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+        // A password may have an @ of its own.
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        format!("{scheme}://{host}{path}")
+    }
+}
+
 /// The URL of a Redis. Messages never repeat it: it may have a password.
 fn redis_url(value: &Value) -> Result<String, Problem> {
     let fix = "write \"redis://[user[:password]@]host[:port][/db]\" or \"redis+unix:///path[?db=N&user=U&pass=P]\"";
