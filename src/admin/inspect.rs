@@ -28,15 +28,15 @@ impl Admin {
             return done(forbidden(refused));
         }
         let disconnected = self.dispatcher.disconnected_sources();
-        let disconnected: Vec<&str> =
-            disconnected.into_iter().filter_map(|source| self.sources.get(source).copied()).collect();
         let mut body = json!({ "status": "ready" });
         let mut status = StatusCode::OK;
         if !disconnected.is_empty() {
             status = StatusCode::SERVICE_UNAVAILABLE;
+            let each: Vec<String> = disconnected.iter().map(|(source, why)| format!("{source} ({why})")).collect();
             let what =
-                format!("disconnected: {}; clients stay connected and will get a gap event", disconnected.join(", "));
-            body = json!({ "status": "not ready", "code": "source_disconnected", "error": what, "away": disconnected });
+                format!("disconnected: {}; clients stay connected and get a gap event on reconnect", each.join(", "));
+            let away: Vec<&str> = disconnected.iter().map(|(source, _)| *source).collect();
+            body = json!({ "status": "not ready", "code": "source_disconnected", "error": what, "away": away });
         }
         if let Some(why) = self.reloads.last_failure() {
             body["last_reload"] = format!("failed: {why}").into();

@@ -55,8 +55,6 @@ pub struct Admin {
     pub publisher: Arc<dyn Publisher>,
     /// What the shards know.
     pub dispatcher: Arc<Dispatcher>,
-    /// The sources' names, by their number.
-    pub sources: Vec<&'static str>,
     /// Where a new process is asked for.
     pub reloads: Reloads,
     /// Memory for requests' bodies.

@@ -12,7 +12,7 @@ use super::{
     too_late,
 };
 use crate::{
-    broker::Published,
+    broker::{PublishError, Published},
     http::{
         Answer,
         reply::{self, Reply},
@@ -86,7 +86,10 @@ impl Admin {
         }
         done(match self.publisher.publish(request.messages).await {
             Ok(published) => render(&published, request.shape),
-            Err(error) => reply::unavailable("not_published", &error.to_string(), 1),
+            Err(error @ PublishError::Refused(_)) => {
+                reply::error(StatusCode::FORBIDDEN, "publish_refused", &error.to_string())
+            }
+            Err(error @ PublishError::Unavailable { .. }) => reply::unavailable("not_published", &error.to_string(), 1),
         })
     }
 

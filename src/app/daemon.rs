@@ -26,7 +26,7 @@ use crate::{
     process::notify::Vitals,
     public,
     shard::{self, Op, Parts, Queue, Transfer},
-    source::{Feed, RedisPubSub, RedisPublisher, Source},
+    source::{RedisPubSub, RedisPublisher, Sink, Source},
 };
 
 /// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
@@ -44,8 +44,6 @@ pub(super) struct Daemon {
     /// The shards' queues.
     pub(super) queues: Vec<Arc<Queue>>,
     pub(super) publisher: Arc<dyn Publisher>,
-    /// The sources' names, by their number.
-    pub(super) sources: Vec<&'static str>,
     /// Why a shard has ended that nobody has told to.
     pub(super) ended: oneshot::Receiver<String>,
     ending: Ending,
@@ -63,15 +61,20 @@ impl Daemon {
         let metrics = Arc::new(Metrics::default());
         let sequencer = Sequencer::new(NodeId::random(), unix_micros());
         let queues: Vec<Arc<Queue>> = (0..config.process.workers.get()).map(|_| Arc::default()).collect();
-        let mut sources: Vec<Box<dyn Source>> = Vec::new();
-        if let Some(redis) = &config.redis {
-            sources.push(Box::new(RedisPubSub::new(redis).context("redis.url")?));
-        }
+        let redis = config.redis.as_ref();
+        let redis =
+            redis.map(|redis| RedisPubSub::new(redis, config.publish.max_message)).transpose().context("redis.url")?;
+        let health = redis.as_ref().map(RedisPubSub::health);
+        let sources: Vec<Box<dyn Source>> = redis.into_iter().map(|redis| Box::new(redis) as Box<dyn Source>).collect();
         let (demands, wanted): (Vec<_>, Vec<_>) = sources.iter().map(|_| mpsc::unbounded_channel()).unzip();
         let outlets = queues.iter().map(|queue| Arc::clone(queue) as Arc<dyn Outlet>).collect();
-        let dispatcher = Arc::new(Dispatcher::new(sequencer, outlets, demands, Arc::clone(&metrics)));
-        let publisher: Arc<dyn Publisher> = match &config.redis {
-            Some(redis) => Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher)).context("redis.url")?),
+        let specs = sources.iter().map(|source| source.spec()).zip(demands).collect();
+        let (metrics_of_it, skew) = (Arc::clone(&metrics), config.history.skew);
+        let dispatcher = Arc::new(Dispatcher::new(sequencer, outlets, specs, metrics_of_it, skew));
+        let publisher: Arc<dyn Publisher> = match config.redis.as_ref().zip(health) {
+            Some((redis, health)) => {
+                Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher), health).context("redis.url")?)
+            }
             None => Arc::new(Embedded(Arc::clone(&dispatcher))),
         };
         let (ending, ended) = oneshot::channel();
@@ -79,7 +82,6 @@ impl Daemon {
             dispatcher,
             queues,
             publisher,
-            sources: sources.iter().map(|source| source.name()).collect(),
             ended,
             ending: Arc::new(Mutex::new(Some(ending))),
             metrics,
@@ -93,16 +95,16 @@ impl Daemon {
     /// Starts the sources, each on a thread of its own, where it may block while the shards are busy.
     pub(super) fn start_sources(&mut self) -> io::Result<()> {
         for (number, (source, demands)) in self.waiting.drain(..).enumerate() {
-            let feed = Feed::new(number, Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
+            let sink = Sink::new(number, Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
             let mut running = self.running.subscribe();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let ending = Arc::clone(&self.ending);
-            let name = format!("source-{}", source.name());
+            let name = format!("source-{}", source.spec().id);
             thread::Builder::new().name(name.clone()).spawn(move || {
                 let mut obituary = Obituary { ending, why: format!("{name} panicked") };
                 runtime.block_on(async {
                     tokio::select! {
-                        () = source.run(feed, demands) => {}
+                        () = source.run(sink, demands) => {}
                         _ = running.changed() => {}
                     }
                 });
@@ -128,7 +130,7 @@ impl Daemon {
                 dispatcher: Arc::clone(&self.dispatcher),
                 queue: Arc::clone(queue),
                 cursor,
-                on_demand: !self.sources.is_empty(),
+                on_demand: self.dispatcher.is_on_demand(),
                 inherited,
             };
             let (metrics, client_limit) = (Arc::clone(&self.metrics), Arc::clone(&self.client_limit));
@@ -156,7 +158,6 @@ impl Daemon {
             config: config.publish.clone(),
             publisher: Arc::clone(&self.publisher),
             dispatcher: Arc::clone(&self.dispatcher),
-            sources: self.sources.clone(),
             reloads,
             bodies: Bodies::new(config.publish.max_message),
         })

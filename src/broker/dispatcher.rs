@@ -1,181 +1,140 @@
 //! The one way into the shards: gives events their positions, encodes them once, and pushes them to every shard in one order.
-//! It does no I/O.
+//! It does what the state machines (`subscriptions`, `cutover`) say, and no I/O.
 //!
-//! Invariant: everything whose order matters is pushed to the shards' outlets while [`Dispatcher::state`] is locked, so every
+//! Invariant: everything whose order matters is pushed to the shards' outlets while `Dispatcher::state` is locked, so every
 //! shard sees the same events, openings and gaps in the same order, and a join can't race with a publish.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     iter,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
 
 use super::{
+    cutover::{Item, Role},
     outlet::{Delivery, Outlet, ShardQuery},
     receipt::Receipt,
+    spec::{Delivers, Interested, Spec},
+    stamp::{Stamps, Step},
+    subscriptions::{Action, Admission, Generation, Interest, SourceId, Subscriptions},
 };
 use crate::{
     clock::unix_micros,
     cursor::{Cursor, Position},
     event::{Event, Message},
-    hub::Sequencer,
+    hub::{Hole, Sequencer},
     metrics::Metrics,
     name::ChannelName,
 };
 
-/// What a source is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Interest {
-    /// Deliver the channel's messages from now on, and say with the generation when that is certain.
-    Subscribe(ChannelName, Generation),
-    /// Stop delivering them.
-    Unsubscribe(ChannelName),
-}
-
-/// Distinguishes one subscription to a channel from the next: a channel may be released and subscribed to again before a
-/// source has answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Generation(pub(super) u64);
-
-/// A shard that takes nothing for so long is stuck; braking for it would help nobody.
+/// A shard that takes nothing for so long is stuck; slowing sources down for it would help nobody.
 const LONGEST_BRAKE: Duration = Duration::from_secs(10);
 
-/// Most bytes of messages that are kept while their channels are not confirmed. What comes beyond is not, and is before the
-/// position from which the channel is complete, so whoever needs it is told.
-const EARLY_BYTES: usize = 16 << 20;
+/// What became of messages that a source has published.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// They went to the shards, or wait for an upgrade or a confirmation.
+    pub delivered: usize,
+    /// They were dropped: no shard is subscribed to their channels, or too many wait (then a gap event follows), or they are
+    /// the predecessor's to deliver.
+    pub dropped: usize,
+}
 
-/// Sources and shards are few: a bit for each.
-pub(super) type Bits = u64;
-
-pub(super) struct Wanted {
-    /// Shards that are subscribed to the channel.
-    pub(super) shards: Bits,
-    /// Sources that have not confirmed it.
-    pub(super) awaiting: Bits,
-    /// Whether the shards were told that it is open.
-    pub(super) open: bool,
-    pub(super) generation: Generation,
-    /// The last position before the first of the sources that have not confirmed the channel was disconnected.
-    pub(super) incomplete_after: Option<Position>,
-    /// Messages that came from a source before it has confirmed the channel: they come after the gap, if there is one.
-    pub(super) early: Vec<Message>,
+/// A source as the dispatcher knows it.
+pub(super) struct SourceState {
+    pub(super) spec: Spec,
+    pub(super) role: Role,
+    /// Where the source is asked for channels. A source that has ended has said why; its channels stay unconfirmed.
+    interest: UnboundedSender<Interest>,
+    /// Why it is disconnected.
+    trouble: Option<Arc<str>>,
+    /// The last position before it was disconnected the last time: a gap begins there.
+    pub(super) lost_after: Position,
 }
 
 pub(super) struct State {
     pub(super) sequencer: Sequencer,
-    pub(super) wanted: HashMap<ChannelName, Wanted>,
-    /// Sources that are away.
-    pub(super) away: Bits,
-    /// Sources that have said once whether they are there.
-    pub(super) heard: Bits,
-    pub(super) generations: u64,
-    /// When each source was last known to have delivered everything, in microseconds since 1970.
-    pub(super) watermarks: Vec<u64>,
-    /// Bytes of the messages that came early.
-    pub(super) early_bytes: usize,
-    pub(super) mode: Mode,
-    /// Whether the shards have begun: a successor's don't before they have what they inherit.
-    pub(super) begun: bool,
-    /// Whether a source was lost before the shards had begun.
-    pub(super) broken: bool,
-    /// The channel whose next message divides what this process passes on from what its successor does.
-    pub(super) marker: Option<ChannelName>,
-}
-
-impl State {
-    /// Whether messages go straight to the shards: no process succeeds another.
-    pub(super) fn forwards(&self) -> bool {
-        matches!(self.mode, Mode::Forwarding) && self.marker.is_none()
-    }
-}
-
-/// What becomes of messages.
-pub(super) enum Mode {
-    /// They are forwarded to the shards.
-    Forwarding,
-    /// They are kept until it is known which process passes them on.
-    Buffering(Vec<Message>),
-    /// They are another process's, which this one is to succeed.
-    Discarding,
+    pub(super) stamps: Stamps,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) sources: Vec<SourceState>,
+    /// Whether this process waits for its predecessor's state.
+    pub(super) receiving: bool,
+    /// Whether publishes that come by no source wait: this process stands still for an upgrade, or waits for its predecessor.
+    pub(super) held: bool,
+    /// The marker's channel, with its generation.
+    pub(super) marker: Option<(ChannelName, Generation)>,
 }
 
 /// See the module.
 pub struct Dispatcher {
-    /// A lock, and not a task, since it is held for little more than the encoding of what is published, and publishers need no answer from it.
+    /// A lock, and not a task: it is held for little more than the encoding of what is published, and publishers wait for no
+    /// answer from it.
     state: Mutex<State>,
-    pub(super) outlets: Vec<Arc<dyn Outlet>>,
-    pub(super) sources: Vec<UnboundedSender<Interest>>,
+    outlets: Vec<Arc<dyn Outlet>>,
     metrics: Arc<Metrics>,
-    /// Notified when the mode has changed.
-    pub(super) mode_changed: Notify,
+    /// Where the monotonic clock begins.
+    began: Instant,
+    /// Notified when messages are kept, or no longer.
+    pub(super) role_changed: Notify,
 }
 
 impl Dispatcher {
-    /// A dispatcher to the shards behind `outlets`; `sources` are those that must be asked for each channel (at most 64).
+    /// A dispatcher to the shards behind `outlets`, with its sources (at most 64). `skew`: `history.skew`.
     #[must_use]
     pub fn new(
         sequencer: Sequencer,
         outlets: Vec<Arc<dyn Outlet>>,
-        sources: Vec<UnboundedSender<Interest>>,
+        sources: Vec<(Spec, UnboundedSender<Interest>)>,
         metrics: Arc<Metrics>,
+        skew: Duration,
     ) -> Self {
-        let state = Mutex::new(State {
-            sequencer,
-            wanted: HashMap::new(),
-            away: 0,
-            heard: 0,
-            generations: 0,
-            early_bytes: 0,
-            watermarks: vec![0; sources.len()],
-            mode: Mode::Forwarding,
-            begun: true,
-            broken: false,
-            marker: None,
-        });
-        Self { state, outlets, sources, metrics, mode_changed: Notify::new() }
+        let subscriptions = Subscriptions::new(sources.iter().map(|(spec, _)| spec.interest == Interested::OnDemand));
+        let stamps = Stamps::new(sources.len(), skew, unix_micros(), 0);
+        let lost_after = sequencer.last();
+        let source = |(spec, interest)| SourceState { spec, role: Role::Serving, interest, trouble: None, lost_after };
+        let sources = sources.into_iter().map(source).collect();
+        let state = State { sequencer, stamps, subscriptions, sources, receiving: false, held: false, marker: None };
+        Self { state: Mutex::new(state), outlets, metrics, began: Instant::now(), role_changed: Notify::new() }
     }
 
-    /// Passes messages of source `source` on as events, in order, all in one turn of the lock. A message is dropped if no
-    /// shard wants its channel (any more), and waits while the source has not confirmed the channel.
-    pub fn publish(&self, source: usize, messages: impl IntoIterator<Item = Message>) {
+    /// Publishes messages of a source as events, in order, all in one turn of the lock.
+    pub fn publish(&self, source: SourceId, messages: impl IntoIterator<Item = Message>) -> Accepted {
         let state = &mut *self.lock();
-        // Only a message on the marker changes this, and then each goes its own way already.
-        let live = state.forwards();
+        let mut accepted = Accepted::default();
+        // Only the marker changes this, and then each message is routed by itself already.
+        let serving = matches!(state.sources[source].role, Role::Serving);
         let mut ready = Vec::new();
         for message in messages {
-            let Some(wanted) = state.wanted.get_mut(&message.channel) else { continue };
-            if wanted.awaiting & (1 << source) == 0 {
-                if live {
-                    ready.push(message);
-                } else {
-                    self.route_during_cutover(state, message);
-                }
-            } else if state.early_bytes < EARLY_BYTES {
-                state.early_bytes += message.data.len();
-                wanted.early.push(message);
+            if !serving && state.marker.as_ref().is_some_and(|(marker, _)| *marker == message.channel) {
+                state.sources[source].role.marker_passed();
+                self.role_changed.notify_waiters();
+                continue;
             }
+            let taken = match state.subscriptions.admit(source, &message.channel) {
+                Admission::Ready if serving => {
+                    ready.push(message);
+                    true
+                }
+                Admission::Ready => self.route(state, source, Item::Message(message)),
+                Admission::Early => state.subscriptions.keep_early(source, message),
+                Admission::Unsubscribed => false,
+            };
+            *(if taken { &mut accepted.delivered } else { &mut accepted.dropped }) += 1;
         }
         if !ready.is_empty() {
             self.forward(state, &ready, None);
         }
+        accepted
     }
 
-    pub(super) fn route(&self, state: &mut State, message: Message) {
-        if state.forwards() {
-            self.forward(state, &[message], None);
-        } else {
-            self.route_during_cutover(state, message);
-        }
-    }
-
-    /// Passes messages on as events, in order; the receipt learns how many clients each had. Gives back the cursor of each,
-    /// or nothing while the process is being succeeded: then [`Dispatcher::forwarding`] tells when to try again.
+    /// Publishes messages that come by no source, in order; the receipt counts the clients of each. Gives the cursor of each,
+    /// or nothing while the process stands still for an upgrade: then [`Dispatcher::forwarding`] says when to try again.
     pub fn publish_counted(&self, messages: &[Message], receipt: &Arc<Receipt>) -> Option<Vec<Cursor>> {
         let mut state = self.lock();
-        if !matches!(state.mode, Mode::Forwarding) {
+        if state.held {
             return None;
         }
         let node = *state.sequencer.node();
@@ -183,39 +142,220 @@ impl Dispatcher {
         Some(events.into_iter().map(|position| Cursor { node, position }).collect())
     }
 
-    /// Gives messages their positions, which it gives back where there is a receipt, and pushes the events to every shard.
-    pub(super) fn forward(
-        &self,
-        state: &mut State,
-        messages: &[Message],
-        receipt: Option<&Arc<Receipt>>,
-    ) -> Vec<Position> {
+    /// Forwards, keeps or discards what a source gives, as its role is. False if it was discarded.
+    pub(super) fn route(&self, state: &mut State, source: SourceId, item: Item) -> bool {
+        let role = &mut state.sources[source].role;
+        match role.route(item) {
+            Some(item) => self.forward_item(state, source, item),
+            None => return role.is_keeping(),
+        }
+        true
+    }
+
+    /// Pushes what a source has given to the shards.
+    pub(super) fn forward_item(&self, state: &mut State, source: SourceId, item: Item) {
+        let last = state.sequencer.last();
+        match item {
+            Item::Message(message) => drop(self.forward(state, &[message], None)),
+            Item::Loss => state.sources[source].lost_after = last,
+            Item::Gap(names) => self.push_gap(state, names, state.sources[source].lost_after),
+            Item::Dropped(names) => self.push_gap(state, names, last),
+            Item::Overflow => self.push_gap(state, state.subscriptions.names().cloned().collect(), last),
+        }
+    }
+
+    /// Gives messages their positions, which it returns where there is a receipt, and pushes the events to every shard.
+    fn forward(&self, state: &mut State, messages: &[Message], receipt: Option<&Arc<Receipt>>) -> Vec<Position> {
         let node = *state.sequencer.node();
-        let now = unix_micros();
+        let now = self.stamp(state);
         let mut next = |message| -> Arc<Event> { Arc::new(Event::new(&node, state.sequencer.next(now), message)) };
         let events: Vec<Arc<Event>> = messages.iter().map(&mut next).collect();
         let positions = receipt.map(|_| events.iter().map(|event| event.position()).collect()).unwrap_or_default();
         self.metrics.events.add(messages.len() as u64);
-        let op = |(event, index)| Delivery::Publish(event, receipt.map(|receipt| (Arc::clone(receipt), index)));
+        let delivery = |(event, index)| Delivery::Publish(event, receipt.map(|receipt| (Arc::clone(receipt), index)));
         if let Some((last, others)) = self.outlets.split_last() {
             for outlet in others {
-                outlet.push(&mut events.iter().cloned().zip(0..).map(op));
+                outlet.push(&mut events.iter().cloned().zip(0..).map(delivery));
             }
-            last.push(&mut events.into_iter().zip(0..).map(op));
+            last.push(&mut events.into_iter().zip(0..).map(delivery));
         }
         positions
+    }
+
+    /// Reports that events of the channels may have been lost after `begin` and before now.
+    pub(super) fn push_gap(&self, state: &mut State, names: Vec<ChannelName>, begin: Position) {
+        if names.is_empty() {
+            return;
+        }
+        let hole = Hole { begin, end: self.next_position(state) };
+        let names: Arc<[ChannelName]> = names.into();
+        self.push(|| Delivery::Reconnected(Arc::clone(&names), hole));
+    }
+
+    /// Does what the subscriptions' state machine says.
+    pub(super) fn perform(&self, state: &mut State, actions: Vec<Action>) {
+        // Openings of one input share a position.
+        let mut since = None;
+        for action in actions {
+            match action {
+                Action::Ask(source, interest) => {
+                    let _ = state.sources[source].interest.send(interest);
+                }
+                Action::Open { name, complete } => {
+                    if complete && since.is_none() {
+                        since = Some(self.next_position(state));
+                    }
+                    self.push(|| Delivery::Confirmed(name.clone(), since.filter(|_| complete)));
+                }
+                Action::Gap(source, names) => {
+                    self.route(state, source, Item::Gap(names));
+                }
+                Action::Refuse(name, reason) => self.push(|| Delivery::Refused(name.clone(), Arc::clone(&reason))),
+                Action::Unsubscribed(name) => self.push(|| Delivery::Unsubscribed(name.clone())),
+                Action::Release(source, message) => {
+                    self.route(state, source, Item::Message(message));
+                }
+            }
+        }
+    }
+
+    /// The next position, for what is no event.
+    fn next_position(&self, state: &mut State) -> Position {
+        let stamp = self.stamp(state);
+        state.sequencer.next(stamp)
+    }
+
+    /// The time for what happens now: see `stamp`.
+    fn stamp(&self, state: &mut State) -> u64 {
+        let now = self.now(state);
+        state.stamps.stamp(now)
+    }
+
+    fn now(&self, state: &mut State) -> u64 {
+        let monotonic = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let (now, step) = state.stamps.now(unix_micros(), monotonic);
+        match step {
+            None => {}
+            Some(Step::Seen(by)) => tracing::warn!(
+                seconds = by / 1_000_000,
+                "the system's clock has stepped; ids go on with the time before, and follow if it stays"
+            ),
+            Some(Step::Undone) => tracing::info!("the system's clock is back where it was before its step"),
+            Some(Step::Followed(by)) => tracing::warn!(
+                seconds = by / 1_000_000,
+                "ids follow the step of the system's clock; clients that change nodes may get events twice or a gap event"
+            ),
+        }
+        now
+    }
+
+    /// The time by which watermarks are told, in microseconds since 1970.
+    pub fn source_time(&self) -> u64 {
+        self.now(&mut self.lock())
     }
 
     /// Moves the position on towards the time where nothing is published, so that cursors of quiet channels are not old.
     pub fn advance(&self) {
         let mut state = self.lock();
-        // Only as far as every source is known to have delivered: another node takes a cursor at its word.
-        let until =
-            if self.sources.is_empty() { unix_micros() } else { state.watermarks.iter().copied().min().unwrap_or(0) };
-        if matches!(state.mode, Mode::Forwarding) && state.away == 0 && until > state.sequencer.last().0 {
+        let until = self.stamp(&mut state);
+        let forwards = !state.held && state.sources.iter().all(|source| !source.role.is_keeping());
+        if forwards && until > state.sequencer.last().0 {
             let position = state.sequencer.next(until);
-            self.to_all(|| Delivery::Advance(position));
+            self.push(|| Delivery::Advance(position));
         }
+    }
+
+    /// Shard `shard` subscribes to the channel. True if its events arrive already; else [`Delivery::Confirmed`] or
+    /// [`Delivery::Refused`] follows.
+    pub fn subscribe(&self, shard: usize, name: &ChannelName) -> bool {
+        self.input(|subscriptions, actions| subscriptions.subscribe(shard, name, actions))
+    }
+
+    /// Shard `shard` is no longer subscribed to the channel.
+    pub fn release(&self, shard: usize, name: &ChannelName) {
+        self.input(|subscriptions, actions| subscriptions.release(shard, name, actions));
+    }
+
+    /// Whether sources must be asked for channels before their events arrive.
+    #[must_use]
+    pub fn is_on_demand(&self) -> bool {
+        self.lock().subscriptions.is_on_demand()
+    }
+
+    /// Source `source` delivers the channels of these subscriptions from now on.
+    pub fn confirmed<'a>(&self, source: SourceId, confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>) {
+        let mut state = self.lock();
+        let confirmed = note_marker(&mut state, source, confirmed);
+        self.apply(&mut state, |subscriptions, actions| subscriptions.confirmed(source, confirmed, actions));
+    }
+
+    /// Source `source` may not deliver the channel of this subscription.
+    pub fn refused(&self, source: SourceId, name: &ChannelName, generation: Generation, reason: &str) {
+        let mut state = self.lock();
+        if state.marker.as_ref().is_some_and(|(marker, _)| marker == name) {
+            state.sources[source].role.marker_refused();
+            return;
+        }
+        let reason: Arc<str> = reason.into();
+        self.apply(&mut state, |subscriptions, actions| {
+            subscriptions.refused(source, name, generation, &reason, actions);
+        });
+    }
+
+    /// Source `source` is disconnected, for this reason: its messages may be lost from now on.
+    pub fn disconnected(&self, source: SourceId, reason: &str) {
+        let mut state = self.lock();
+        let last = state.sequencer.last();
+        let lost = &mut state.sources[source];
+        // The first of several tries in vain counts.
+        if lost.trouble.replace(reason.into()).is_none() {
+            lost.lost_after = last;
+            lost.role.disconnected();
+        }
+        self.apply(&mut state, |subscriptions, actions| subscriptions.disconnected(source, actions));
+    }
+
+    /// Source `source` is connected (again), and delivers the channels of these subscriptions from now on. `at`: when it was
+    /// asked for them, by [`Dispatcher::source_time`]; what was published before is delivered, or lost and now reported.
+    pub fn reconnected<'a>(
+        &self,
+        source: SourceId,
+        at: u64,
+        confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
+    ) {
+        let mut state = self.lock();
+        state.sources[source].trouble = None;
+        state.stamps.watermark(source, at);
+        let confirmed = note_marker(&mut state, source, confirmed);
+        self.apply(&mut state, |subscriptions, actions| subscriptions.reconnected(source, confirmed, actions));
+    }
+
+    /// Of this channel source `source` has lost a message, after all that it has published.
+    pub fn lost(&self, source: SourceId, name: &ChannelName) {
+        let mut state = self.lock();
+        if state.subscriptions.admit(source, name) == Admission::Ready {
+            self.route(&mut state, source, Item::Dropped(vec![name.clone()]));
+        }
+    }
+
+    /// All that was published at source `source` before `at` (by [`Dispatcher::source_time`]) has been delivered.
+    pub fn watermark(&self, source: SourceId, at: u64) {
+        self.lock().stamps.watermark(source, at);
+    }
+
+    /// Sources that are not connected, by their names, each with the reason.
+    #[must_use]
+    pub fn disconnected_sources(&self) -> Vec<(&'static str, Arc<str>)> {
+        let state = self.lock();
+        let reason = |source: &SourceState| source.trouble.clone().unwrap_or_else(|| "not connected yet".into());
+        let sources = state.subscriptions.disconnected_sources().into_iter();
+        sources.map(|source| (state.sources[source].spec.id, reason(&state.sources[source]))).collect()
+    }
+
+    /// Whether every source has said that it is connected, or disconnected.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.lock().subscriptions.is_settled()
     }
 
     /// Blocks a source's thread while more waits for the shards than is reasonable.
@@ -263,9 +403,37 @@ impl Dispatcher {
         self.lock().sequencer.cursor()
     }
 
-    pub(super) fn to_all(&self, op: impl Fn() -> Delivery) {
+    /// Gives the subscriptions an input, and does what follows.
+    fn input<T>(&self, input: impl FnOnce(&mut Subscriptions, &mut Vec<Action>) -> T) -> T {
+        self.apply(&mut self.lock(), input)
+    }
+
+    pub(super) fn apply<T>(
+        &self,
+        state: &mut State,
+        input: impl FnOnce(&mut Subscriptions, &mut Vec<Action>) -> T,
+    ) -> T {
+        let mut actions = Vec::new();
+        let given = input(&mut state.subscriptions, &mut actions);
+        self.perform(state, actions);
+        given
+    }
+
+    /// Asks every source that delivers by fan-out for the marker.
+    pub(super) fn ask_for_marker(&self, state: &State, interest: impl Fn() -> Interest) {
+        for source in state.sources.iter().filter(|source| source.spec.delivers == Delivers::Fanout) {
+            let _ = source.interest.send(interest());
+        }
+    }
+
+    /// A bit for each shard.
+    pub(super) fn all_shards(&self) -> u64 {
+        (0..self.outlets.len()).fold(0, |bits, shard| bits | (1 << shard))
+    }
+
+    fn push(&self, delivery: impl Fn() -> Delivery) {
         for outlet in &self.outlets {
-            outlet.push(&mut iter::once(op()));
+            outlet.push(&mut iter::once(delivery()));
         }
     }
 
@@ -273,4 +441,22 @@ impl Dispatcher {
         // Nothing panics while it is held; if something did, positions are still right.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes the marker out of what a source confirms.
+fn note_marker<'a>(
+    state: &mut State,
+    source: SourceId,
+    confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
+) -> Vec<(&'a ChannelName, Generation)> {
+    let State { marker, sources, .. } = state;
+    let mut rest = Vec::new();
+    for (name, generation) in confirmed {
+        if marker.as_ref().is_some_and(|(marker, asked)| marker == name && *asked == generation) {
+            sources[source].role.marker_confirmed();
+        } else {
+            rest.push((name, generation));
+        }
+    }
+    rest
 }

@@ -1,16 +1,21 @@
 //! Between sources and shards: positions, subscriptions, cut-over at an upgrade, publish routes. It knows no shard and no
-//! source, only the [`Outlet`] of the one and the [`Interest`] of the other.
+//! source, only the [`Outlet`] of the one and the [`Spec`] of the other.
 
 mod receipt;
 mod outlet;
-mod dispatcher;
+mod spec;
+mod stamp;
 mod subscriptions;
 mod cutover;
+mod dispatcher;
+mod upgrade;
 mod publish;
 
 pub use self::{
-    dispatcher::{Dispatcher, Generation, Interest},
+    dispatcher::{Accepted, Dispatcher},
     outlet::{Delivery, Outlet, ShardQuery},
     publish::{Embedded, PublishError, Published, Publisher, Publishing},
     receipt::Receipt,
+    spec::{Delivers, Interested, Spec},
+    subscriptions::{Generation, Interest, SourceId},
 };

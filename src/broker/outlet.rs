@@ -16,8 +16,8 @@ pub enum Delivery {
     Confirmed(ChannelName, Option<Position>),
     /// A source was disconnected and is reconnected: events of the channels may be missing within the hole.
     Reconnected(Arc<[ChannelName]>, Hole),
-    /// A source refuses the channel.
-    Refused(ChannelName),
+    /// No source delivers the channel, for this reason.
+    Refused(ChannelName, Arc<str>),
     /// No event follows with a position up to this one.
     Advance(Position),
     /// No shard is subscribed to the channel any more; from now on its events are incomplete.

@@ -1,5 +1,4 @@
-//! How a publish reaches the shards: by itself ([`Embedded`]), or by a way round through a source that implements
-//! [`Publisher`].
+//! How a publish reaches the shards: directly ([`Embedded`]), or through a source that implements [`Publisher`].
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -15,10 +14,21 @@ pub struct Published {
     pub subscribers: u32,
 }
 
-/// A publish was not taken; nothing was lost silently, since whoever published is told.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct PublishError(pub String);
+/// A publish was not taken. Nothing is lost silently: who published gets this.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// It is refused, and would be again: nothing was published.
+    #[error("{0}")]
+    Refused(String),
+    /// It can't be taken now.
+    #[error("{why}; {}", if *.may_have_arrived { "it may have arrived: publish again if twice is better than not at all" } else { "nothing was published: publish again later" })]
+    Unavailable {
+        /// What is in the way.
+        why: String,
+        /// Whether some of it may have been published all the same.
+        may_have_arrived: bool,
+    },
+}
 
 /// A publish under way.
 pub type Publishing<'a> = Pin<Box<dyn Future<Output = Result<Vec<Published>, PublishError>> + Send + 'a>>;
@@ -45,7 +55,8 @@ impl Publisher for Embedded {
                     None => self.0.forwarding().await,
                 }
             };
-            let stopping = |_| PublishError("ssecast is stopping".to_owned());
+            let stopping =
+                |_| PublishError::Unavailable { why: "ssecast is stopping".to_owned(), may_have_arrived: true };
             counted.await.map_err(stopping)?;
             let published = |(index, id)| Published { id: Some(id), subscribers: receipt.clients(index) };
             Ok(ids.into_iter().enumerate().map(published).collect())

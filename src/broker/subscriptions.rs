@@ -1,184 +1,384 @@
-//! What the shards want of the sources, and what the sources say of it.
+//! Which shards are subscribed to which channels, and which sources deliver them: a pure state machine, from inputs to lists
+//! of [`Action`]s. It knows no lock, no clock and no queue.
+//!
+//! Invariants:
+//! - A channel is *open* (its clients may join) once each source that must be asked for it has confirmed it, has refused it or
+//!   is disconnected.
+//! - A source that confirms an open channel gives a gap on it, and only then the messages that it sent before it confirmed.
+//! - What one source says of a channel changes nothing of what the others have said of it.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
-use super::{
-    dispatcher::{Bits, Dispatcher, Generation, Interest, State, Wanted},
-    outlet::Delivery,
-};
-use crate::{clock::unix_micros, cursor::Position, event::Message, hub::Hole, name::ChannelName};
+use crate::{event::Message, name::ChannelName};
 
-impl Dispatcher {
-    /// Shard `shard` wants the channel. True if its events arrive already; else [`Delivery::Confirmed`] follows.
-    pub fn subscribe(&self, shard: usize, name: &ChannelName) -> bool {
-        let mut state = self.lock();
-        if let Some(wanted) = state.wanted.get_mut(name) {
-            wanted.shards |= 1 << shard;
-            return wanted.open;
+/// The number of a source: its place in the list that the dispatcher was made with.
+pub type SourceId = usize;
+
+/// Shards and sources are few: a bit for each.
+type Bits = u64;
+
+/// Most bytes of one source's messages that are kept while it has not confirmed their channels. What exceeds them is dropped;
+/// it comes before the position from which the channel is complete, so whoever needs it gets a gap event.
+const EARLY_BYTES: usize = 16 << 20;
+/// What a message costs beside its data.
+pub(super) const MESSAGE_OVERHEAD: usize = 128;
+
+/// Distinguishes one subscription to a channel from the next: a channel may be released and subscribed to again before a
+/// source has answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Generation(u64);
+
+/// What a source is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interest {
+    /// Deliver the channel's messages from now on, and confirm it with the generation when that is certain.
+    Subscribe(ChannelName, Generation),
+    /// Stop delivering them.
+    Unsubscribe(ChannelName),
+}
+
+/// What is to be done after an input, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Ask a source.
+    Ask(SourceId, Interest),
+    /// Clients may join the channel. `complete`: from now on all its events arrive; if not, every source is disconnected.
+    Open { name: ChannelName, complete: bool },
+    /// The source may have lost messages of the channels, which are open; from now on it delivers them.
+    Gap(SourceId, Vec<ChannelName>),
+    /// No source delivers the channel.
+    Refuse(ChannelName, Arc<str>),
+    /// No shard is subscribed to the channel any more.
+    Unsubscribed(ChannelName),
+    /// A message of the source that had come before the source confirmed its channel.
+    Release(SourceId, Message),
+}
+
+/// What is to be done with a message of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It goes on.
+    Ready,
+    /// The source has not confirmed its channel: [`Subscriptions::keep_early`].
+    Early,
+    /// No shard is subscribed to its channel.
+    Unsubscribed,
+}
+
+/// How one source stands to one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It was asked, or is disconnected.
+    Pending,
+    /// It delivers the channel.
+    Confirmed,
+    /// It may not deliver the channel.
+    Refused,
+}
+
+struct Early {
+    source: SourceId,
+    /// Keeps the order of messages on different channels.
+    number: u64,
+    message: Message,
+}
+
+/// One channel that a shard is subscribed to.
+struct Channel {
+    /// Shards that are subscribed.
+    shards: Bits,
+    /// Sources that have neither confirmed nor refused it.
+    pending: Bits,
+    /// Sources that have refused it. Never one of `pending`.
+    refused: Bits,
+    /// Whether clients may join it.
+    open: bool,
+    generation: Generation,
+    /// Messages of sources that are pending.
+    early: Vec<Early>,
+}
+
+impl Channel {
+    fn answer(&self, source: SourceId) -> Answer {
+        match (self.pending & (1 << source), self.refused & (1 << source)) {
+            (0, 0) => Answer::Confirmed,
+            (0, _) => Answer::Refused,
+            _ => Answer::Pending,
         }
-        let awaiting = self.all_sources();
-        let open = awaiting & !state.away == 0;
-        let incomplete_after = open.then(|| state.sequencer.last());
-        self.demand(
-            &mut state,
-            name,
-            Wanted {
-                shards: 1 << shard,
-                awaiting,
-                open,
-                generation: Generation(0),
-                incomplete_after,
-                early: Vec::new(),
-            },
-        );
+    }
+}
+
+/// How a source stands to this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connection {
+    /// It has not said yet.
+    Unknown,
+    Connected,
+    Disconnected,
+}
+
+struct SourceState {
+    /// Whether it must be asked for each channel.
+    on_demand: bool,
+    connection: Connection,
+    /// What its early messages weigh.
+    early_bytes: usize,
+}
+
+/// See the module.
+pub(super) struct Subscriptions {
+    channels: HashMap<ChannelName, Channel>,
+    sources: Vec<SourceState>,
+    generations: u64,
+    early: u64,
+}
+
+impl Subscriptions {
+    /// No subscriptions yet. `on_demand`: for each source (at most 64), whether it must be asked for each channel.
+    pub(super) fn new(on_demand: impl IntoIterator<Item = bool>) -> Self {
+        let source = |on_demand| SourceState { on_demand, connection: Connection::Unknown, early_bytes: 0 };
+        let sources = on_demand.into_iter().map(source).collect();
+        Self { channels: HashMap::new(), sources, generations: 0, early: 0 }
+    }
+
+    /// Whether any source must be asked for a channel before its messages arrive.
+    pub(super) fn is_on_demand(&self) -> bool {
+        self.on_demand() != 0
+    }
+
+    fn on_demand(&self) -> Bits {
+        self.bits(|source| source.on_demand)
+    }
+
+    fn disconnected_bits(&self) -> Bits {
+        self.bits(|source| source.connection == Connection::Disconnected)
+    }
+
+    fn bits(&self, is: impl Fn(&SourceState) -> bool) -> Bits {
+        self.sources.iter().enumerate().fold(0, |bits, (source, state)| bits | (Bits::from(is(state)) << source))
+    }
+
+    /// A shard subscribes to a channel. True if it is open already; else an answer follows.
+    pub(super) fn subscribe(&mut self, shard: usize, name: &ChannelName, actions: &mut Vec<Action>) -> bool {
+        if let Some(channel) = self.channels.get_mut(name) {
+            channel.shards |= 1 << shard;
+            return channel.open;
+        }
+        let open = self.on_demand() & !self.disconnected_bits() == 0;
+        self.add(name, 1 << shard, open, actions);
         if open {
-            self.to_all(|| Delivery::Confirmed(name.clone(), None));
+            actions.push(Action::Open { name: name.clone(), complete: false });
         }
         false
     }
 
-    /// Asks the sources for a channel.
-    pub(super) fn demand(&self, state: &mut State, name: &ChannelName, wanted: Wanted) {
-        state.generations += 1;
-        let generation = Generation(state.generations);
-        state.wanted.insert(name.clone(), Wanted { generation, ..wanted });
-        for source in &self.sources {
-            // A source that has ended has told why; its channels stay unconfirmed.
-            let _ = source.send(Interest::Subscribe(name.clone(), generation));
+    /// Subscribes to a channel that the shards `shards` take to be open: at an upgrade.
+    pub(super) fn subscribe_open(&mut self, shards: Bits, name: &ChannelName, actions: &mut Vec<Action>) {
+        if !self.channels.contains_key(name) {
+            self.add(name, shards, true, actions);
         }
     }
 
-    /// Shard `shard` no longer wants the channel.
-    pub fn release(&self, shard: usize, name: &ChannelName) {
-        let mut state = self.lock();
-        let Some(wanted) = state.wanted.get_mut(name) else { return };
-        wanted.shards &= !(1 << shard);
-        if wanted.shards == 0 {
-            self.forget(&mut state, name);
-            self.to_all(|| Delivery::Unsubscribed(name.clone()));
+    fn add(&mut self, name: &ChannelName, shards: Bits, open: bool, actions: &mut Vec<Action>) {
+        let generation = self.next_generation();
+        let pending = self.on_demand();
+        let channel = Channel { shards, pending, refused: 0, open, generation, early: Vec::new() };
+        self.channels.insert(name.clone(), channel);
+        self.ask_all(|| Interest::Subscribe(name.clone(), generation), actions);
+    }
+
+    /// A generation that no other subscription has.
+    pub(super) fn next_generation(&mut self) -> Generation {
+        self.generations += 1;
+        Generation(self.generations)
+    }
+
+    fn ask_all(&self, interest: impl Fn() -> Interest, actions: &mut Vec<Action>) {
+        let asked = self.sources.iter().enumerate().filter(|(_, source)| source.on_demand);
+        actions.extend(asked.map(|(source, _)| Action::Ask(source, interest())));
+    }
+
+    /// A shard is no longer subscribed to a channel.
+    pub(super) fn release(&mut self, shard: usize, name: &ChannelName, actions: &mut Vec<Action>) {
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        channel.shards &= !(1 << shard);
+        if channel.shards == 0 {
+            self.remove(name, actions);
+            actions.push(Action::Unsubscribed(name.clone()));
         }
     }
 
-    /// Lets a channel go at the sources.
-    pub(super) fn forget(&self, state: &mut State, name: &ChannelName) {
-        if let Some(wanted) = state.wanted.remove(name) {
-            state.early_bytes -= wanted.early.iter().map(|message| message.data.len()).sum::<usize>();
+    /// Forgets a channel, and ends its subscriptions.
+    pub(super) fn remove(&mut self, name: &ChannelName, actions: &mut Vec<Action>) {
+        let Some(channel) = self.channels.remove(name) else { return };
+        for early in channel.early {
+            self.sources[early.source].early_bytes -= weight(&early.message);
         }
-        for source in &self.sources {
-            // A source that has ended has nothing to unsubscribe from.
-            let _ = source.send(Interest::Unsubscribe(name.clone()));
-        }
+        self.ask_all(|| Interest::Unsubscribe(name.clone()), actions);
     }
 
-    /// A source may not deliver the channel: whoever waits for it is told so.
-    pub fn refuse(&self, name: &ChannelName, generation: Generation) {
-        let mut state = self.lock();
-        if state.marker.as_ref() == Some(name) {
-            // Nobody waits for it but whoever hands over, who does without.
-            self.drop_marker(&mut state);
-        } else if state.wanted.get(name).is_some_and(|wanted| wanted.generation == generation) {
-            self.forget(&mut state, name);
-            self.to_all(|| Delivery::Refused(name.clone()));
+    /// Whether a message of `source` on channel `name` goes on.
+    pub(super) fn admit(&self, source: SourceId, name: &ChannelName) -> Admission {
+        match self.channels.get(name) {
+            Some(channel) if channel.pending & (1 << source) == 0 => Admission::Ready,
+            Some(_) => Admission::Early,
+            None if self.sources[source].on_demand => Admission::Unsubscribed,
+            None => Admission::Ready,
         }
     }
 
-    /// Source `source` has been there at `at` (microseconds since 1970): what was published there before has arrived.
-    pub fn watermark(&self, source: usize, at: u64) {
-        self.lock().watermarks[source] = at;
-    }
-
-    /// Source `source` delivers the channel from now on, as the demand with `generation` has asked.
-    pub fn confirm(&self, source: usize, name: &ChannelName, generation: Generation) {
-        let mut state = self.lock();
-        self.confirm_all(&mut state, source, [(name, generation)].into_iter());
-    }
-
-    /// Source `source` is away: joins don't wait for it.
-    pub fn disconnected(&self, source: usize) {
-        let mut state = self.lock();
-        state.away |= 1 << source;
-        state.heard |= 1 << source;
-        state.broken |= !state.begun;
-        let last = state.sequencer.last();
-        let State { wanted, away, begun, .. } = &mut *state;
-        for (name, wanted) in wanted {
-            wanted.awaiting |= 1 << source;
-            wanted.incomplete_after.get_or_insert(last);
-            if *begun && !wanted.open && wanted.awaiting & !*away == 0 {
-                wanted.open = true;
-                self.to_all(|| Delivery::Confirmed(name.clone(), None));
-            }
+    /// Keeps a message until its source confirms its channel. False if it was dropped: too many are kept.
+    pub(super) fn keep_early(&mut self, source: SourceId, message: Message) -> bool {
+        let Some(channel) = self.channels.get_mut(&message.channel) else { return false };
+        let state = &mut self.sources[source];
+        // While it is disconnected nothing is kept: the loss that follows would stand behind it, and the gap before it.
+        if state.early_bytes >= EARLY_BYTES || state.connection == Connection::Disconnected {
+            return false;
         }
+        state.early_bytes += weight(&message);
+        self.early += 1;
+        channel.early.push(Early { source, number: self.early, message });
+        true
     }
 
-    /// Source `source` is back, and delivers the channels of these demands from now on.
-    pub fn reconnected<'a>(&self, source: usize, demands: impl Iterator<Item = (&'a ChannelName, Generation)>) {
-        let mut state = self.lock();
-        state.away &= !(1 << source);
-        state.heard |= 1 << source;
-        self.confirm_all(&mut state, source, demands);
-    }
-
-    /// Opens the channels that no other source has yet to confirm, or tells those who listen already that they may have
-    /// missed something; and then passes on what came early.
-    fn confirm_all<'a>(
-        &self,
-        state: &mut State,
-        source: usize,
-        demands: impl Iterator<Item = (&'a ChannelName, Generation)>,
+    /// A source delivers the channels of these subscriptions from now on.
+    pub(super) fn confirmed<'a>(
+        &mut self,
+        source: SourceId,
+        confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
+        actions: &mut Vec<Action>,
     ) {
-        let State { sequencer, wanted: all, begun, marker, early_bytes, .. } = state;
-        let last = sequencer.last();
-        let since = sequencer.next(unix_micros());
-        let mut hole = Hole { begin: last, end: since };
-        let mut restored = Vec::new();
-        let mut early = Vec::new();
-        for (name, generation) in demands {
-            let Some(wanted) = all.get_mut(name).filter(|wanted| wanted.generation == generation) else { continue };
-            if wanted.awaiting & (1 << source) == 0 {
+        let disconnected = self.disconnected_bits();
+        let (mut gap, mut early) = (Vec::new(), Vec::new());
+        for (name, generation) in confirmed {
+            let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.generation == generation) else {
+                continue;
+            };
+            if channel.answer(source) != Answer::Pending {
                 continue;
             }
-            wanted.awaiting &= !(1 << source);
-            if wanted.awaiting == 0 && *begun && marker.as_ref() != Some(name) {
-                let incomplete_after = wanted.incomplete_after.take();
-                if wanted.open {
-                    // The channels share one gap event, so the earliest begin is that of all.
-                    hole.begin = hole.begin.min(incomplete_after.unwrap_or(Position(0)));
-                    restored.push(name.clone());
-                } else {
-                    wanted.open = true;
-                    self.to_all(|| Delivery::Confirmed(name.clone(), Some(since)));
-                }
+            channel.pending &= !(1 << source);
+            if channel.open {
+                gap.push(name.clone());
+            } else if channel.pending & !disconnected == 0 {
+                channel.open = true;
+                actions.push(Action::Open { name: name.clone(), complete: true });
             }
-            early.append(&mut wanted.early);
+            early.extend(channel.early.extract_if(.., |early| early.source == source));
         }
-        *early_bytes -= early.iter().map(|message: &Message| message.data.len()).sum::<usize>();
-        if !restored.is_empty() {
-            let restored: Arc<[ChannelName]> = restored.into();
-            self.to_all(|| Delivery::Reconnected(Arc::clone(&restored), hole));
+        if !gap.is_empty() {
+            actions.push(Action::Gap(source, gap));
         }
-        for message in early {
-            self.route(state, message);
+        early.sort_unstable_by_key(|early| early.number);
+        for Early { message, .. } in early {
+            self.sources[source].early_bytes -= weight(&message);
+            actions.push(Action::Release(source, message));
         }
     }
 
-    /// Sources that are away, or have not been there yet, by their number.
-    #[must_use]
-    pub fn disconnected_sources(&self) -> Vec<usize> {
-        let away = {
-            let state = self.lock();
-            state.away | !state.heard
+    /// A source may not deliver the channel of this subscription.
+    pub(super) fn refused(
+        &mut self,
+        source: SourceId,
+        name: &ChannelName,
+        generation: Generation,
+        reason: &Arc<str>,
+        actions: &mut Vec<Action>,
+    ) {
+        let (on_demand, disconnected) = (self.on_demand(), self.disconnected_bits());
+        let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.generation == generation) else {
+            return;
         };
-        (0..self.sources.len()).filter(|source| away & (1 << source) != 0).collect()
+        if channel.answer(source) == Answer::Refused {
+            return;
+        }
+        channel.pending &= !(1 << source);
+        channel.refused |= 1 << source;
+        let dropped = channel.early.extract_if(.., |early| early.source == source);
+        self.sources[source].early_bytes -= dropped.map(|early| weight(&early.message)).sum::<usize>();
+        let others = on_demand.count_ones() as usize != self.sources.len();
+        if channel.refused == on_demand && !others {
+            self.channels.remove(name);
+            actions.push(Action::Refuse(name.clone(), Arc::clone(reason)));
+        } else if channel.open {
+            // Other sources deliver it; what this one had may be missed.
+            actions.push(Action::Gap(source, vec![name.clone()]));
+        } else if channel.pending & !disconnected == 0 {
+            channel.open = true;
+            let complete = on_demand & !channel.pending & !channel.refused != 0 || others;
+            actions.push(Action::Open { name: name.clone(), complete });
+        }
     }
 
-    /// Whether every source has said that it is there, or away.
-    #[must_use]
-    pub fn settled(&self) -> bool {
-        self.lock().heard == self.all_sources()
+    /// A source is disconnected: joins don't wait for it.
+    pub(super) fn disconnected(&mut self, source: SourceId, actions: &mut Vec<Action>) {
+        self.sources[source].connection = Connection::Disconnected;
+        self.sources[source].early_bytes = 0;
+        let (on_demand, disconnected) = (self.on_demand(), self.disconnected_bits());
+        for (name, channel) in &mut self.channels {
+            // What is lost now comes after them, and the gap would come before.
+            channel.early.retain(|early| early.source != source);
+            if on_demand & (1 << source) != 0 && channel.answer(source) == Answer::Confirmed {
+                channel.pending |= 1 << source;
+            }
+            if !channel.open && channel.pending & !disconnected == 0 {
+                channel.open = true;
+                let complete = on_demand & !channel.pending & !channel.refused != 0;
+                actions.push(Action::Open { name: name.clone(), complete });
+            }
+        }
     }
 
-    pub(super) fn all_sources(&self) -> Bits {
-        (0..self.sources.len()).fold(0, |bits, source| bits | (1 << source))
+    /// A source is connected (again), and delivers the channels of these subscriptions from now on.
+    pub(super) fn reconnected<'a>(
+        &mut self,
+        source: SourceId,
+        confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
+        actions: &mut Vec<Action>,
+    ) {
+        let was = std::mem::replace(&mut self.sources[source].connection, Connection::Connected);
+        for (name, channel) in &mut self.channels {
+            // What it refuses may have changed.
+            if channel.answer(source) == Answer::Refused {
+                channel.refused &= !(1 << source);
+                channel.pending |= 1 << source;
+                actions.push(Action::Ask(source, Interest::Subscribe(name.clone(), channel.generation)));
+            }
+        }
+        if !self.sources[source].on_demand && was == Connection::Disconnected {
+            actions.push(Action::Gap(source, self.channels.keys().cloned().collect()));
+        }
+        self.confirmed(source, confirmed, actions);
     }
+
+    /// Sources that are not connected.
+    pub(super) fn disconnected_sources(&self) -> Vec<SourceId> {
+        let sources = self.sources.iter().enumerate();
+        sources.filter(|(_, state)| state.connection != Connection::Connected).map(|(source, _)| source).collect()
+    }
+
+    /// Whether every source has said that it is connected, or disconnected.
+    pub(super) fn is_settled(&self) -> bool {
+        self.sources.iter().all(|source| source.connection != Connection::Unknown)
+    }
+
+    /// Whether no source has an answer to give.
+    pub(super) fn is_answered(&self) -> bool {
+        self.channels.values().all(|channel| channel.pending == 0)
+    }
+
+    /// Whether a source has an answer to give about the channel; `None` if nobody is subscribed to it.
+    pub(super) fn is_pending(&self, name: &ChannelName) -> Option<bool> {
+        self.channels.get(name).map(|channel| channel.pending != 0)
+    }
+
+    /// The channels that shards are subscribed to.
+    pub(super) fn names(&self) -> impl Iterator<Item = &ChannelName> {
+        self.channels.keys()
+    }
+}
+
+/// What a message costs while it is kept.
+pub(super) fn weight(message: &Message) -> usize {
+    message.data.len() + MESSAGE_OVERHEAD
 }

@@ -156,7 +156,7 @@ impl Shard {
             Delivery::Publish(..) => {}
             Delivery::Confirmed(name, since) => self.open(&name, since),
             Delivery::Reconnected(names, hole) => self.restore(&names, hole),
-            Delivery::Refused(name) => self.refuse(&name),
+            Delivery::Refused(name, _) => self.refuse(&name),
             Delivery::Advance(position) => self.hub.advance(position),
             Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
             Delivery::Query(query) => self.answer(query),

@@ -2,27 +2,29 @@
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(2);
-
 /// Waits that double, each picked between half and all of it, so that nodes which lost the same server don't come back at once.
-pub(super) struct Backoff(Duration);
+pub(super) struct Backoff {
+    next: Duration,
+    first: Duration,
+    longest: Duration,
+}
 
 impl Backoff {
-    pub(super) fn new() -> Self {
-        Self(FIRST)
+    /// Waits from `first` to `longest`.
+    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+        Self { next: first, first, longest }
     }
 
     /// The next wait.
     pub(super) fn next(&mut self) -> Duration {
-        let wait = self.0.mul_f64(0.5 + 0.5 * fastrand::f64());
-        self.0 = (self.0 * 2).min(LONGEST);
+        let wait = self.next.mul_f64(0.5 + 0.5 * fastrand::f64());
+        self.next = (self.next * 2).min(self.longest);
         wait
     }
 
     /// The try has succeeded.
     pub(super) fn reset(&mut self) {
-        self.0 = FIRST;
+        self.next = self.first;
     }
 }
 
@@ -32,12 +34,13 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_bound() {
-        let mut backoff = Backoff::new();
+        let (first, longest) = (Duration::from_millis(50), Duration::from_secs(2));
+        let mut backoff = Backoff::new(first, longest);
         for _ in 0..20 {
-            assert!(backoff.next() <= LONGEST);
+            assert!(backoff.next() <= longest);
         }
-        assert!(backoff.next() >= LONGEST / 2);
+        assert!(backoff.next() >= longest / 2);
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.next() <= first);
     }
 }

@@ -223,7 +223,7 @@ async fn prepare(serving: &Serving, talk: &mut SuccessorSession) -> anyhow::Resu
         other => bail!("the new process said {other:?} and not Hello"),
     }
     let dispatcher = &serving.daemon.dispatcher;
-    let sources = !serving.daemon.sources.is_empty();
+    let sources = serving.config.redis.is_some();
     // What a source has missed while it is away is told in any case.
     let there = dispatcher.disconnected_sources().is_empty();
     let mut exact = there;

@@ -24,8 +24,10 @@ const CHUNK: usize = 64 << 10;
 pub(super) trait Messages {
     /// A message's channel and payload, as Redis sent them.
     fn take(&mut self, channel: &[u8], payload: &[u8]);
-    /// Nothing more has been read: pass on what there is.
-    fn pass_on(&mut self);
+    /// A message on the channel was longer than the tap takes, and was dropped. It comes after all that were taken.
+    fn too_long(&mut self, channel: &[u8], bytes: usize);
+    /// Nothing more has been read: publish what there is.
+    fn flush(&mut self);
 }
 
 /// See the module.
@@ -38,20 +40,32 @@ pub(super) struct Tap<S, M> {
     /// What the library has still to read, from `given` on.
     rest: Vec<u8>,
     given: usize,
+    /// Most bytes of a payload.
+    longest: usize,
+    /// Bytes still to be dropped of a message that is longer.
+    skip: usize,
 }
 
 impl<S, M: Messages> Tap<S, M> {
-    pub(super) fn new(stream: S, messages: M) -> Self {
-        Self { stream, messages, buffer: vec![0; CHUNK], filled: 0, rest: Vec::new(), given: 0 }
+    /// A tap that drops messages whose payload is longer than `longest` bytes.
+    pub(super) fn new(stream: S, messages: M, longest: usize) -> Self {
+        Self { stream, messages, buffer: vec![0; CHUNK], filled: 0, rest: Vec::new(), given: 0, longest, skip: 0 }
     }
 
     /// Takes what was read apart. `ended`: no more follows, so that what is left is the library's to judge.
     fn sort(&mut self, ended: bool) {
         let mut bytes = &self.buffer[..self.filled];
         loop {
-            if let Some((channel, payload, length)) = message(bytes) {
+            let skipped = self.skip.min(bytes.len());
+            (self.skip, bytes) = (self.skip - skipped, &bytes[skipped..]);
+            if let Some((channel, payload, length)) =
+                message(bytes).filter(|(_, payload, _)| payload.len() <= self.longest)
+            {
                 self.messages.take(channel, payload);
                 bytes = &bytes[length..];
+            } else if let Some((channel, payload, length)) = too_long(bytes, self.longest) {
+                self.messages.too_long(channel, payload);
+                self.skip = length;
             } else if let Some(length) = frame_length(bytes) {
                 self.rest.extend_from_slice(&bytes[..length]);
                 bytes = &bytes[length..];
@@ -72,7 +86,7 @@ impl<S, M: Messages> Tap<S, M> {
             self.buffer.truncate(CHUNK);
             self.buffer.shrink_to_fit();
         }
-        self.messages.pass_on();
+        self.messages.flush();
     }
 }
 
@@ -86,6 +100,7 @@ impl<S: AsyncRead + Unpin, M: Messages + Unpin> AsyncRead for Tap<S, M> {
                 tap.given += some;
                 if tap.given == tap.rest.len() {
                     tap.rest.clear();
+                    tap.rest.shrink_to(CHUNK);
                     tap.given = 0;
                 }
                 return Poll::Ready(Ok(()));
@@ -122,6 +137,17 @@ fn message(bytes: &[u8]) -> Option<(&[u8], &[u8], usize)> {
     let (channel, rest) = bulk_string(bytes.strip_prefix(MESSAGE)?)?;
     let (payload, rest) = bulk_string(rest)?;
     Some((channel, payload, bytes.len() - rest.len()))
+}
+
+/// The message that `bytes` begin with, if its payload is longer than `longest`, whether or not all of it is there: channel,
+/// length of the payload, and of it all.
+fn too_long(bytes: &[u8], longest: usize) -> Option<(&[u8], usize, usize)> {
+    let (channel, rest) = bulk_string(bytes.strip_prefix(MESSAGE)?)?;
+    let line = rest.strip_prefix(b"$")?;
+    let digits = &line[..memchr::memchr(b'\r', line)?];
+    let payload = number(digits).filter(|payload| *payload > longest)?;
+    let before = bytes.len() - line.len() + digits.len() + 2;
+    Some((channel, payload, before.saturating_add(payload).saturating_add(2)))
 }
 
 fn bulk_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -178,7 +204,11 @@ mod tests {
             self.0.lock().unwrap().push((channel.to_vec(), payload.to_vec()));
         }
 
-        fn pass_on(&mut self) {}
+        fn too_long(&mut self, channel: &[u8], bytes: usize) {
+            self.0.lock().unwrap().push((channel.to_vec(), format!("too long: {bytes}").into_bytes()));
+        }
+
+        fn flush(&mut self) {}
     }
 
     /// Gives a few bytes a read.
@@ -195,9 +225,13 @@ mod tests {
     }
 
     async fn through(bytes: &[u8], a_read: usize) -> (Vec<Pair>, Vec<u8>) {
+        through_up_to(usize::MAX, bytes, a_read).await
+    }
+
+    async fn through_up_to(longest: usize, bytes: &[u8], a_read: usize) -> (Vec<Pair>, Vec<u8>) {
         let taken = Taken::default();
         let mut rest = Vec::new();
-        Tap::new(Pieces(bytes, a_read), taken.clone()).read_to_end(&mut rest).await.unwrap();
+        Tap::new(Pieces(bytes, a_read), taken.clone(), longest).read_to_end(&mut rest).await.unwrap();
         let messages = taken.0.lock().unwrap().clone();
         (messages, rest)
     }
@@ -238,6 +272,19 @@ mod tests {
             let (messages, left) = through(&short, a_read).await;
             assert_eq!(messages, [(b"a".to_vec(), b"xy".to_vec())]);
             assert_eq!(left, [rest[0], rest[1]].concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_is_dropped_without_being_kept() {
+        let long = [MESSAGE, b"$1\r\na\r\n$11\r\nhello\r\nbye!\r\n"].concat();
+        let short = [MESSAGE, b"$1\r\na\r\n$2\r\nxy\r\n"].concat();
+        let all = [&b"+OK\r\n"[..], &short, &long, &short, b":1\r\n", &long].concat();
+        for a_read in 1..all.len() {
+            let (messages, left) = through_up_to(10, &all, a_read).await;
+            let texts: Vec<_> = messages.iter().map(|(_, text)| String::from_utf8_lossy(text)).collect();
+            assert_eq!(texts, ["xy", "too long: 11", "xy", "too long: 11"], "{a_read} bytes a read");
+            assert_eq!(left, b"+OK\r\n:1\r\n", "{a_read} bytes a read");
         }
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, RedisResult};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult};
 
 use crate::{
     event::Message,
@@ -18,6 +18,8 @@ const EVENT_MARK: &[u8] = b"\0ssecast:event\0";
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for an answer of Redis.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a publish, with the connection that it may need.
+pub(super) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A client for `url` that speaks RESP3, with which subscriptions are confirmed in the order of the messages.
 pub(super) fn client(url: &str) -> RedisResult<Client> {
@@ -30,6 +32,28 @@ pub(super) fn options() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(ANSWER_TIMEOUT))
+}
+
+/// Whether Redis has answered that its ACL does not allow the command.
+pub(super) fn is_forbidden(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
+}
+
+/// An error of a connection that can't be relied on any more.
+pub(super) fn broken(why: &'static str) -> RedisError {
+    (redis::ErrorKind::Io, why).into()
+}
+
+/// Redis's error in words that say what to do, where that is known.
+pub(super) fn explain(error: &RedisError) -> String {
+    match error.code() {
+        Some("NOAUTH") => "Redis asks for a password: put one into the URL, redis://USER:PASSWORD@HOST".to_owned(),
+        Some("WRONGPASS") => "Redis does not take the user or the password of the URL (WRONGPASS)".to_owned(),
+        _ if error.to_string().contains("HELLO must be called with") => {
+            "Redis asks for a password: put one into the URL, redis://USER:PASSWORD@HOST".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// The payload of a message.

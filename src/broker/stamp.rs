@@ -1,0 +1,167 @@
+//! Which time an event's position says: never later than what is known, and never moved by a clock that steps and comes back.
+//! Pure: the clocks' readings are passed in.
+//!
+//! A client that moves to another node is given what is younger than its cursor, less `history.skew`. So a position must not
+//! claim more than the node has: all that was published half of `history.skew` before it. The other half is for what the
+//! clocks of two nodes differ.
+
+use std::time::Duration;
+
+/// Differences between the wall clock and the monotonic clock that are followed at once, in microseconds.
+const SLEWED: u64 = 250_000;
+/// How long a clock must stay where it stepped to before it is followed, in microseconds.
+const TRUSTED_AFTER: u64 = 30_000_000;
+
+/// A step of the wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It has stepped by so many microseconds. Positions don't follow yet.
+    Seen(i64),
+    /// It came back to where it was expected.
+    Undone,
+    /// It has stayed there, and is followed from now on.
+    Followed(i64),
+}
+
+/// A wall clock that doesn't step with the system's: a step is followed only once it has lasted. All in microseconds.
+#[derive(Debug)]
+struct SteadyClock {
+    /// Wall time less monotonic time.
+    offset: i128,
+    /// A step: its offset, and since when (monotonic).
+    stepped: Option<(i128, u64)>,
+}
+
+impl SteadyClock {
+    fn read(&mut self, wall: u64, monotonic: u64) -> (u64, Option<Step>) {
+        let offset = i128::from(wall) - i128::from(monotonic);
+        let mut step = None;
+        if offset.abs_diff(self.offset) <= u128::from(SLEWED) {
+            step = self.stepped.take().map(|_| Step::Undone);
+            self.offset = offset;
+        } else {
+            let by = i64::try_from(offset - self.offset).unwrap_or(i64::MAX);
+            match self.stepped {
+                Some((to, since)) if to.abs_diff(offset) <= u128::from(SLEWED) => {
+                    if monotonic.saturating_sub(since) >= TRUSTED_AFTER {
+                        (self.offset, self.stepped) = (offset, None);
+                        step = Some(Step::Followed(by));
+                    }
+                }
+                _ => {
+                    self.stepped = Some((offset, monotonic));
+                    step = Some(Step::Seen(by));
+                }
+            }
+        }
+        let now = i128::from(monotonic) + self.offset;
+        (u64::try_from(now.max(0)).unwrap_or(u64::MAX), step)
+    }
+}
+
+/// Makes the times of positions.
+#[derive(Debug)]
+pub(super) struct Stamps {
+    clock: SteadyClock,
+    /// How much later than a source's watermark a position may be.
+    margin: u64,
+    /// For each source: all published before this time has been delivered, or is lost and reported by a gap event.
+    watermarks: Vec<u64>,
+}
+
+impl Stamps {
+    /// Stamps for `sources` sources. `wall`, `monotonic`: the clocks now, in microseconds; `skew`: `history.skew`.
+    pub(super) fn new(sources: usize, skew: Duration, wall: u64, monotonic: u64) -> Self {
+        let clock = SteadyClock { offset: i128::from(wall) - i128::from(monotonic), stepped: None };
+        let margin = u64::try_from(skew.as_micros() / 2).unwrap_or(u64::MAX);
+        Self { clock, margin, watermarks: vec![0; sources] }
+    }
+
+    /// The time, and whether the wall clock has stepped.
+    pub(super) fn now(&mut self, wall: u64, monotonic: u64) -> (u64, Option<Step>) {
+        self.clock.read(wall, monotonic)
+    }
+
+    /// The time for the position of what happens `now`.
+    pub(super) fn stamp(&self, now: u64) -> u64 {
+        let known = self.watermarks.iter().min().map_or(u64::MAX, |oldest| oldest.saturating_add(self.margin));
+        now.min(known)
+    }
+
+    /// All that was published at the source before `at` has been delivered, or is lost and reported.
+    pub(super) fn watermark(&mut self, source: usize, at: u64) {
+        let watermark = &mut self.watermarks[source];
+        *watermark = at.max(*watermark);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000;
+    const START: u64 = 1_700_000_000 * SECOND;
+
+    fn stamps(sources: usize) -> Stamps {
+        Stamps::new(sources, Duration::from_secs(2), START, 0)
+    }
+
+    #[test]
+    fn a_lagging_node_does_not_stamp_later_than_its_source_is_known_to_have_delivered() {
+        let mut stamps = stamps(2);
+        stamps.watermark(0, START);
+        stamps.watermark(1, START + 5 * SECOND);
+        assert_eq!(stamps.stamp(START + SECOND / 2), START + SECOND / 2);
+        assert_eq!(stamps.stamp(START + 4 * SECOND), START + SECOND, "the source that lags most counts");
+        stamps.watermark(0, START + 4 * SECOND);
+        stamps.watermark(0, START + SECOND);
+        assert_eq!(stamps.stamp(START + 4 * SECOND), START + 4 * SECOND, "a watermark only rises");
+    }
+
+    #[test]
+    fn without_sources_the_time_is_the_clocks() {
+        assert_eq!(stamps(0).stamp(START + 7), START + 7);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_and_comes_back_moves_no_position() {
+        let mut stamps = stamps(0);
+        let day = 86_400 * SECOND;
+        assert_eq!(stamps.now(START + SECOND, SECOND), (START + SECOND, None));
+        let jumped = stamps.now(START + day + 2 * SECOND, 2 * SECOND);
+        assert_eq!(jumped, (START + 2 * SECOND, Some(Step::Seen(day as i64))));
+        assert_eq!(stamps.now(START + day + 3 * SECOND, 3 * SECOND), (START + 3 * SECOND, None));
+        assert_eq!(stamps.now(START + 4 * SECOND, 4 * SECOND), (START + 4 * SECOND, Some(Step::Undone)));
+    }
+
+    #[test]
+    fn a_step_that_lasts_is_followed() {
+        for by in [3_600_i64, -3_600] {
+            let by = by * SECOND as i64;
+            let mut stamps = stamps(0);
+            let wall = |monotonic: u64| (START + monotonic).checked_add_signed(by).unwrap();
+            assert_eq!(stamps.now(wall(SECOND), SECOND).1, Some(Step::Seen(by)));
+            let after = SECOND + TRUSTED_AFTER;
+            assert_eq!(stamps.now(wall(after), after), (wall(after), Some(Step::Followed(by))));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_steady_clock_never_runs_back_unless_it_follows_a_step(
+            steps in prop::collection::vec((1_u64..5 * SECOND, -10_i64..10), 1..200),
+        ) {
+            let mut stamps = stamps(0);
+            let (mut monotonic, mut offset, mut last) = (0, 0_i64, START);
+            for (elapsed, seconds) in steps {
+                monotonic += elapsed;
+                offset += if seconds.abs() > 7 { seconds * SECOND as i64 } else { 0 };
+                let (now, step) = stamps.now((START + monotonic).checked_add_signed(offset).unwrap(), monotonic);
+                prop_assert!(now + SLEWED >= last || matches!(step, Some(Step::Followed(_))));
+                last = now;
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The dispatcher's part in an upgrade: begins, divides and ends it for all sources at once. What happens to each message is
+//! `cutover`'s.
+
+use std::collections::HashSet;
+
+use super::{
+    cutover::{Item, Marker},
+    dispatcher::{Dispatcher, State},
+    spec::Delivers,
+    subscriptions::Interest,
+};
+use crate::{hub::Sequencer, name::ChannelName};
+
+impl Dispatcher {
+    /// Resolves when publishes that come by no source are forwarded.
+    pub async fn forwarding(&self) {
+        loop {
+            let changed = self.role_changed.notified();
+            if !self.lock().held {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Predecessor: subscribes to the marker.
+    pub fn set_marker(&self, name: &ChannelName) {
+        let mut state = self.lock();
+        self.add_marker(&mut state, name);
+        for source in &mut state.sources {
+            source.role.begin_sending();
+            if source.spec.delivers == Delivers::Durable {
+                source.role.marker_refused();
+            }
+        }
+    }
+
+    fn add_marker(&self, state: &mut State, name: &ChannelName) {
+        let generation = state.subscriptions.next_generation();
+        state.marker = Some((name.clone(), generation));
+        self.ask_for_marker(state, || Interest::Subscribe(name.clone(), generation));
+    }
+
+    /// Whether every source has said whether it delivers the marker.
+    #[must_use]
+    pub fn marker_is_answered(&self) -> bool {
+        self.lock().sources.iter().all(|source| source.role.marker() != Marker::Asked)
+    }
+
+    /// Whether every source that delivers by fan-out delivers the marker, or was asked for it.
+    #[must_use]
+    pub fn has_marker(&self) -> bool {
+        let state = self.lock();
+        state.marker.is_some() && fanout(&state).all(|source| source.role.marker() != Marker::None)
+    }
+
+    /// Whether messages of every source are kept: the marker has come.
+    #[must_use]
+    pub fn is_buffering(&self) -> bool {
+        fanout(&self.lock()).all(|source| source.role.is_keeping())
+    }
+
+    /// Resolves when the marker has come by every source.
+    pub async fn buffering(&self) {
+        loop {
+            let changed = self.role_changed.notified();
+            if self.is_buffering() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether a source was disconnected since [`Dispatcher::note_subscribed`] and before its marker came.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.lock().sources.iter().any(|source| source.role.is_broken())
+    }
+
+    /// Whether all that was asked for, the marker included, is answered by every source.
+    #[must_use]
+    pub fn is_subscribed(&self) -> bool {
+        let state = self.lock();
+        let marker = state.sources.iter().all(|source| source.role.marker() != Marker::Asked);
+        marker && state.subscriptions.is_settled() && state.subscriptions.is_answered()
+    }
+
+    /// Successor: all that was asked for is confirmed, so that only what is lost from now on must be reported.
+    pub fn note_subscribed(&self) {
+        for source in &mut self.lock().sources {
+            source.role.note_subscribed();
+        }
+    }
+
+    /// Predecessor: keeps everything from now on.
+    pub fn buffer(&self) {
+        let mut state = self.lock();
+        state.held = true;
+        for source in &mut state.sources {
+            source.role.keep();
+        }
+        self.role_changed.notify_waiters();
+    }
+
+    /// Predecessor: goes on as if nothing had been; forwards what was kept.
+    pub fn resume(&self) {
+        let mut state = self.lock();
+        self.drop_marker(&mut state);
+        self.finish(&mut state);
+    }
+
+    /// Channels that the sources were asked for.
+    #[must_use]
+    pub fn wanted_channels(&self) -> Vec<ChannelName> {
+        self.lock().subscriptions.names().cloned().collect()
+    }
+
+    /// Successor: subscribes to `names`, which the predecessor's shards have, and to the marker, and discards messages until
+    /// that comes. May be called again with more names.
+    pub fn prepare(&self, names: &[ChannelName], marker: Option<&ChannelName>) {
+        let state = &mut *self.lock();
+        if !state.receiving {
+            (state.receiving, state.held) = (true, true);
+            for source in &mut state.sources {
+                let fanout = source.spec.delivers == Delivers::Fanout;
+                source.role.begin_receiving(if marker.is_some() && fanout { Marker::Asked } else { Marker::None });
+            }
+            if let Some(marker) = marker {
+                self.add_marker(state, marker);
+            }
+        }
+        let shards = self.all_shards();
+        self.apply(state, |subscriptions, actions| {
+            for name in names {
+                subscriptions.subscribe_open(shards, name, actions);
+            }
+        });
+    }
+
+    /// Successor: goes on from the predecessor's last position, and forwards what was kept. `open` are the channels that the
+    /// shards have. If not `exact`, clients get a gap event. Returns whether it was exact.
+    pub fn begin(&self, sequencer: Sequencer, open: &[ChannelName], exact: bool) -> bool {
+        let state = &mut *self.lock();
+        let exact = exact && !state.sources.iter().any(|source| source.role.is_broken());
+        state.sequencer = sequencer;
+        // What the predecessor has released meanwhile, no shard has; a shard that needs it asks again.
+        let kept: HashSet<&ChannelName> = open.iter().collect();
+        let released: Vec<ChannelName> =
+            state.subscriptions.names().filter(|name| !kept.contains(name)).cloned().collect();
+        let (shards, on_demand) = (self.all_shards(), state.subscriptions.is_on_demand());
+        let mut inexact = Vec::new();
+        self.apply(state, |subscriptions, actions| {
+            for name in &released {
+                subscriptions.remove(name, actions);
+            }
+            for name in open {
+                match subscriptions.is_pending(name) {
+                    // It was joined so late that the sources were not asked for it here; their answer gives the gap.
+                    None if on_demand => subscriptions.subscribe_open(shards, name, actions),
+                    // Where a source is disconnected, the gap comes when it is reconnected.
+                    Some(true) => {}
+                    None | Some(false) if !exact => inexact.push(name.clone()),
+                    None | Some(false) => {}
+                }
+            }
+        });
+        let was_exact = inexact.is_empty();
+        self.drop_marker(state);
+        state.receiving = false;
+        let last = state.sequencer.last();
+        for source in &mut state.sources {
+            // What this process has lost before, the predecessor had or reports.
+            source.lost_after = last;
+        }
+        self.push_gap(state, inexact, last);
+        self.finish(state);
+        was_exact
+    }
+
+    fn drop_marker(&self, state: &mut State) {
+        if let Some((marker, _)) = state.marker.take() {
+            self.ask_for_marker(state, || Interest::Unsubscribe(marker.clone()));
+        }
+    }
+
+    /// Forwards what was kept, and everything from now on.
+    fn finish(&self, state: &mut State) {
+        for source in 0..state.sources.len() {
+            let items: Vec<Item> = state.sources[source].role.finish();
+            for item in items {
+                self.forward_item(state, source, item);
+            }
+        }
+        state.held = false;
+        self.role_changed.notify_waiters();
+    }
+}
+
+/// The sources whose messages a marker divides.
+fn fanout(state: &State) -> impl Iterator<Item = &super::dispatcher::SourceState> {
+    state.sources.iter().filter(|source| source.spec.delivers == Delivers::Fanout)
+}

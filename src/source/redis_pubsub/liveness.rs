@@ -1,0 +1,159 @@
+//! Whether a Redis that answers can be relied on: it answers PING, and it is no replica that has lost its primary.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{RedisError, RedisResult, Value, aio::MultiplexedConnection};
+use tokio::time::sleep;
+
+use super::wire;
+use crate::source::Sink;
+
+/// How often Redis is asked. An event may be stamped with the time for as long as half of `history.skew` after the last
+/// answer, so the default of that is well above twice this.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the source knows of the server, for those who publish to it.
+#[derive(Debug, Default)]
+pub struct Health(AtomicU8);
+
+/// The server's part in its replication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It is a primary, or does not say.
+    Primary,
+    /// It is a replica whose primary is connected.
+    Replica,
+    /// It is a replica, and gets nothing from its primary.
+    Orphan,
+}
+
+impl Health {
+    /// Why a publish would not reach all nodes, if that is so.
+    pub(super) fn refuses_publishes(&self) -> Option<&'static str> {
+        (self.role() != Role::Primary).then_some(
+            "Redis is a replica: what is published there does not reach the others; set redis.url to the primary",
+        )
+    }
+
+    fn role(&self) -> Role {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Role::Primary,
+            1 => Role::Replica,
+            _ => Role::Orphan,
+        }
+    }
+
+    /// Notes the role; true if it is another than before.
+    fn note(&self, role: Role) -> bool {
+        self.0.swap(role as u8, Ordering::Relaxed) != role as u8
+    }
+}
+
+/// Checks a new connection.
+///
+/// # Errors
+/// Redis refuses PING, or is a replica without its primary.
+pub(super) async fn check(connection: &mut MultiplexedConnection, health: &Health) -> RedisResult<()> {
+    ping(connection).await?;
+    let role = role(connection).await?;
+    health.note(role);
+    if role == Role::Orphan { Err(orphan()) } else { Ok(()) }
+}
+
+/// Asks the server again and again, until it gives no answer or can't be relied on; gives the reason.
+pub(super) async fn watch(mut connection: MultiplexedConnection, sink: Sink, health: Arc<Health>) -> RedisError {
+    loop {
+        // What was published before the question arrives before the answer.
+        let asked = sink.now();
+        if let Err(error) = ping(&mut connection).await {
+            return error;
+        }
+        match role(&mut connection).await {
+            Err(error) => return error,
+            Ok(Role::Orphan) => {
+                health.note(Role::Orphan);
+                return orphan();
+            }
+            // While it changed, messages were lost: clients get a gap.
+            Ok(role) if health.note(role) => return wire::broken("its role in the replication has changed"),
+            Ok(_) => {}
+        }
+        sink.watermark(asked);
+        sleep(INTERVAL).await;
+    }
+}
+
+async fn ping(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    match redis::cmd("PING").query_async::<()>(connection).await {
+        Err(error) if wire::is_forbidden(&error) => Err(wire::broken(
+            "its user may not PING, without which a loss is not noticed: allow it with ACL SETUSER … +ping",
+        )),
+        done => done,
+    }
+}
+
+async fn role(connection: &mut MultiplexedConnection) -> RedisResult<Role> {
+    match redis::cmd("ROLE").query_async::<Value>(connection).await {
+        Ok(Value::Array(fields)) => Ok(role_of(&fields)),
+        Ok(_) => Ok(Role::Primary),
+        // The user may not ask, or the server has no such command: then it is taken for a primary.
+        Err(error) if error.code().is_some() && !error.is_io_error() => Ok(Role::Primary),
+        Err(error) => Err(error),
+    }
+}
+
+fn role_of(fields: &[Value]) -> Role {
+    let is = |at: usize, word: &[u8]| matches!(fields.get(at), Some(Value::BulkString(text)) if text == word);
+    if !is(0, b"slave") {
+        Role::Primary
+    } else if is(3, b"connected") {
+        Role::Replica
+    } else {
+        Role::Orphan
+    }
+}
+
+fn orphan() -> RedisError {
+    wire::broken("it is a replica and has lost its primary")
+}
+
+/// How many connections Redis has closed since their output buffer was full, as far as it says.
+pub(super) async fn output_cuts(connection: &MultiplexedConnection) -> Option<u64> {
+    let info: String = redis::cmd("INFO").arg("stats").query_async(&mut connection.clone()).await.ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("client_output_buffer_limit_disconnections:"))?;
+    line.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn a_replica_is_relied_on_only_while_its_primary_is_connected() {
+        let replica = |state| role_of(&[bulk("slave"), bulk("10.0.0.1"), Value::Int(6379), bulk(state), Value::Int(1)]);
+        assert_eq!(role_of(&[bulk("master"), Value::Int(7), Value::Array(vec![])]), Role::Primary);
+        assert_eq!(replica("connected"), Role::Replica);
+        for state in ["connect", "connecting", "sync", "handshake"] {
+            assert_eq!(replica(state), Role::Orphan, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_publish_is_refused_unless_redis_is_a_primary() {
+        let health = Health::default();
+        assert_eq!(health.refuses_publishes(), None);
+        assert!(health.note(Role::Replica) && health.refuses_publishes().is_some());
+        assert!(!health.note(Role::Replica));
+        assert!(health.note(Role::Primary) && health.refuses_publishes().is_none());
+    }
+}

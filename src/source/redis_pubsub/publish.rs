@@ -1,0 +1,163 @@
+//! Publishes through Redis, so that every node gets them. It never retries what Redis may have: who published is answered.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use redis::{PushInfo, PushKind, RedisError, aio::MultiplexedConnection};
+use tokio::{sync::watch, time::timeout};
+
+use super::{Health, wire};
+use crate::{
+    broker::{Dispatcher, PublishError, Published, Publisher, Publishing},
+    config,
+    event::Message,
+};
+
+/// A connection to publish on.
+#[derive(Clone)]
+struct Connected {
+    connection: MultiplexedConnection,
+    /// Set when it is closed.
+    gone: Arc<AtomicBool>,
+}
+
+/// What an attempt to connect came to.
+type Attempt = Result<Connected, Arc<str>>;
+
+/// The one connection that all publishes share.
+#[derive(Default)]
+enum Shared {
+    #[default]
+    None,
+    /// One attempt is under way, for all who wait.
+    Connecting(watch::Receiver<Option<Attempt>>),
+    Connected(Connected),
+}
+
+/// Publishes with PUBLISH, on a connection of its own: what subscribers are sent does not delay it.
+pub struct RedisPublisher {
+    client: redis::Client,
+    prefix: String,
+    dispatcher: Arc<Dispatcher>,
+    health: Arc<Health>,
+    /// Made by the first publish, and again by the first one after it was closed. Locked for moments only.
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl RedisPublisher {
+    /// A publisher to a server. `health` is what the source knows of it.
+    ///
+    /// # Errors
+    /// The URL can't be read.
+    pub fn new(config: &config::Redis, dispatcher: Arc<Dispatcher>, health: Arc<Health>) -> Result<Self, RedisError> {
+        let client = wire::client(&config.url)?;
+        Ok(Self { client, prefix: config.prefix.clone(), dispatcher, health, shared: Arc::default() })
+    }
+
+    /// The connection, once it is there.
+    async fn connection(&self) -> Attempt {
+        let mut attempt = match &mut *lock(&self.shared) {
+            Shared::Connected(connected) if !connected.gone.load(Ordering::Acquire) => return Ok(connected.clone()),
+            Shared::Connecting(attempt) => attempt.clone(),
+            shared => {
+                let (result, attempt) = watch::channel(None);
+                *shared = Shared::Connecting(attempt.clone());
+                let (client, shared) = (self.client.clone(), Arc::clone(&self.shared));
+                // A task of its own: it goes on where the publish that began it is given up.
+                tokio::spawn(async move {
+                    let made = connect(&client).await.map_err(|error| Arc::from(wire::explain(&error)));
+                    *lock(&shared) = made.clone().map_or(Shared::None, Shared::Connected);
+                    let _ = result.send(Some(made)); // Nobody may be waiting any more.
+                });
+                attempt
+            }
+        };
+        match attempt.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(made)) => made.clone(),
+            _ => Err("the attempt to connect was given up".into()),
+        }
+    }
+
+    async fn send(&self, messages: &[Message], sent: &AtomicBool) -> Result<(), PublishError> {
+        let unavailable = |why: String| PublishError::Unavailable { why, may_have_arrived: false };
+        if let Some(why) = self.health.refuses_publishes() {
+            return Err(unavailable(why.to_owned()));
+        }
+        let made = self.connection().await;
+        let Connected { mut connection, .. } =
+            made.map_err(|error| unavailable(format!("Redis is disconnected ({error})")))?;
+        let mut commands = redis::pipe();
+        if messages.len() > 1 {
+            commands.atomic(); // All of a list or, where one is refused, none.
+        }
+        for message in messages {
+            let channel = format!("{}{}", self.prefix, message.channel);
+            commands.publish(channel, &wire::encode(message)[..]);
+        }
+        sent.store(true, Ordering::Relaxed);
+        let taken: Result<Vec<u64>, _> = commands.query_async(&mut connection).await;
+        let Err(error) = taken else { return Ok(()) };
+        if error.is_unrecoverable_error() || error.is_timeout() {
+            self.disconnect();
+        }
+        let why = format!("Redis refused the publish ({})", wire::explain(&error));
+        if wire::is_forbidden(&error) {
+            return Err(PublishError::Refused(format!("{why}; nothing was published: allow it in Redis's ACL")));
+        }
+        // An answer with a code is a refusal of the whole list; without an answer nobody knows.
+        Err(PublishError::Unavailable { why, may_have_arrived: error.code().is_none() })
+    }
+
+    /// Closes the connection: the next publish makes another.
+    fn disconnect(&self) {
+        let mut shared = lock(&self.shared);
+        if let Shared::Connected(_) = *shared {
+            drop(mem::take(&mut *shared));
+        }
+    }
+}
+
+async fn connect(client: &redis::Client) -> redis::RedisResult<Connected> {
+    let gone = Arc::new(AtomicBool::new(false));
+    let watched = Arc::clone(&gone);
+    let options = wire::options().set_push_sender(move |push: PushInfo| {
+        if push.kind == PushKind::Disconnection {
+            watched.store(true, Ordering::Release);
+        }
+        Ok::<(), ()>(())
+    });
+    let connection = client.get_multiplexed_async_connection_with_config(&options).await?;
+    Ok(Connected { connection, gone })
+}
+
+fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
+    // Nothing panics while it is held.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Publisher for RedisPublisher {
+    fn publish(&self, messages: Vec<Message>) -> Publishing<'_> {
+        Box::pin(async move {
+            if messages.is_empty() {
+                return Ok(Vec::new());
+            }
+            let sent = AtomicBool::new(false);
+            match timeout(wire::PUBLISH_TIMEOUT, self.send(&messages, &sent)).await {
+                Ok(done) => done?,
+                Err(_) => {
+                    self.disconnect();
+                    let why = format!("Redis gave no answer in {:?}", wire::PUBLISH_TIMEOUT);
+                    return Err(PublishError::Unavailable { why, may_have_arrived: sent.into_inner() });
+                }
+            }
+            let names = messages.into_iter().map(|message| message.channel).collect();
+            let subscribers = self.dispatcher.subscribers(names).await;
+            Ok(subscribers.into_iter().map(|subscribers| Published { id: None, subscribers }).collect())
+        })
+    }
+}

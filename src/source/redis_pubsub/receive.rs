@@ -1,0 +1,92 @@
+//! Turns what Redis sends into messages, on the task that reads the connection: nothing is queued between it and the shards.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::Notify;
+
+use super::{tap::Messages, wire};
+use crate::{event::Message, name::ChannelName, source::Sink};
+
+/// Takes what Redis sends.
+#[derive(Clone)]
+pub(super) struct Receiver {
+    sink: Sink,
+    prefix: String,
+    /// Notified when the connection is closed.
+    gone: Arc<Notify>,
+}
+
+impl Receiver {
+    pub(super) fn new(sink: Sink, prefix: String, gone: Arc<Notify>) -> Self {
+        Self { sink, prefix, gone }
+    }
+
+    /// What the library has read.
+    pub(super) fn receive(&self, push: PushInfo) {
+        match push.kind {
+            PushKind::Message => {
+                let Ok([Value::BulkString(channel), Value::BulkString(payload)]) = <[Value; 2]>::try_from(push.data)
+                else {
+                    return self.sink.drop_invalid(&"Redis sent a message that is not a channel and a payload");
+                };
+                if let Some(name) = self.name(&channel)
+                    && let Some(message) = self.message(name, payload.into())
+                {
+                    self.sink.publish(vec![message]);
+                }
+            }
+            PushKind::Disconnection => self.gone.notify_one(),
+            _ => {} // Confirmations are the answers of their commands.
+        }
+    }
+
+    fn name(&self, in_redis: &[u8]) -> Option<ChannelName> {
+        let name = in_redis.strip_prefix(self.prefix.as_bytes())?;
+        ChannelName::from_bytes(name).map_err(|why| self.sink.drop_invalid(&why)).ok()
+    }
+
+    fn message(&self, name: ChannelName, payload: Bytes) -> Option<Message> {
+        wire::decode(name, payload).map_err(|why| self.sink.drop_invalid(&why)).ok()
+    }
+}
+
+/// The messages of one read.
+pub(super) struct Batch {
+    receiver: Receiver,
+    /// The last message's channel, as it is called in Redis and here: the next is often on the same.
+    name: Option<(Vec<u8>, ChannelName)>,
+    messages: Vec<Message>,
+}
+
+impl Batch {
+    pub(super) fn new(receiver: Receiver) -> Self {
+        Self { receiver, name: None, messages: Vec::new() }
+    }
+}
+
+impl Messages for Batch {
+    fn take(&mut self, channel: &[u8], payload: &[u8]) {
+        if self.name.as_ref().is_none_or(|(in_redis, _)| in_redis != channel) {
+            self.name = self.receiver.name(channel).map(|name| (channel.to_vec(), name));
+        }
+        if let Some((_, name)) = &self.name {
+            self.messages.extend(self.receiver.message(name.clone(), Bytes::copy_from_slice(payload)));
+        }
+    }
+
+    fn too_long(&mut self, channel: &[u8], bytes: usize) {
+        self.flush();
+        let Some(name) = self.receiver.name(channel) else { return };
+        let why = format!("a message on {name} has {bytes} bytes, more than 16 times publish.max_message");
+        self.receiver.sink.drop_invalid(&why);
+        self.receiver.sink.lost(&name);
+    }
+
+    fn flush(&mut self) {
+        if !self.messages.is_empty() {
+            self.receiver.sink.publish(self.messages.drain(..));
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! One run of the source over all its connections: connects, subscribes, serves until the connection is lost, and again. What
+//! arrives is `receive`'s.
+//!
+//! Invariant: a subscription is confirmed only once Redis has confirmed it, and everything published after that is published
+//! here until the connection is lost; which is reported.
+
+use std::{
+    collections::{HashMap, HashSet},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use redis::{AsyncConnectionConfig, ConnectionAddr, RedisError, RedisResult, aio::MultiplexedConnection};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    sync::{Notify, mpsc::UnboundedReceiver},
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use super::{
+    RedisPubSub, liveness,
+    receive::{Batch, Receiver},
+    tap::Tap,
+    wire,
+};
+use crate::{
+    broker::{Generation, Interest},
+    log_rate::LogRate,
+    name::ChannelName,
+    source::{Sink, backoff::Backoff},
+};
+
+/// Most channels in one SUBSCRIBE.
+const CHANNELS_A_COMMAND: usize = 1000;
+/// A connection that is lost sooner than this was no success: the next one waits longer, since each costs all clients a gap.
+const STEADY: Duration = Duration::from_secs(5);
+
+pub(super) struct Session {
+    source: RedisPubSub,
+    sink: Sink,
+    interest: UnboundedReceiver<Interest>,
+    /// Channels to subscribe to, with the subscription that asked for each.
+    wanted: HashMap<ChannelName, Generation>,
+}
+
+/// A channel that Redis refuses, and its words.
+type Refusal = (ChannelName, Generation, String);
+
+impl Session {
+    pub(super) fn new(source: RedisPubSub, sink: Sink, interest: UnboundedReceiver<Interest>) -> Self {
+        Self { source, sink, interest, wanted: HashMap::new() }
+    }
+
+    /// Runs until nobody can ask for channels any more.
+    pub(super) async fn run(mut self) {
+        let mut retry = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+        let mut unsteady = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+        let (mut tries, mut cuts) = (0_u32, None);
+        loop {
+            let mut wait = None;
+            let error = match self.connect_and_subscribe().await {
+                Ok((connected, began)) => {
+                    if tries > 0 {
+                        tracing::info!(channels = self.wanted.len(), "Redis reconnected; clients got a gap event");
+                    }
+                    let known = liveness::output_cuts(&connected.connection).await;
+                    if known.zip(cuts).is_some_and(|(known, before)| known > before) {
+                        tracing::warn!(
+                            "Redis has closed a connection since its output buffer was full, perhaps this one: raise \
+                             client-output-buffer-limit pubsub in redis.conf, or publish less at once"
+                        );
+                    }
+                    cuts = known.or(cuts);
+                    tries = 0;
+                    let error = self.serve(connected.connection, &connected.gone).await;
+                    if began.elapsed() >= STEADY {
+                        retry.reset();
+                        unsteady.reset();
+                    } else {
+                        wait = Some(unsteady.next());
+                    }
+                    error
+                }
+                Err(error) => error,
+            };
+            if self.interest.is_closed() {
+                return;
+            }
+            let why = wire::explain(&error);
+            self.sink.disconnected(&why);
+            tries += 1;
+            // Each power of two: the first at once, a long night without Redis in a page.
+            if tries.is_power_of_two() {
+                static RATE: LogRate = LogRate::new();
+                if tries > 1 || RATE.count().is_some() {
+                    tracing::warn!(
+                        error = why,
+                        tries,
+                        "Redis disconnected: messages are being lost; clients get a gap event on reconnect"
+                    );
+                }
+            }
+            let meanwhile = async {
+                while let Some(interest) = self.interest.recv().await {
+                    note(&mut self.wanted, interest);
+                }
+            };
+            // It ends early if nobody can ask any more.
+            let _ = timeout(wait.unwrap_or_else(|| retry.next()), meanwhile).await;
+        }
+    }
+
+    /// Connects, asks whether Redis can be relied on, and subscribes to all that is wanted.
+    async fn connect_and_subscribe(&mut self) -> RedisResult<(Connected, Instant)> {
+        let connected = self.connect().await?;
+        let mut connection = connected.connection.clone();
+        liveness::check(&mut connection, &self.source.health).await?;
+        while let Ok(interest) = self.interest.try_recv() {
+            note(&mut self.wanted, interest);
+        }
+        let asked = self.sink.now();
+        let names: Vec<ChannelName> = self.wanted.keys().cloned().collect();
+        let refused = self.subscribe(&mut connection, &names).await?;
+        self.sink.reconnected(asked, self.wanted.iter().map(|(name, &generation)| (name, generation)));
+        self.refuse(refused);
+        Ok((connected, Instant::now()))
+    }
+
+    async fn connect(&self) -> RedisResult<Connected> {
+        let gone = Arc::new(Notify::new());
+        let receiver = Receiver::new(self.sink.clone(), self.source.prefix.clone(), Arc::clone(&gone));
+        let batch = Batch::new(receiver.clone());
+        let options = wire::options().set_push_sender(move |push| {
+            receiver.receive(push);
+            Ok::<(), ()>(())
+        });
+        let mut driver = JoinSet::new();
+        let longest = self.source.longest;
+        let connecting = async {
+            match self.source.client.get_connection_info().addr() {
+                ConnectionAddr::Tcp(host, port) => {
+                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                    stream.set_nodelay(true)?;
+                    self.log_in(Tap::new(stream, batch, longest), options, &mut driver).await
+                }
+                ConnectionAddr::Unix(path) => {
+                    let stream = UnixStream::connect(path).await?;
+                    self.log_in(Tap::new(stream, batch, longest), options, &mut driver).await
+                }
+                // What only the library can open, it reads as well.
+                _ => self.source.client.get_multiplexed_async_connection_with_config(&options).await,
+            }
+        };
+        let connection = timeout(wire::CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(wire::broken("no answer while connecting")))?;
+        Ok(Connected { connection, gone, _driver: driver })
+    }
+
+    async fn log_in<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        options: AsyncConnectionConfig,
+        driver: &mut JoinSet<()>,
+    ) -> RedisResult<MultiplexedConnection> {
+        let login = self.source.client.get_connection_info().redis_settings();
+        let (connection, drive) = MultiplexedConnection::new_with_config(login, stream, options).await?;
+        driver.spawn(drive);
+        Ok(connection)
+    }
+
+    /// Subscribes and unsubscribes as it is asked until the connection is lost; gives the reason.
+    async fn serve(&mut self, mut connection: MultiplexedConnection, gone: &Notify) -> RedisError {
+        // Beside the subscriptions, which need not wait for its answer.
+        let (watched, sink, health) = (connection.clone(), self.sink.clone(), Arc::clone(&self.source.health));
+        let mut silent = pin!(liveness::watch(watched, sink, health));
+        loop {
+            let done = tokio::select! {
+                // First: what is subscribed to on a connection that is gone would wait for its timeout.
+                biased;
+                () = gone.notified() => return wire::broken("the connection was closed"),
+                interest = self.interest.recv() => match interest {
+                    Some(interest) => self.meet(&mut connection, interest).await,
+                    None => return wire::broken("ssecast is stopping"),
+                },
+                error = silent.as_mut() => return error,
+            };
+            if let Err(error) = done {
+                return error;
+            }
+        }
+    }
+
+    /// Does what `first` asks for, and what waits behind it, in order, as many as fit into one command each time.
+    async fn meet(&mut self, connection: &mut MultiplexedConnection, first: Interest) -> RedisResult<()> {
+        let mut next = Some(first);
+        while let Some(interest) = next.take() {
+            let subscribes = matches!(interest, Interest::Subscribe(..));
+            let mut names = HashSet::from([note(&mut self.wanted, interest)]);
+            while names.len() < CHANNELS_A_COMMAND {
+                match self.interest.try_recv() {
+                    Ok(interest) if matches!(interest, Interest::Subscribe(..)) == subscribes => {
+                        names.insert(note(&mut self.wanted, interest));
+                    }
+                    other => {
+                        next = other.ok();
+                        break;
+                    }
+                }
+            }
+            let names: Vec<ChannelName> = names.into_iter().collect();
+            if subscribes {
+                let refused = self.subscribe(connection, &names).await?;
+                // Those that were refused are wanted no longer.
+                self.sink.confirmed(names.iter().filter_map(|name| Some((name, *self.wanted.get(name)?))));
+                self.refuse(refused);
+            } else {
+                connection.unsubscribe(self.in_redis(&names)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Subscribes to the channels; gives those that Redis refuses (its ACL), which are no longer wanted.
+    async fn subscribe(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        names: &[ChannelName],
+    ) -> RedisResult<Vec<Refusal>> {
+        let mut refused = Vec::new();
+        for names in names.chunks(CHANNELS_A_COMMAND) {
+            match connection.subscribe(self.in_redis(names)).await {
+                Err(error) if wire::is_forbidden(&error) => {
+                    self.subscribe_one_by_one(connection, names, &mut refused).await?;
+                }
+                done => done?,
+            }
+        }
+        Ok(refused)
+    }
+
+    async fn subscribe_one_by_one(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        names: &[ChannelName],
+        refused: &mut Vec<Refusal>,
+    ) -> RedisResult<()> {
+        for name in names {
+            match connection.subscribe(self.in_redis(std::slice::from_ref(name))).await {
+                Err(error) if wire::is_forbidden(&error) => {
+                    if let Some(generation) = self.wanted.remove(name) {
+                        refused.push((name.clone(), generation, error.to_string()));
+                    }
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, refused: Vec<Refusal>) {
+        static RATE: LogRate = LogRate::new();
+        for (name, generation, reason) in refused {
+            if let Some(count) = RATE.count() {
+                tracing::warn!(
+                    channel = %name,
+                    error = reason,
+                    count,
+                    "Redis refuses channels: their clients are closed, and get 403 when they come back"
+                );
+            }
+            self.sink.refused(&name, generation, &reason);
+        }
+    }
+
+    fn in_redis(&self, names: &[ChannelName]) -> Vec<String> {
+        names.iter().map(|name| format!("{}{name}", self.source.prefix)).collect()
+    }
+}
+
+/// Notes what is wanted from now on; gives the channel.
+fn note(wanted: &mut HashMap<ChannelName, Generation>, interest: Interest) -> ChannelName {
+    match interest {
+        Interest::Subscribe(name, generation) => {
+            wanted.insert(name.clone(), generation);
+            name
+        }
+        Interest::Unsubscribe(name) => {
+            wanted.remove(&name);
+            name
+        }
+    }
+}
+
+struct Connected {
+    connection: MultiplexedConnection,
+    /// Notified when the connection is closed.
+    gone: Arc<Notify>,
+    /// The task that reads and writes; it ends with this.
+    _driver: JoinSet<()>,
+}
