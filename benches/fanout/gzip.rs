@@ -29,7 +29,7 @@ const WARMUP: usize = 5;
 /// The bodies' bytes are counted, so without chunks.
 const REQUEST: &[u8] =
     b"GET /sse/?channels=bench HTTP/1.0\r\nHost: bench\r\nAccept: text/event-stream\r\nAccept-Encoding: gzip\r\n\r\n";
-/// What the shipped snippet says instead is `gzip off`.
+/// The shipped snippet has `gzip off` in this place.
 const NGINX_GZIP: &str =
     "gzip on; gzip_types text/event-stream; gzip_http_version 1.0; gzip_min_length 0; gzip_proxied any;";
 
@@ -141,7 +141,7 @@ fn measure(who: Who) -> anyhow::Result<Figures> {
 
 fn turn_gzip_on(snippet: &Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(snippet)?;
-    ensure!(text.contains("gzip off;"), "the snippet says nothing of gzip");
+    ensure!(text.contains("gzip off;"), "the snippet has no line about gzip");
     Ok(fs::write(snippet, text.replace("gzip off;", NGINX_GZIP))?)
 }
 

@@ -1,7 +1,7 @@
 //! ssecast's fan-out beside others', in one run: `cargo bench --bench fanout -- --help`.
 //!
 //! Machines are noisy, and noise lasts: contenders take turns within each round, each in fresh processes, a ratio is taken
-//! within a round, and medians over rounds are told. The clients are this process; servers are others.
+//! within a round, and medians over rounds are printed. The clients are this process; servers are others.
 
 mod bare_loop;
 mod contenders;

@@ -55,7 +55,7 @@ enum Kind {
     Cyclone,
     /// The same as `direct` with a hyper server that has a response body for each client. Only where asked for
     Hyper,
-    /// 9,000 clients come back with a cursor, 20 events due each, through nginx
+    /// 9,000 clients reconnect with a cursor, 20 events due each, through nginx
     Storm,
     /// A publish to one client beside 15,000 clients of other channels
     Others,

@@ -1,4 +1,4 @@
-//! A reconnect storm: everybody comes back at once with a cursor, and is due what was published meanwhile.
+//! A reconnect storm: all clients reconnect at once with a cursor, and get what was published meanwhile.
 
 use std::{
     io::{Read, Write},

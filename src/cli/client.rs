@@ -194,8 +194,8 @@ fn refusal(address: &Address, status: StatusCode, body: &[u8]) -> Failure {
     match body.lines().next().map(str::trim).filter(|line| line.starts_with('{')) {
         Some(line) => {
             let json = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
-            let said = json["error"].as_str().filter(|said| !said.is_empty());
-            Failure::new(exit_code(status), printable(said.unwrap_or(line), "\n"))
+            let sentence = json["error"].as_str().filter(|sentence| !sentence.is_empty());
+            Failure::new(exit_code(status), printable(sentence.unwrap_or(line), "\n"))
         }
         None => Failure::new(exit_code(status), format_args!("{address} answered {status}")),
     }

@@ -1,6 +1,6 @@
 //! Reads an event stream as a browser does (WHATWG HTML 9.2.6), from chunks of bytes cut anywhere. No I/O.
 //!
-//! Payloads are kept as bytes: whoever shows them decodes them.
+//! Payloads are kept as bytes: decoding them is the caller's.
 
 use std::time::Duration;
 
@@ -26,14 +26,14 @@ pub struct EventStream {
     begun: bool,
     event: Vec<u8>,
     data: Vec<u8>,
-    /// The id field of the event that isn't complete yet; it goes on counting for those that follow.
+    /// The id field of the event that isn't complete yet; the events that follow have it as well, until another id comes.
     id: Vec<u8>,
     last_event_id: Vec<u8>,
     retry: Option<Duration>,
 }
 
 impl EventStream {
-    /// A stream that goes on after `last_event_id`; empty for a new one.
+    /// A stream that resumes after `last_event_id`; empty for a new one.
     #[must_use]
     pub fn resume(last_event_id: &[u8]) -> Self {
         Self { id: last_event_id.to_vec(), last_event_id: last_event_id.to_vec(), ..Self::default() }
@@ -50,7 +50,7 @@ impl EventStream {
         &self.last_event_id
     }
 
-    /// How long to wait before reconnecting, if the stream said so.
+    /// How long to wait before reconnecting, if the stream has a `retry:`.
     #[must_use]
     pub fn retry(&self) -> Option<Duration> {
         self.retry
@@ -73,7 +73,7 @@ impl EventStream {
             chunk = &chunk[end + 1..];
             let mut line = std::mem::take(&mut self.line);
             events.extend(self.take_line(&line));
-            // The room is used again.
+            // The allocation is used again.
             line.clear();
             self.line = line;
         }
@@ -140,7 +140,7 @@ mod tests {
         (id.into(), event.into(), data.into())
     }
 
-    /// The examples of the standard's own text, and what it says beside them.
+    /// The examples of the standard, with the results that it states.
     #[test]
     fn reads_as_the_standard_says() {
         for (stream, events) in [

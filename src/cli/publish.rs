@@ -103,7 +103,7 @@ impl PublishRequest {
 
     /// The message is the body as it is: it may be large, and have any bytes.
     fn raw(args: &PublishArgs, message: Vec<u8>) -> Self {
-        /// What may stand unescaped in a path, RFC 3986, less what has a meaning somewhere.
+        /// What is allowed unescaped in a path (RFC 3986), less what has a meaning somewhere.
         const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
         // A channel named "." or ".." would be taken for a step in the path.
         let channel = match args.channel.as_str() {

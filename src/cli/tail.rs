@@ -57,7 +57,7 @@ pub struct TailArgs {
     raw: bool,
 }
 
-/// Prints events until the reader of standard output leaves or the daemon says that there is nothing to come.
+/// Prints events until standard output is closed or the daemon answers 204: nothing more will come.
 ///
 /// # Errors
 /// No daemon at the start (69), not allowed to connect or to read (77), channels refused (65), too many clients (75), wrong

@@ -21,9 +21,9 @@ fn printed(output: &Output) -> String {
 /// Asserts that a command has failed with `code`, and gives its standard error.
 fn failed(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
-    let said = text(&output.stderr);
-    assert!(!said.is_empty() && !said.contains("panicked"), "{said}");
-    said
+    let error = text(&output.stderr);
+    assert!(!error.is_empty() && !error.contains("panicked"), "{error}");
+    error
 }
 
 /// `ssecast tail`, started and following.

@@ -41,14 +41,14 @@ impl Demo {
         let mut child = Child::start("ssecast demo", &mut command, folder.path("demo.log"));
         let log = folder.path("demo.log");
         child.wait_until("printing its commands", || fs::read_to_string(&log).unwrap_or_default().contains("Ctrl-C"));
-        let told = child.log();
+        let output = child.log();
         let word_with = |start: &str| {
-            let word = told.split_whitespace().find(|word| word.starts_with(start));
-            word.unwrap_or_else(|| panic!("no {start}… in {told}")).to_owned()
+            let word = output.split_whitespace().find(|word| word.starts_with(start));
+            word.unwrap_or_else(|| panic!("no {start}… in {output}")).to_owned()
         };
         let page = word_with("http://127.0.0.1:");
         let address = page.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
-        let socket = told.split_whitespace().skip_while(|word| *word != "--unix-socket").nth(1).unwrap();
+        let socket = output.split_whitespace().skip_while(|word| *word != "--unix-socket").nth(1).unwrap();
         let private = Path::new(socket).parent().unwrap().to_owned();
         Self { child, page: Endpoint::tcp(address), private, _folder: folder }
     }
@@ -63,9 +63,9 @@ impl Demo {
 
     /// What it printed for pasting that begins with `program`.
     fn line(&self, program: &str) -> String {
-        let told = self.child.log();
-        let line = told.lines().map(str::trim).find(|line| line.starts_with(program));
-        line.unwrap_or_else(|| panic!("no line of {program} in {told}")).to_owned()
+        let output = self.child.log();
+        let line = output.lines().map(str::trim).find(|line| line.starts_with(program));
+        line.unwrap_or_else(|| panic!("no line of {program} in {output}")).to_owned()
     }
 
     /// Pastes that line into a terminal, and gives what it prints.

@@ -2,7 +2,7 @@
 //!
 //! Every test has its own folder, sockets, nginx and Redis; it waits for conditions, never for times, and ends by pid what
 //! it started. Its first line states which other programs it needs (`needs!`). `tests/run` installs them all and runs the tests;
-//! `cargo test` alone skips the tests whose programs are missing, and says which.
+//! `cargo test` alone skips the tests whose programs are missing, and prints their names.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it, and so do its helpers")]
 
 #[macro_use]

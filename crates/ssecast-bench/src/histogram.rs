@@ -15,7 +15,7 @@ pub struct Histogram {
     max: u64,
 }
 
-/// What a report tells of a histogram, in microseconds.
+/// A histogram's figures for a report, in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Quantiles {
     /// Half of all are at most this.

@@ -5,7 +5,7 @@
 
 use memchr::memchr;
 
-/// Most bytes kept of a line that came in parts. Longer lines are cut: a stamp stands at a line's beginning.
+/// Most bytes kept of a line that came in parts. Longer lines are cut: a stamp is at a line's beginning.
 const MAX_KEPT_LINE: usize = 256;
 
 /// What a client has read.
@@ -133,8 +133,8 @@ impl Parser {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        let room = MAX_KEPT_LINE.saturating_sub(self.line.len());
-        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let free = MAX_KEPT_LINE.saturating_sub(self.line.len());
+        self.line.extend_from_slice(&bytes[..bytes.len().min(free)]);
     }
 }
 

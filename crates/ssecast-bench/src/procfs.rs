@@ -1,4 +1,4 @@
-//! What processes take of the machine: CPU time and memory, as `/proc` tells it (proc(5)).
+//! CPU time and memory of processes, read from `/proc` (proc(5)).
 
 use std::{fs, time::Duration};
 

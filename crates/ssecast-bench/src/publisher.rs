@@ -87,8 +87,8 @@ impl Publisher for RedisPublisher {
         for message in batch {
             pipe.publish(message.channel, &message.payload);
         }
-        let heard: Vec<u64> = pipe.query(&mut self.0).context("Redis refuses a PUBLISH")?;
-        if let Some(message) = heard.iter().position(|&subscribers| subscribers == 0).map(|at| &batch[at]) {
+        let received: Vec<u64> = pipe.query(&mut self.0).context("Redis refuses a PUBLISH")?;
+        if let Some(message) = received.iter().position(|&subscribers| subscribers == 0).map(|at| &batch[at]) {
             bail!(
                 "nobody is subscribed to {} on this Redis: is it the daemon's, and has it a prefix?",
                 message.channel
@@ -223,7 +223,7 @@ impl Response {
         let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
         let status = text.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(999);
         let body = if text.contains("\r\ntransfer-encoding: chunked") {
-            // The last chunk stands at the body's beginning, or after a line end.
+            // The last chunk is at the body's beginning, or after a line end.
             let body = &bytes[head..];
             if body.starts_with(b"0\r\n\r\n") { 5 } else { memmem::find(body, b"\r\n0\r\n\r\n")? + 7 }
         } else {
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn responses_are_told_apart() {
+    fn responses_are_separated() {
         let two = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nokayHTTP/1.1 503 No\r\n\r\n";
         assert_eq!(Response::read(two), Some(Response { status: 200, head: 38, end: 42 }));
         assert_eq!(Response::read(&two[..41]), None);

@@ -300,7 +300,7 @@ fn next_message<'p>(tally: &mut Tally<'_>, plan: &'p ChannelPlan, work: &Work) -
     Message { channel: &plan.channels()[channel].name, payload: stamp.payload(work.size) }
 }
 
-/// Where a refusal says what is wrong, as far as it has been read.
+/// The text of a refusal, as far as it has been read.
 fn last_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()

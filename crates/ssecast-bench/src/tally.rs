@@ -1,7 +1,7 @@
 //! Who has got what: deliveries, losses, order, duplicates and times of one run. No I/O and no clock.
 //!
 //! Every event knows which clients it still waits for, until all have it. So a duplicate, a loss and a late
-//! arrival are told apart exactly, and the memory taken is that of the events under way.
+//! arrival are distinguished exactly, and the memory taken is that of the events under way.
 
 use serde::Serialize;
 
@@ -198,7 +198,7 @@ mod tests {
     const SIZE: usize = 64;
 
     #[test]
-    fn every_fault_is_told_from_every_other() {
+    fn each_fault_is_counted_as_itself() {
         let plan: ChannelPlan = "all,odd+even".parse().unwrap();
         let mut tally = Tally::new(&plan, 4, |client| client < 3, 7);
         let events = [0, 0, 1, 0].map(|channel| tally.publish(channel, 100).payload(SIZE));

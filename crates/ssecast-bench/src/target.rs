@@ -20,7 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Target {
     /// Where to connect.
     pub address: Address,
-    /// What `Host:` says.
+    /// The value of `Host:`.
     pub host: String,
     /// The path and query of a request.
     pub uri: String,
@@ -46,7 +46,7 @@ pub enum TargetError {
     Resolve {
         /// The host and port as typed.
         host: String,
-        /// What the resolver says.
+        /// The resolver's error.
         source: std::io::Error,
     },
 }
@@ -69,7 +69,7 @@ impl Target {
     /// Connects without waiting; the socket returned does not block.
     ///
     /// # Errors
-    /// Whatever the kernel says; `WouldBlock` if a Unix socket's backlog is full at the moment.
+    /// The kernel's error; `WouldBlock` if a Unix socket's backlog is full at the moment.
     pub fn connect(&self) -> std::io::Result<OwnedFd> {
         match &self.address {
             Address::Unix(path) => connect_unix(path),

@@ -78,7 +78,7 @@ function settled() {
   show("open", "Open");
 }
 
-// EventSource doesn't tell scripts why it was refused; asking once more does.
+// EventSource doesn't give scripts the reason of a refusal; a request of the page's own does.
 async function refused(wanted) {
   show("refused", "Refused");
   note("The stream was refused.");
@@ -86,13 +86,13 @@ async function refused(wanted) {
     const answer = await fetch(`/sse/?${wanted}`, { headers: { Accept: "text/event-stream" }, signal: AbortSignal.timeout(3000) });
     if (answer.ok) return void answer.body?.cancel();
     const text = await answer.text();
-    let said = text;
+    let reason = text;
     try {
-      said = JSON.parse(text).error ?? text;
+      reason = JSON.parse(text).error ?? text;
     } catch {
       // Not JSON: shown as it is.
     }
-    note(`${answer.status}: ${String(said).slice(0, 300)}`);
+    note(`${answer.status}: ${String(reason).slice(0, 300)}`);
   } catch {
     // No answer: the state says it already.
   }

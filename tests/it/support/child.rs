@@ -45,7 +45,7 @@ impl Child {
         Self { name, pid: Pid::from_raw(process.id().cast_signed()), status: None, log }
     }
 
-    /// Waits for its end, and stands for its child `pid` from then on.
+    /// Waits for its end. From then on, this is its child `pid`, the successor.
     pub(crate) fn succeed(&mut self, pid: u32) {
         let status = self.wait();
         assert!(status.success(), "{}, whose successor is {pid}, ended with {status}:\n{}", self.name, self.log());
@@ -56,7 +56,7 @@ impl Child {
         self.pid.as_raw().cast_unsigned()
     }
 
-    /// Everything it has said so far.
+    /// All of its output so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
@@ -91,7 +91,7 @@ impl Child {
         }
     }
 
-    /// Waits until `ready` is true; panics at once, with what it said, where it has ended instead.
+    /// Waits until `ready` is true; panics at once, with its output, where it has ended instead.
     pub(crate) fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
         let start = Instant::now();
         while !ready() {
@@ -121,9 +121,9 @@ impl Drop for Child {
         if thread::panicking() {
             let log = std::fs::read(&self.log).unwrap_or_default();
             let tail = String::from_utf8_lossy(&log[log.len().saturating_sub(8_000)..]);
-            eprintln!("--- {} (pid {}) said:\n{tail}", self.name, self.pid);
+            eprintln!("--- {} (pid {}), its output:\n{tail}", self.name, self.pid);
         }
-        // A SIGTERM first, since nginx ends its workers only then; whoever does not listen is killed.
+        // A SIGTERM first, since nginx ends its workers only then; a process that ignores it is killed.
         if self.ended().is_none() {
             self.signal(Signal::SIGTERM);
             let start = Instant::now();

@@ -37,7 +37,7 @@ impl Daemon {
         daemon
     }
 
-    /// As [`Daemon::start`], but waits only until it answers: its sources may be away.
+    /// As [`Daemon::start`], but waits only until it answers: its sources may be disconnected.
     pub(crate) fn start_unready(folder: &Folder, tables: &str) -> Self {
         Self::start_named(folder, "ssecast", tables)
     }
@@ -97,7 +97,7 @@ impl Daemon {
         self.try_reload().unwrap_or_else(|refusal| panic!("{refusal}\n{}", self.child.log()));
     }
 
-    /// Asks for a new process; gives what was said where none took over.
+    /// Asks for a new process; gives the answer where none took over.
     pub(crate) fn try_reload(&mut self) -> Result<(), String> {
         let answer = Request::post("/reload", "", "").send(&self.admin).json();
         let Some(pid) = answer["pid"].as_u64() else { return Err(answer.to_string()) };

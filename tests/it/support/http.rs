@@ -109,7 +109,7 @@ pub(crate) struct Decoder {
 /// Where in the body the next byte is.
 #[derive(Debug, Default, PartialEq)]
 enum Framing {
-    /// The body goes on to the connection's end.
+    /// The body ends with the connection.
     #[default]
     UntilClose,
     /// So many bytes of the body, or of a chunk with its line end, are left.
@@ -131,7 +131,7 @@ impl Decoder {
         self.head.as_ref()
     }
 
-    /// Whether the response's own framing says that it is over.
+    /// Whether the response is complete by its own framing.
     pub(crate) fn is_complete(&self) -> bool {
         self.head.is_some() && matches!(self.framing, Framing::Complete | Framing::Length(0))
     }
@@ -141,7 +141,7 @@ impl Decoder {
         self.head.is_some() && (self.is_complete() || self.framing == Framing::UntilClose)
     }
 
-    /// Takes the next bytes of the connection and adds what they say of the body to `body`.
+    /// Takes the next bytes of the connection and adds their part of the body to `body`.
     pub(crate) fn feed(&mut self, bytes: &[u8], body: &mut Vec<u8>) {
         let mut rest = bytes;
         if self.head.is_none() {

@@ -30,7 +30,7 @@ impl Nginx {
     }
 
     /// Starts nginx before `upstream` with the snippet as an administrator has changed it: `edit` gets the shipped text, and
-    /// what it returns stands in the server block.
+    /// what it returns is put into the server block.
     pub(crate) fn start_edited(folder: &Folder, upstream: &Path, edit: impl FnOnce(String) -> String) -> Self {
         let port = free_port();
         let config = write_config(folder, upstream, port, edit);
@@ -54,7 +54,7 @@ impl Nginx {
     }
 }
 
-/// What `nginx -t` says of the shipped snippet.
+/// The output of `nginx -t` for the shipped snippet.
 pub(crate) fn test_config(folder: &Folder) -> Output {
     let config = write_config(folder, &folder.path("ssecast.sock"), free_port(), |snippet| snippet);
     command(folder, &config).arg("-t").output().unwrap()

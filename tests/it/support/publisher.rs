@@ -73,7 +73,7 @@ pub(crate) fn accepted_lines(response: Response) -> Vec<Published> {
     answers
 }
 
-/// Asserts that `response` is a refusal with `status`: one line of JSON that says why. Gives what it says.
+/// Asserts that `response` is a refusal with `status`: one line of JSON with the reason. Gives the reason.
 pub(crate) fn refused(response: Response, status: u16) -> String {
     let head = response.head().clone();
     let text = response.text();

@@ -119,7 +119,7 @@ impl RedisServer {
     }
 }
 
-/// `text` as it stands in a URL.
+/// `text` as it is written in a URL.
 pub(crate) fn in_url(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

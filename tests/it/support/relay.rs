@@ -42,7 +42,8 @@ impl Relay {
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
-                let server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).unwrap();
+                // Where Redis doesn't listen, the connection is closed, as Redis's own would be refused.
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { continue };
                 let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let gate = Arc::clone(&for_replies);
                 thread::spawn(move || copy(client, to_server, |_| {}));

@@ -71,7 +71,7 @@ impl Subscription {
     }
 }
 
-/// What a gap event says.
+/// The content of a gap event.
 #[derive(Debug, PartialEq, Eq, serde::Deserialize)]
 pub(crate) struct Gap {
     pub(crate) channels: Vec<String>,

@@ -20,7 +20,7 @@ pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) 
     }
 }
 
-/// Asserts that `condition` holds now and goes on to hold. That something never happens can't be waited for; this gives it
+/// Asserts that `condition` holds now and for a while. That something never happens can't be waited for; this gives it
 /// a fair chance to happen.
 pub(crate) fn holds_for_a_while(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
