@@ -31,7 +31,7 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The lines outside of code blocks, without what stands between backticks.
+/// The lines outside of code blocks.
 fn prose(text: &str) -> Vec<String> {
     let mut in_code = false;
     let mut lines = Vec::new();
@@ -45,10 +45,13 @@ fn prose(text: &str) -> Vec<String> {
     lines
 }
 
-/// The targets of `[text](target)` and `![text](target)`.
+/// The targets of `[text](target)`, `![text](target)` and `<img src="target">`.
 fn links(text: &str) -> Vec<String> {
-    let target = |part: &str| part.split_once(')').map(|(target, _)| target.to_owned());
-    prose(text).iter().flat_map(|line| line.split("](").skip(1).filter_map(target).collect::<Vec<_>>()).collect()
+    let between = |line: &str, before: &str, after: char| -> Vec<String> {
+        let parts = line.split(before).skip(1);
+        parts.filter_map(|part| part.split_once(after)).map(|(target, _)| target.to_owned()).collect()
+    };
+    prose(text).iter().flat_map(|line| [between(line, "](", ')'), between(line, "src=\"", '"')].concat()).collect()
 }
 
 /// The anchors that a page's headings have: lower case, spaces as hyphens, punctuation left out.
@@ -106,7 +109,8 @@ fn a_broken_link_is_found() {
     ] {
         assert_eq!(broken(&page, target).is_some(), is_broken, "{target}");
     }
-    assert_eq!(links("[a](b.md) and ![c](d.svg)\n```\n[no](link.md)\n```"), ["b.md", "d.svg"]);
+    let page = "[a](b.md) and ![c](d.svg)\n```\n[no](link.md)\n```\n<img src=\"e.png\" width=\"640\">";
+    assert_eq!(links(page), ["b.md", "d.svg", "e.png"]);
 }
 
 #[test]
