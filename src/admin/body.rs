@@ -3,7 +3,7 @@
 //!
 //! Invariant: no byte of a body is kept without a permit for it, until what was made of it has been published.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
@@ -133,7 +133,7 @@ where
 
 /// Answers a request without a look at its body: that is read and dropped, or else the connection is closed, since what is
 /// left of a body is no request.
-pub(super) async fn refuse<B>(body: B, refusal: Reply) -> Answer<()>
+pub(super) async fn refuse<B>(body: B, refusal: Reply) -> Answer<Infallible>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {

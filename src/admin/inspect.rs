@@ -1,5 +1,7 @@
 //! What may be known of the daemon: `/stats`, `/healthz`, `/readyz`. It changes nothing.
 
+use std::convert::Infallible;
+
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
@@ -8,7 +10,7 @@ use crate::http::{Answer, reply};
 
 impl Admin {
     /// `[["cats",946],…]`: every channel that has clients, as cyclone-sse.
-    pub(super) async fn stats(&self, asked: Asked) -> Answer<()> {
+    pub(super) async fn stats(&self, asked: Asked) -> Answer<Infallible> {
         if let Err(refused) = self.may_look(&asked.caller, &asked.request) {
             return done(forbidden(refused));
         }
@@ -18,12 +20,12 @@ impl Admin {
     }
 
     /// 200 while the process answers.
-    pub(super) async fn health(&self, _: Asked) -> Answer<()> {
+    pub(super) async fn health(&self, _: Asked) -> Answer<Infallible> {
         done(reply::json(StatusCode::OK, &json!({ "status": "ok" })))
     }
 
     /// 200 while every source is connected.
-    pub(super) async fn ready(&self, asked: Asked) -> Answer<()> {
+    pub(super) async fn ready(&self, asked: Asked) -> Answer<Infallible> {
         if let Err(refused) = self.may_look(&asked.caller, &asked.request) {
             return done(forbidden(refused));
         }
@@ -37,6 +39,9 @@ impl Admin {
                 format!("disconnected: {}; clients stay connected and get a gap event on reconnect", each.join(", "));
             let away: Vec<&str> = disconnected.iter().map(|(source, _)| *source).collect();
             body = json!({ "status": "not ready", "code": "source_disconnected", "error": what, "away": away });
+        }
+        if let Some(phase) = self.reloads.phase() {
+            body["upgrade"] = phase.into();
         }
         if let Some(why) = self.reloads.last_failure() {
             body["last_reload"] = format!("failed: {why}").into();

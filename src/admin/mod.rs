@@ -8,10 +8,9 @@ mod publish;
 mod reload;
 mod routes;
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use hyper::{Request, StatusCode, body::Incoming, server::conn::http1};
+use hyper::{Request, StatusCode, body::Incoming, header, server::conn::http1};
 use hyper_util::rt::TokioTimer;
 use serde_json::json;
 use tokio::{sync::watch, time::sleep};
@@ -35,9 +34,6 @@ use crate::{
 /// Longest time for a request's head to arrive; a connection that is kept open and silent longer is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A request that came too late for one reload, as it is asked again for the next one.
-const ASKED_AGAIN: &[u8] = b"POST /reload HTTP/1.1\r\nHost: ssecast\r\nConnection: close\r\n\r\n";
-
 /// Whether connections are to end after the request under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -56,7 +52,7 @@ pub struct Admin {
     /// What the shards know.
     pub dispatcher: Arc<Dispatcher>,
     /// Where a new process is asked for.
-    pub reloads: Reloads,
+    pub reloads: Arc<Reloads>,
     /// Memory for requests' bodies.
     pub bodies: Bodies,
 }
@@ -92,13 +88,13 @@ impl Admin {
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         match http::serve(stream, &builder, answer, leave).await {
             Ended::Left(stream) => Some(stream),
-            Ended::Taken(stream, ()) => stream.into_stream(Bytes::from_static(ASKED_AGAIN)).ok(),
+            Ended::Taken(_, never) => match never {},
             Ended::Closed => None,
         }
     }
 
-    /// Answers a request; one for a reload that has to be asked again takes its connection.
-    async fn answer(&self, asked: Asked) -> Answer<()> {
+    /// Answers a request.
+    async fn answer(&self, asked: Asked) -> Answer<Infallible> {
         if let Some(reply) = guard::refuse_pages(&asked.request) {
             return body::refuse(asked.request.into_body(), reply).await;
         }
@@ -109,7 +105,7 @@ impl Admin {
     }
 
     /// A new process takes over. Only who may end this one may ask for that: root, and the daemon's own user.
-    async fn reload(&self, asked: Asked) -> Answer<()> {
+    async fn reload(&self, asked: Asked) -> Answer<Infallible> {
         if !asked.caller.owns_this_process() {
             let what = "only root and the daemon's own user may ask for a reload, on the Unix socket";
             return Answer::Response(reply::error(StatusCode::FORBIDDEN, "not_owner", what));
@@ -121,7 +117,12 @@ impl Admin {
                 "reload_failed",
                 &format!("nothing has changed: {why}"),
             )),
-            Reloaded::Again => Answer::Take(()),
+            Reloaded::Busy => {
+                let what = "another reload is under way: ask again when it is over";
+                let mut reply = reply::error(StatusCode::CONFLICT, "reload_under_way", what);
+                reply.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+                Answer::Response(reply)
+            }
         }
     }
 }
@@ -137,6 +138,6 @@ async fn too_late(mut ending: watch::Receiver<Ending>) {
 }
 
 /// An answer to a request that needs no wait.
-fn done(reply: Reply) -> Answer<()> {
+fn done(reply: Reply) -> Answer<Infallible> {
     Answer::Response(reply)
 }

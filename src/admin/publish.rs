@@ -1,5 +1,7 @@
 //! `POST /publish`: reads a body, has it parsed and published, and answers with what became of it. It knows no form of a body.
 
+use std::convert::Infallible;
+
 use hyper::{StatusCode, header};
 use serde_json::{Value, json};
 
@@ -31,17 +33,17 @@ pub(super) fn longest_body(max_message: usize) -> usize {
 
 impl Admin {
     /// A form, JSON, an array or NDJSON.
-    pub(super) async fn publish(&self, asked: Asked) -> Answer<()> {
+    pub(super) async fn publish(&self, asked: Asked) -> Answer<Infallible> {
         self.take(asked, None).await
     }
 
     /// The body is the message, for the channel in the path.
-    pub(super) async fn publish_raw(&self, mut asked: Asked) -> Answer<()> {
+    pub(super) async fn publish_raw(&self, mut asked: Asked) -> Answer<Infallible> {
         let channel = std::mem::take(&mut asked.name);
         self.take(asked, Some(channel)).await
     }
 
-    async fn take(&self, asked: Asked, channel: Option<Vec<u8>>) -> Answer<()> {
+    async fn take(&self, asked: Asked, channel: Option<Vec<u8>>) -> Answer<Infallible> {
         let Asked { request, caller, ending, .. } = asked;
         let (head, incoming) = request.into_parts();
         let query = head.uri.query().unwrap_or_default();

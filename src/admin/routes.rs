@@ -1,6 +1,6 @@
 //! The table of routes, from which 404 and 405 and the documentation are made. It answers nothing else.
 
-use std::{future::Future, pin::Pin};
+use std::{convert::Infallible, future::Future, pin::Pin};
 
 use hyper::{Method, StatusCode};
 
@@ -11,7 +11,7 @@ use crate::http::{
 };
 
 /// An answer under way.
-pub(super) type Answering<'a> = Pin<Box<dyn Future<Output = Answer<()>> + Send + 'a>>;
+pub(super) type Answering<'a> = Pin<Box<dyn Future<Output = Answer<Infallible>> + Send + 'a>>;
 
 /// What is served at one path with one method.
 pub(super) struct Route {

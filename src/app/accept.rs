@@ -2,13 +2,13 @@
 
 use std::{
     io, mem,
-    net::TcpListener as StdTcpListener,
-    os::{fd::AsFd as _, unix::net::UnixListener as StdUnixListener},
+    os::fd::{AsFd as _, RawFd},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
@@ -32,76 +32,141 @@ const TO_BE_WHOLE: Duration = Duration::from_millis(200);
 /// Connections of the admin socket that were left between two requests.
 type Left = Arc<Mutex<Vec<Stream>>>;
 
-/// A second descriptor of a listening socket: the first one outlives the accepting.
-enum Duplicate {
-    Unix(StdUnixListener),
-    Tcp(StdTcpListener),
+/// A listening socket, registered with the runtime.
+enum Listening {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+/// Second descriptors of both listening sockets: accepting can be paused and resumed with them, and nothing of that can fail.
+#[derive(Clone)]
+pub(super) struct Listeners {
+    public: Arc<Listening>,
+    admin: Arc<Listening>,
 }
 
 /// Accepts on both sockets until it is paused.
 pub(super) struct Accepting {
+    listeners: Listeners,
+    queues: Vec<Arc<Queue>>,
+    service: Arc<Admin>,
+    running: Running,
+}
+
+/// The tasks that accept.
+struct Running {
     ending: watch::Sender<Ending>,
     public: JoinHandle<()>,
+    /// Ends with the requests that still wait for the outcome of a reload.
     admin: JoinHandle<()>,
+    /// Requests that wait for the outcome of a reload, once accepting has ended.
+    answering: Arc<Mutex<JoinSet<()>>>,
     left: Left,
+}
+
+impl Listeners {
+    /// Duplicates both sockets and registers them with the current runtime. Accepts nothing.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub(super) fn new(public: &Listener, admin: &Listener) -> io::Result<Self> {
+        Ok(Self { public: Arc::new(Listening::new(public)?), admin: Arc::new(Listening::new(admin)?) })
+    }
 }
 
 impl Accepting {
     /// Takes connections up: new ones, and `inherited` ones of the admin socket.
     pub(super) fn start(
-        public: &Listener,
-        admin: &Listener,
+        listeners: Listeners,
         queues: Vec<Arc<Queue>>,
         service: Arc<Admin>,
         inherited: Vec<Stream>,
-    ) -> io::Result<Self> {
-        let (ending, ended) = watch::channel(Ending::No);
-        let left = Left::default();
-        let (public, admin) = (Duplicate::of(public)?, Duplicate::of(admin)?);
-        let public = tokio::spawn(accept_public(public, queues, ended.clone()));
-        let admin = tokio::spawn(accept_admin(admin, service, inherited, Arc::clone(&left), ended));
-        Ok(Self { ending, public, admin, left })
+    ) -> Self {
+        let running = Running::start(&listeners, &queues, &service, inherited);
+        Self { listeners, queues, service, running }
     }
 
-    /// Stops accepting, and resolves when no request is under way on the admin socket but the one for this reload. Puts the
-    /// connections that are left there into `left`.
+    /// Stops accepting, and resolves when no request is under way on the admin socket but the one for this reload. It may be
+    /// given up at any time: [`Accepting::resume`] goes on.
     ///
     /// # Errors
     /// A request has taken longer than `within`.
-    pub(super) async fn pause(self, within: Duration, left: &mut Vec<Stream>) -> anyhow::Result<()> {
-        let _ = self.ending.send(Ending::Within(TO_BE_WHOLE)); // Nobody listens who has ended already.
-        let paused = timeout(within, async {
-            let _ = self.public.await;
-            let _ = self.admin.await;
-        });
-        let paused = paused.await.context("a publish under way takes too long");
-        left.append(&mut self.left.lock().unwrap_or_else(PoisonError::into_inner));
-        paused
+    pub(super) async fn pause(&mut self, within: Duration) -> anyhow::Result<()> {
+        timeout(within, self.running.end(TO_BE_WHOLE)).await.context("a publish under way takes too long")
+    }
+
+    /// After [`Accepting::pause`]: the descriptors of connections that are left on the admin socket, and what was read of each.
+    pub(super) fn left(&self) -> Vec<(RawFd, Bytes)> {
+        self.running.left.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Stream::peek).collect()
+    }
+
+    /// After [`Accepting::pause`]: waits until the request that has asked for the reload is answered, at most for `within`.
+    pub(super) async fn answer_all(&self, within: Duration) {
+        let mut answering = mem::take(&mut *self.running.answering.lock().unwrap_or_else(PoisonError::into_inner));
+        let answered = timeout(within, async { while answering.join_next().await.is_some() {} });
+        if answered.await.is_err() {
+            answering.detach_all();
+        }
+    }
+
+    /// Goes on as if [`Accepting::pause`] had not been.
+    pub(super) fn resume(&mut self) {
+        mem::take(&mut *self.running.answering.lock().unwrap_or_else(PoisonError::into_inner)).detach_all();
+        let left = mem::take(&mut *self.running.left.lock().unwrap_or_else(PoisonError::into_inner));
+        self.running = Running::start(&self.listeners, &self.queues, &self.service, left);
     }
 
     /// Stops accepting, and resolves when all requests under way on the admin socket are answered; those that are not whole
     /// `within` the time are refused.
-    pub(super) async fn stop(self, within: Duration) {
-        let _ = self.ending.send(Ending::Within(within));
-        let _ = self.public.await;
-        let _ = self.admin.await;
+    pub(super) async fn stop(mut self, within: Duration) {
+        self.running.end(within).await;
     }
 }
 
-impl Duplicate {
-    fn of(listener: &Listener) -> io::Result<Self> {
+impl Running {
+    fn start(listeners: &Listeners, queues: &[Arc<Queue>], service: &Arc<Admin>, inherited: Vec<Stream>) -> Self {
+        let (ending, ended) = watch::channel(Ending::No);
+        let left = Left::default();
+        let Listeners { public, admin } = listeners.clone();
+        let public = tokio::spawn(accept_public(public, queues.to_vec(), ended.clone()));
+        let answering = Arc::default();
+        let admin =
+            accept_admin(admin, Arc::clone(service), inherited, Arc::clone(&left), Arc::clone(&answering), ended);
+        let admin = tokio::spawn(admin);
+        Self { ending, public, admin, answering, left }
+    }
+
+    async fn end(&mut self, within: Duration) {
+        let _ = self.ending.send(Ending::Within(within)); // Nobody listens who has ended already.
+        for task in [&mut self.public, &mut self.admin] {
+            if !task.is_finished() {
+                let _ = task.await;
+            }
+        }
+    }
+}
+
+impl Listening {
+    fn new(listener: &Listener) -> io::Result<Self> {
         let fd = listener.as_fd().try_clone_to_owned()?;
         Ok(match listener {
-            Listener::Unix(..) => Self::Unix(fd.into()),
-            Listener::Tcp(_) => Self::Tcp(fd.into()),
+            Listener::Unix(..) => Self::Unix(UnixListener::from_std(fd.into())?),
+            Listener::Tcp(_) => Self::Tcp(TcpListener::from_std(fd.into())?),
         })
+    }
+
+    async fn accept(&self) -> io::Result<Stream> {
+        Ok(Stream::new(match self {
+            Self::Unix(listener) => Socket::Unix(listener.accept().await?.0.into_std()?),
+            Self::Tcp(listener) => Socket::Tcp(listener.accept().await?.0.into_std()?),
+        }))
     }
 }
 
 /// Accepts on the public socket and gives the connections to the shards by turns.
-async fn accept_public(listener: Duplicate, queues: Vec<Arc<Queue>>, ended: watch::Receiver<Ending>) {
+async fn accept_public(listener: Arc<Listening>, queues: Vec<Arc<Queue>>, ended: watch::Receiver<Ending>) {
     let mut turn = 0;
-    accept(listener, ended, |stream| {
+    accept(&listener, ended, |stream| {
         turn = (turn + 1) % queues.len();
         queues[turn].push([Op::Accept(stream)]);
     })
@@ -110,10 +175,11 @@ async fn accept_public(listener: Duplicate, queues: Vec<Arc<Queue>>, ended: watc
 
 /// Accepts on the admin socket, and serves there until it is stopped and the requests under way are answered.
 async fn accept_admin(
-    listener: Duplicate,
+    listener: Arc<Listening>,
     admin: Arc<Admin>,
     inherited: Vec<Stream>,
     left: Left,
+    answering: Arc<Mutex<JoinSet<()>>>,
     ended: watch::Receiver<Ending>,
 ) {
     let mut serving = JoinSet::new();
@@ -133,44 +199,25 @@ async fn accept_admin(
     for stream in inherited {
         serve(&mut serving, stream);
     }
-    accept(listener, ended.clone(), |stream| serve(&mut serving, stream)).await;
+    accept(&listener, ended.clone(), |stream| serve(&mut serving, stream)).await;
     // A request that waits for the outcome of this very pause is answered later.
     while serving.len() > admin.reloads.waiting() && serving.join_next().await.is_some() {}
-    mem::take(&mut serving).detach_all();
+    *answering.lock().unwrap_or_else(PoisonError::into_inner) = serving;
 }
 
-async fn accept(listener: Duplicate, mut ended: watch::Receiver<Ending>, mut each: impl FnMut(Stream)) {
+/// Accepts until accepting is to end. No error ends it: each concerns one connection, or there are no descriptors for now.
+async fn accept(listener: &Listening, mut ended: watch::Receiver<Ending>, mut each: impl FnMut(Stream)) {
     let accepting = async {
-        if let Err(error) = accept_from(listener, &mut each).await {
-            tracing::error!(%error, "a listening socket is lost");
+        loop {
+            match listener.accept().await {
+                Ok(stream) => each(stream),
+                Err(error) => rest(&error).await,
+            }
         }
     };
     tokio::select! {
         () = accepting => {}
         _ = ended.wait_for(|ending| *ending != Ending::No) => {}
-    }
-}
-
-async fn accept_from(listener: Duplicate, each: &mut impl FnMut(Stream)) -> io::Result<()> {
-    match listener {
-        Duplicate::Unix(listener) => {
-            let listener = UnixListener::from_std(listener)?;
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::new(Socket::Unix(stream.into_std()?))),
-                    Err(error) => rest(&error).await,
-                }
-            }
-        }
-        Duplicate::Tcp(listener) => {
-            let listener = TcpListener::from_std(listener)?;
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => each(Stream::new(Socket::Tcp(stream.into_std()?))),
-                    Err(error) => rest(&error).await,
-                }
-            }
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -23,7 +23,7 @@ use crate::{
     cursor::{Cursor, NodeId},
     hub::Sequencer,
     metrics::Metrics,
-    process::notify::Vitals,
+    process::notify::StatusReport,
     public,
     shard::{self, Op, Parts, Queue, Transfer},
     source::{RedisPubSub, RedisPublisher, Sink, Source},
@@ -51,6 +51,8 @@ pub(super) struct Daemon {
     client_limit: Arc<ClientLimit>,
     waiting: Vec<Waiting>,
     threads: Vec<thread::JoinHandle<()>>,
+    /// Whether the shards may begin.
+    gate: watch::Sender<bool>,
     /// Tells the shards' and sources' threads to end, by being dropped.
     running: watch::Sender<()>,
 }
@@ -88,6 +90,7 @@ impl Daemon {
             client_limit: ClientLimit::new(config.stream.max_clients),
             waiting: sources.into_iter().zip(wanted).collect(),
             threads: Vec::new(),
+            gate: watch::channel(false).0,
             running: watch::channel(()).0,
         })
     }
@@ -101,26 +104,28 @@ impl Daemon {
             let ending = Arc::clone(&self.ending);
             let name = format!("source-{}", source.spec().id);
             thread::Builder::new().name(name.clone()).spawn(move || {
-                let mut obituary = Obituary { ending, why: format!("{name} panicked") };
+                let mut guard = ThreadExitGuard { ending, why: format!("{name} panicked") };
                 runtime.block_on(async {
                     tokio::select! {
                         () = source.run(sink, demands) => {}
                         _ = running.changed() => {}
                     }
                 });
-                obituary.why.clear();
+                guard.why.clear();
             })?;
         }
         Ok(())
     }
 
-    /// Starts the shards at `cursor`, each with what it inherits.
-    pub(super) fn start_shards(
+    /// Makes the shards, which begin at `cursor`, each with what it inherits, on a thread of its own. They wait for
+    /// [`Daemon::open_gate`]; until then they write to no client, and everything that can fail has been done.
+    pub(super) async fn make_shards(
         &mut self,
         config: &Arc<Config>,
         cursor: Cursor,
         inherited: Vec<Option<Transfer>>,
-    ) -> io::Result<()> {
+    ) -> anyhow::Result<()> {
+        let mut making = Vec::with_capacity(inherited.len());
         for (number, (queue, inherited)) in self.queues.iter().zip(inherited).enumerate() {
             let parts = Parts {
                 number,
@@ -135,25 +140,41 @@ impl Daemon {
             };
             let (metrics, client_limit) = (Arc::clone(&self.metrics), Arc::clone(&self.client_limit));
             let (ending, mut running) = (Arc::clone(&self.ending), self.running.subscribe());
+            let mut gate = self.gate.subscribe();
             let name = format!("shard-{number}");
+            let (made, is_made) = oneshot::channel();
             let thread = thread::Builder::new().name(name.clone()).spawn(move || {
                 let serve = public::service(Arc::clone(&parts.config), metrics, client_limit);
                 let stopped = async {
                     // An error says that the sender is gone, which is the sign.
                     let _ = running.changed().await;
                 };
-                let mut obituary = Obituary { ending, why: format!("{name} panicked") };
-                match shard::run(parts, &serve, stopped) {
-                    Ok(()) => obituary.why.clear(),
-                    Err(error) => obituary.why = format!("{name}: {error}"),
+                let gate = async { gate.wait_for(|open| *open).await.is_ok() };
+                let mut guard = ThreadExitGuard { ending, why: format!("{name} panicked") };
+                match shard::run(parts, &serve, made, gate, stopped) {
+                    Ok(()) => guard.why.clear(),
+                    Err(error) => guard.why = format!("{name}: {error}"),
                 }
-            })?;
-            self.threads.push(thread);
+            });
+            self.threads.push(thread.with_context(|| format!("shard-{number} can't be started"))?);
+            making.push((number, is_made));
+        }
+        for (number, is_made) in making {
+            match is_made.await {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => bail!("shard-{number} can't be made: {why}"),
+                Err(_) => bail!("shard-{number} can't be made: it panicked"),
+            }
         }
         Ok(())
     }
 
-    pub(super) fn admin(&self, config: &Config, reloads: Reloads) -> Arc<Admin> {
+    /// Lets the shards begin. It can't fail.
+    pub(super) fn open_gate(&self) {
+        self.gate.send_replace(true);
+    }
+
+    pub(super) fn admin(&self, config: &Config, reloads: Arc<Reloads>) -> Arc<Admin> {
         Arc::new(Admin {
             config: config.publish.clone(),
             publisher: Arc::clone(&self.publisher),
@@ -164,7 +185,7 @@ impl Daemon {
     }
 
     /// Asks how the daemon does. Every shard has to answer.
-    pub(super) fn vitals(&self, admin: &Arc<Admin>) -> impl FnMut() -> BoxedVitals + Send + 'static {
+    pub(super) fn status(&self, admin: &Arc<Admin>) -> impl FnMut() -> BoxedReport + Send + 'static {
         let (dispatcher, metrics) = (Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
         let (client_limit, admin) = (Arc::clone(&self.client_limit), Arc::clone(admin));
         move || {
@@ -173,7 +194,7 @@ impl Daemon {
             let note = admin.reloads.last_failure().map(|why| format!("last reload failed: {why}"));
             Box::pin(async move {
                 let channels = dispatcher.all_subscribers().await.len();
-                Vitals { clients, channels, events: metrics.events.get(), note }
+                StatusReport { clients, channels, events: metrics.events.get(), note }
             })
         }
     }
@@ -217,13 +238,13 @@ impl Daemon {
 }
 
 /// Tells the daemon how a thread has ended, whatever the reason: without one of them nobody would be served, and nobody told.
-struct Obituary {
+struct ThreadExitGuard {
     ending: Ending,
     /// Empty where it has ended as it should.
     why: String,
 }
 
-impl Drop for Obituary {
+impl Drop for ThreadExitGuard {
     fn drop(&mut self) {
         if self.why.is_empty() {
             return;
@@ -236,4 +257,4 @@ impl Drop for Obituary {
 }
 
 /// How the daemon does, once it is known.
-pub(super) type BoxedVitals = std::pin::Pin<Box<dyn Future<Output = Vitals> + Send>>;
+pub(super) type BoxedReport = std::pin::Pin<Box<dyn Future<Output = StatusReport> + Send>>;

@@ -1,6 +1,9 @@
 //! `ssecast reload`: asks the daemon for a new process, and waits for the outcome.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use hyper::{
@@ -9,8 +12,15 @@ use hyper::{
     http::uri::PathAndQuery,
 };
 
+use tokio::time::sleep;
+
 use super::{Failure, client::Client, exit, print, runtime};
 use crate::config::{Address, Listen};
+
+/// How long another reload, or several, are waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(120);
+/// How often the daemon is asked meanwhile.
+const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// Have a new process take over: new configuration, new program, and no client is cut
 ///
@@ -50,7 +60,15 @@ pub fn run(args: &ReloadArgs) -> Result<(), Failure> {
     let answer = runtime()?.block_on(async {
         let no_headers: [(HeaderName, HeaderValue); 0] = [];
         let target = PathAndQuery::from_static("/reload");
-        let answer = client.send(Method::POST, &target, no_headers, Bytes::new()).await?;
+        let began = Instant::now();
+        let answer = loop {
+            let answer = client.send(Method::POST, &target, no_headers.clone(), Bytes::new()).await?;
+            // Another reload is under way, and its process may have read its configuration already.
+            if answer.status() != StatusCode::CONFLICT || began.elapsed() > LONGEST_WAIT {
+                break answer;
+            }
+            sleep(BETWEEN_TRIES).await;
+        };
         if answer.status() != StatusCode::OK {
             return Err(client.refusal(answer).await);
         }

@@ -70,7 +70,7 @@ pub fn detach(log: &Log) -> Result<Starter, DaemonError> {
     if let ForkResult::Parent { child } = unsafe { fork() }.map_err(io::Error::from)? {
         drop(writer);
         // This one only waits, and may be interrupted.
-        signals::release()?;
+        signals::unblock()?;
         // The child ends at once; the daemon is its child.
         let _ = waitpid(child, None);
         process::exit(i32::from(hear(reader, log)));

@@ -11,4 +11,5 @@ pub mod privileges;
 pub mod signals;
 pub mod notify;
 pub mod control_channel;
+pub mod supervisor;
 mod owned_files;

@@ -14,7 +14,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How the daemon does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Vitals {
+pub struct StatusReport {
     /// Clients now.
     pub clients: u64,
     /// Channels that have clients.
@@ -35,6 +35,12 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("stopping: clients are told when to come back")]);
 }
 
+/// Shows at once why a reload failed; the status line repeats it.
+pub fn show_failed_reload(why: &str) {
+    let status = format!("the reload failed, and nothing has changed: {}", one_line(why));
+    tell(&[NotifyState::Status(&status)]);
+}
+
 /// Sends anything else that `sd_notify(3)` knows. A service manager that can't be reached is logged, and otherwise no concern.
 pub fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
@@ -45,14 +51,14 @@ pub fn tell(states: &[NotifyState<'_>]) {
 /// Tells how the daemon does, for as long as it is polled: the status line every few seconds and, where the service manager
 /// watches, the beat at half of its time at the latest. `ask` must be answered by every part that could hang: without an answer
 /// there is no beat, and the service manager puts an end to it.
-pub async fn report<A: Future<Output = Vitals>>(ask: impl FnMut() -> A) {
+pub async fn report<A: Future<Output = StatusReport>>(ask: impl FnMut() -> A) {
     if env::var_os("NOTIFY_SOCKET").is_some() {
         report_to(sd_notify::watchdog_enabled(), ask, tell).await;
     }
 }
 
 /// [`report`], to `tell`; `watchdog` is the service manager's patience.
-async fn report_to<A: Future<Output = Vitals>>(
+async fn report_to<A: Future<Output = StatusReport>>(
     watchdog: Option<Duration>,
     mut ask: impl FnMut() -> A,
     mut tell: impl FnMut(&[NotifyState<'_>]),
@@ -63,35 +69,39 @@ async fn report_to<A: Future<Output = Vitals>>(
     let mut before: Option<(Instant, u64)> = None;
     loop {
         ticks.tick().await;
-        let Ok(vitals) = timeout(every, ask()).await else {
+        let Ok(report) = timeout(every, ask()).await else {
             tracing::error!(waited = ?every, "a shard doesn't answer");
             tell(&[NotifyState::Status("a shard doesn't answer")]);
             continue;
         };
         let now = Instant::now();
         let rate = before.map_or(0.0, |(then, events)| {
-            vitals.events.saturating_sub(events) as f64 / now.duration_since(then).as_secs_f64().max(1e-3)
+            report.events.saturating_sub(events) as f64 / now.duration_since(then).as_secs_f64().max(1e-3)
         });
-        before = Some((now, vitals.events));
-        let status = status(&vitals, rate.round() as u64);
+        before = Some((now, report.events));
+        let status = status(&report, rate.round() as u64);
         let said = [NotifyState::Status(&status), NotifyState::Watchdog];
         tell(&said[..if watchdog.is_some() { 2 } else { 1 }]);
     }
 }
 
-fn status(vitals: &Vitals, rate: u64) -> String {
+fn status(report: &StatusReport, rate: u64) -> String {
     let plural = |count: u64, what: &str| format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" });
     let mut line = format!(
         "{}, {}, {}/s",
-        plural(vitals.clients, "client"),
-        plural(vitals.channels as u64, "channel"),
+        plural(report.clients, "client"),
+        plural(report.channels as u64, "channel"),
         plural(rate, "event")
     );
-    if let Some(note) = &vitals.note {
-        // A line is one; the next one would be taken for an assignment.
-        line.extend(["; ", &note.replace(char::is_control, " ")]);
+    if let Some(note) = &report.note {
+        line.extend(["; ", &one_line(note)]);
     }
     line
+}
+
+/// The text on one line; a second line would be taken for an assignment.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// The number with its thousands apart.
@@ -121,7 +131,7 @@ mod tests {
                 if hangs {
                     std::future::pending::<()>().await;
                 }
-                Vitals::default()
+                StatusReport::default()
             }
         };
         let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
@@ -145,10 +155,11 @@ mod tests {
 
     #[test]
     fn the_status_is_a_line_that_people_read() {
-        let vitals = Vitals { clients: 1234, channels: 56, events: 0, note: None };
-        assert_eq!(status(&vitals, 789), "1,234 clients, 56 channels, 789 events/s");
-        let vitals = Vitals { clients: 1, channels: 0, events: 0, note: Some("reload failed:\nno such file".into()) };
-        assert_eq!(status(&vitals, 1_000_000), "1 client, 0 channels, 1,000,000 events/s; reload failed: no such file");
+        let report = StatusReport { clients: 1234, channels: 56, events: 0, note: None };
+        assert_eq!(status(&report, 789), "1,234 clients, 56 channels, 789 events/s");
+        let report =
+            StatusReport { clients: 1, channels: 0, events: 0, note: Some("reload failed:\nno such file".into()) };
+        assert_eq!(status(&report, 1_000_000), "1 client, 0 channels, 1,000,000 events/s; reload failed: no such file");
         assert_eq!(grouped(100), "100");
     }
 }

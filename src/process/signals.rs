@@ -1,91 +1,107 @@
 //! What is asked of the daemon by signals. Says what was asked, and does none of it.
+//!
+//! The signals are blocked in all threads and read from a descriptor: no system call is interrupted by one, and none is lost, not
+//! even by an exec.
 
 use std::io;
 
 use nix::{
-    sys::signal::{self as mask, SigSet, kill},
+    sys::{
+        signal::{self, SigSet, kill},
+        signalfd::{SfdFlags, SignalFd},
+    },
     unistd::Pid,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::io::{Interest, unix::AsyncFd};
 
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a signal asks for. What goes first when several have arrived is first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asked {
     /// SIGTERM or SIGINT: to stop.
     Stop,
-    /// SIGHUP: to hand over to a new process.
-    Reload,
     /// SIGUSR1: to open the log file again.
     ReopenLog,
+    /// SIGHUP: to reload.
+    Reload,
 }
 
-/// The signals that are listened to. What arrives while nobody asks is kept.
+/// The signals that the daemon handles.
 #[derive(Debug)]
 pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-    user: Signal,
+    arriving: AsyncFd<SignalFd>,
+    /// Read and not given yet.
+    waiting: Vec<Asked>,
 }
 
 impl Signals {
-    /// Listens from now on; to be called on a runtime. What was held arrives first.
+    /// Listens from now on; to be called on a runtime, after [`block`]. What has arrived since that comes first.
     ///
     /// # Errors
-    /// What the system said.
+    /// No descriptor is left.
     pub fn listen() -> io::Result<Self> {
-        let signals = Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
-            user: signal(SignalKind::user_defined1())?,
-        };
-        release()?;
-        Ok(signals)
+        let arriving = SignalFd::with_flags(&handled(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        #[expect(unsafe_code, reason = "the only way to wait for a descriptor of one's own")]
+        // SAFETY: the SignalFd owns its descriptor, which stays open and the same until it is dropped with the AsyncFd.
+        let arriving = unsafe { AsyncFd::register_with_interest(arriving, Interest::READABLE) }?;
+        Ok(Self { arriving, waiting: Vec::new() })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next one. To stop goes first: what else was asked is of no use then.
     pub async fn next(&mut self) -> Asked {
-        tokio::select! {
-            // To stop goes first: what else was asked is of no use then.
-            biased;
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hang_up.recv() => Asked::Reload,
-            _ = self.user.recv() => Asked::ReopenLog,
+        loop {
+            while let Ok(Some(read)) = self.arriving.get_ref().read_signal() {
+                let asked =
+                    match i32::try_from(read.ssi_signo).ok().and_then(|number| signal::Signal::try_from(number).ok()) {
+                        Some(signal::SIGHUP) => Asked::Reload,
+                        Some(signal::SIGUSR1) => Asked::ReopenLog,
+                        _ => Asked::Stop,
+                    };
+                if !self.waiting.contains(&asked) {
+                    self.waiting.push(asked);
+                }
+            }
+            self.waiting.sort_unstable_by(|one, other| other.cmp(one));
+            if let Some(asked) = self.waiting.pop() {
+                return asked;
+            }
+            match self.arriving.readable().await {
+                Ok(mut ready) => ready.clear_ready(),
+                // The runtime ends, and with it everything.
+                Err(_) => std::future::pending().await,
+            }
         }
     }
 }
 
-/// Holds all of them until they are listened to: before, each would end the process, and the pidfile invites to send some.
-/// To be called while the process has one thread.
+/// Blocks the signals that the daemon handles, in this thread and all that it starts. To be called while the process has one
+/// thread; unblocked and unhandled, each would end the process.
 ///
 /// # Errors
-/// What the system said.
-pub fn hold() -> io::Result<()> {
-    Ok(listened_to().thread_block()?)
+/// The kernel refuses.
+pub fn block() -> io::Result<()> {
+    Ok(handled().thread_block()?)
 }
 
 /// Asks another process for what this one was asked for and can't do any more.
 ///
 /// # Errors
-/// What the system said, such as that the process has ended.
+/// The process has ended, or is another user's.
 pub fn pass_on(asked: Asked, process: u32) -> io::Result<()> {
     let signal = match asked {
-        Asked::Stop => mask::SIGTERM,
-        Asked::Reload => mask::SIGHUP,
-        Asked::ReopenLog => mask::SIGUSR1,
+        Asked::Stop => signal::SIGTERM,
+        Asked::Reload => signal::SIGHUP,
+        Asked::ReopenLog => signal::SIGUSR1,
     };
     Ok(kill(Pid::from_raw(process.cast_signed()), signal)?)
 }
 
-/// Lets through what is held.
-pub(super) fn release() -> io::Result<()> {
-    Ok(listened_to().thread_unblock()?)
+/// Unblocks what [`block`] has blocked.
+pub(super) fn unblock() -> io::Result<()> {
+    Ok(handled().thread_unblock()?)
 }
 
-fn listened_to() -> SigSet {
-    [mask::SIGTERM, mask::SIGINT, mask::SIGHUP, mask::SIGUSR1].into_iter().collect()
+fn handled() -> SigSet {
+    [signal::SIGTERM, signal::SIGINT, signal::SIGHUP, signal::SIGUSR1].into_iter().collect()
 }
 
 #[cfg(test)]
@@ -96,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_signal_asks_for_one_thing_and_none_is_lost_before() {
-        hold().unwrap();
+        block().unwrap();
         raise(Signal::SIGUSR1).unwrap();
         let mut signals = Signals::listen().unwrap();
         assert_eq!(signals.next().await, Asked::ReopenLog);
@@ -109,5 +125,9 @@ mod tests {
             raise(signal).unwrap();
             assert_eq!(signals.next().await, asked);
         }
+        raise(Signal::SIGHUP).unwrap();
+        raise(Signal::SIGTERM).unwrap();
+        assert_eq!(signals.next().await, Asked::Stop, "to stop goes first");
+        assert_eq!(signals.next().await, Asked::Reload);
     }
 }

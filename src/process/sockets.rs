@@ -25,6 +25,8 @@ pub struct HandedOn {
     pub sockets: Sockets,
     /// The pidfile, if it is still the one that is configured.
     pub pidfile: Option<OwnedFd>,
+    /// The channel to the supervising process, where there is one.
+    pub supervisor: Option<OwnedFd>,
     /// Sockets at places that are configured no longer. Their files go with them once they are owned: [`Listener::own_file`].
     pub former: Vec<Listener>,
 }
@@ -36,7 +38,7 @@ impl HandedOn {
     /// What is in the way of binding at a new place.
     pub fn sort(parts: Vec<(InheritedFd, OwnedFd)>, config: &Config) -> Result<Self, ListenError> {
         let (listen, owner) = (&config.listen, config.process.user.as_ref());
-        let (mut public, mut admin, mut pidfile, mut former) = (None, None, None, Vec::new());
+        let (mut public, mut admin, mut pidfile, mut supervisor, mut former) = (None, None, None, None, Vec::new());
         for (part, fd) in parts {
             match part {
                 InheritedFd::Public { address, made } => {
@@ -50,9 +52,10 @@ impl HandedOn {
                         config.process.pidfile.as_ref().is_some_and(|pidfile| pidfile.display().to_string() == path);
                     pidfile = same.then_some(fd);
                 }
+                InheritedFd::Supervisor => supervisor = Some(fd),
             }
         }
-        Ok(Self { sockets: Sockets::complete(public, admin, listen, owner)?, pidfile, former })
+        Ok(Self { sockets: Sockets::complete(public, admin, listen, owner)?, pidfile, supervisor, former })
     }
 }
 

@@ -19,7 +19,7 @@ mod gzip_stream;
 
 use std::{
     collections::HashMap,
-    mem,
+    io, mem,
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -257,24 +257,29 @@ impl Shard {
             gzip,
             permit: joining.permit,
         });
-        if let (Some(slot), Some((spread, _))) = (admitted, &self.draining) {
-            self.close_with_retry(slot, *spread);
+        match (admitted, &self.draining) {
+            (Ok(slot), None) => self.serve(slot),
+            (Ok(slot), &Some((spread, _))) => {
+                self.serve(slot);
+                self.close_with_retry(slot, spread);
+            }
+            (Err(error), _) => tracing::error!(%error, "a client was closed: its socket can't be watched"),
         }
         self.remove_ended();
     }
 
-    /// Makes a connection a client, and serves it what it is due.
-    fn admit(&mut self, entering: Entering) -> Option<u32> {
+    /// Makes a connection a client. Writes nothing to it: `serve` does.
+    ///
+    /// # Errors
+    /// Its socket can't be watched.
+    fn admit(&mut self, entering: Entering) -> io::Result<u32> {
         let Entering { fd, channels, kind, expires_in, silent, behind, poll, gzip, permit } = entering;
         self.generation = self.generation.wrapping_add(1);
         let (generation, now) = (self.generation, self.wheel.now());
         let entry = self.clients.vacant_entry();
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let key = ClientKey { slot, generation };
-        if let Err(error) = self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits())) {
-            tracing::error!(%error, "a client was closed: its socket can't be watched");
-            return None;
-        }
+        self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits()))?;
         let (group, place) = self.hub.join(channels, kind, slot);
         if behind.is_some() {
             self.hub.set_behind(group, true);
@@ -285,8 +290,7 @@ impl Shard {
         entry.insert(Client { fd, generation, group, place, written, expires, behind, poll, gzip, _permit: permit });
         self.metrics.joined.add(1);
         self.wheel.put(key, expires.min(ping_at));
-        self.serve(slot);
-        Some(slot)
+        Ok(slot)
     }
 
     /// Removes the clients that have ended.

@@ -49,23 +49,57 @@ pub struct Parts {
 /// Serves a connection on the shard's thread until it ends or is given to the shard.
 pub type ServeConnection = Rc<dyn Fn(Stream, ShardHandle) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// Runs a shard on the current thread, which it needs for itself, until `stopped` resolves.
+/// Runs a shard on the current thread, which it needs for itself, until `stopped` resolves. Everything that can fail is made
+/// first, and `made` learns whether that went well; nothing is written to a client before `gate` resolves to true. Where it
+/// resolves to false, the shard ends.
 ///
 /// # Errors
-/// What the operating system says when the runtime or the epoll can't be made.
-pub fn run(mut parts: Parts, serve: &ServeConnection, stopped: impl Future<Output = ()>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// The shard's epoll fails; or one of its parts can't be made, which `made` learns as well.
+pub fn run(
+    mut parts: Parts,
+    serve: &ServeConnection,
+    made: oneshot::Sender<Result<(), String>>,
+    gate: impl Future<Output = bool>,
+    stopped: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = made.send(Err(error.to_string())); // Its receiver may have given up.
+            return Err(error);
+        }
+    };
     let local = LocalSet::new();
     runtime.block_on(local.run_until(async {
         let queue = Arc::clone(&parts.queue);
         let inherited = parts.inherited.take();
-        let shard = Rc::new(RefCell::new(Shard::new(parts)?));
-        let handle = ShardHandle { shard, connections: Rc::new(Connections::default()) };
-        let inherited = inherited.map(|frozen| handle.shard.borrow_mut().inherit(frozen)).unwrap_or_default();
-        let mut driver = Driver { handle, queue: &queue, serve, ops: Vec::new(), settling: None, freezing: None };
-        driver.spawn(inherited);
+        let making = || {
+            let mut shard = Shard::new(parts)?;
+            let connections = inherited.map(|transfer| shard.inherit(transfer)).transpose()?.unwrap_or_default();
+            let shard = Rc::new(RefCell::new(shard));
+            let handle = ShardHandle { shard, connections: Rc::new(Connections::default()) };
+            let driver = Driver { handle, queue: &queue, serve, ops: Vec::new(), settling: None, freezing: None };
+            let readiness = driver.epoll_readiness()?;
+            Ok::<_, io::Error>((driver, readiness, connections))
+        };
+        let (mut driver, readiness, connections) = match making() {
+            Ok(all) => all,
+            Err(error) => {
+                let _ = made.send(Err(error.to_string()));
+                return Err(error);
+            }
+        };
+        let _ = made.send(Ok(()));
+        let driving = async {
+            if !gate.await {
+                return Ok(());
+            }
+            driver.handle.shard.borrow_mut().serve_inherited();
+            driver.spawn(connections);
+            driver.drive(readiness).await
+        };
         tokio::select! {
-            ended = driver.drive() => ended,
+            ended = driving => ended,
             () = stopped => Ok(()),
         }
     }))
@@ -122,8 +156,7 @@ struct Driver<'a> {
 }
 
 impl Driver<'_> {
-    async fn drive(&mut self) -> io::Result<()> {
-        let readiness = self.epoll_readiness()?;
+    async fn drive(&mut self, readiness: AsyncFd<OwnedFd>) -> io::Result<()> {
         let mut ticks = interval(self.handle.shard.borrow().wheel.tick());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seconds = interval(Duration::from_secs(1));

@@ -3,6 +3,7 @@
 //! Invariant: making an snapshot changes nothing, so a shard that is told to go on goes on as if nothing had been asked.
 
 use std::{
+    io,
     os::fd::{AsRawFd, OwnedFd, RawFd},
     sync::Arc,
     time::Duration,
@@ -237,9 +238,16 @@ impl Shard {
         Transfer { snapshot, borrowed_fds, owned_fds: Vec::new() }
     }
 
-    /// Takes over what a shard of another process held. Gives back the connections that are no clients yet.
-    pub(super) fn inherit(&mut self, frozen: Transfer) -> Vec<Stream> {
-        let Transfer { snapshot, owned_fds, .. } = frozen;
+    /// Takes over what a shard of another process held, and writes nothing: [`Shard::serve_inherited`] does. Gives back the
+    /// connections that are no clients yet.
+    ///
+    /// # Errors
+    /// A client's socket can't be watched; the snapshot does not fit its descriptors.
+    pub(super) fn inherit(&mut self, transfer: Transfer) -> io::Result<Vec<Stream>> {
+        let Transfer { snapshot, owned_fds, .. } = transfer;
+        if owned_fds.len() != snapshot.descriptors() {
+            return Err(io::Error::other("the snapshot does not fit its descriptors"));
+        }
         let now = Uptime::now();
         self.hub.set_floor(Position(snapshot.floor.0), cause_from_u8(snapshot.floor.1));
         let mut ids = Vec::with_capacity(snapshot.channels.len());
@@ -273,14 +281,22 @@ impl Shard {
         }
         let mut owned_fds = owned_fds.into_iter();
         for (client, fd) in snapshot.clients.into_iter().zip(owned_fds.by_ref()) {
-            self.inherit_client(client, fd, &ids);
+            self.inherit_client(client, fd, &ids)?;
         }
-        self.remove_ended();
-        let connections = snapshot.connections.into_iter().zip(owned_fds);
-        connections.filter_map(|(unread, fd)| Stream::from_fd(fd, unread).ok()).collect()
+        snapshot.connections.into_iter().zip(owned_fds).map(|(unread, fd)| Stream::from_fd(fd, unread)).collect()
     }
 
-    fn inherit_client(&mut self, state: ClientState, fd: OwnedFd, ids: &[Option<u32>]) {
+    /// Serves the inherited clients what they are due: from now on they are this process's.
+    pub(super) fn serve_inherited(&mut self) {
+        let behind = self.clients.iter().filter(|(_, client)| client.behind.is_some());
+        let behind: Vec<u32> = behind.filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
+        for slot in behind {
+            self.serve(slot);
+        }
+        self.remove_ended();
+    }
+
+    fn inherit_client(&mut self, state: ClientState, fd: OwnedFd, ids: &[Option<u32>]) -> io::Result<()> {
         let channels: Vec<u32> =
             state.channels.iter().filter_map(|&at| ids.get(at as usize).copied().flatten()).collect();
         let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
@@ -299,7 +315,8 @@ impl Shard {
             poll: state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply_from_u8(reply) })),
             gzip: state.zip.map(|(crc, length)| Box::new(GzipState { sum: Checksum { crc, length }, before: None })),
             permit: self.client_limit.acquire_over_limit(),
-        });
+        })?;
+        Ok(())
     }
 
     fn millis(&self, ticks: Tick) -> u64 {

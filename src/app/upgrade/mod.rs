@@ -1,8 +1,7 @@
-//! Hot upgrade: a new process takes over every descriptor and the state of this one.
+//! Hot upgrade: a new process takes over every descriptor and the whole state of this one, and no client notices.
 
-pub(super) mod deferred;
+pub(super) mod phase;
 pub(super) mod receiver;
 pub(super) mod sender;
 
-pub(super) use self::{deferred::DeferredRequests, receiver::InheritedState};
 pub use self::{receiver::UpgradeReceiver, sender::Relaunch};

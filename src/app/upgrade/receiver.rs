@@ -1,13 +1,17 @@
-//! Taking everything over from the process before: the other end of `handover`.
+//! The successor's side of an upgrade: takes over everything from the predecessor.
 //!
-//! Invariant: nothing is written to a client and nothing accepted before the old process has said `Go`.
+//! Invariants:
+//! - Nothing is written to a client and nothing accepted before the predecessor has sent `Go`.
+//! - Everything that can fail happens before `Holding`: between `Go` and `Serving` nothing returns an error.
 
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use tokio::{task::spawn_blocking, time::timeout};
 
-use super::sender::{UpgradeState, origin, until};
+use super::{
+    phase::{Phase, Side},
+    sender::{UpgradeState, origin, until},
+};
 use crate::{
     app::daemon::Daemon,
     broker::Dispatcher,
@@ -15,174 +19,242 @@ use crate::{
     cursor::{Cursor, Position},
     hub::Sequencer,
     name::ChannelName,
-    process::control_channel::{ControlChannel, InheritedFd, Message, VERSION, read_memfd},
+    process::control_channel::{
+        AsyncControlChannel, ControlChannel, ControlError, InheritedFd, Message, OLDEST_VERSION, VERSION, read_memfd,
+    },
     shard::Transfer,
     stream::Stream,
 };
 
 /// Longest wait for the sources.
-const TO_SUBSCRIBE: Duration = Duration::from_secs(25);
-/// Longest wait for the marker, which the old process has had already.
-const TO_DIVIDE: Duration = Duration::from_secs(5);
-/// Longest wait for the next message of the old process, which may take its time but not for ever.
+const SUBSCRIBE: Duration = Duration::from_secs(25);
+/// Longest wait for the marker, which the predecessor has had already.
+const MARKER: Duration = Duration::from_secs(5);
+/// Longest wait for the predecessor's next message, which may take its time but not for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait to send; the predecessor takes what is sent at once.
+const SEND: Duration = Duration::from_secs(5);
+/// Longest wait for the predecessor to name this process to the service manager.
+const NAMED: Duration = Duration::from_secs(2);
 
-/// Longest wait for the old process to name this one.
-const TO_BE_NAMED: Duration = Duration::from_secs(2);
-
-/// What was taken over.
-pub(in crate::app) struct InheritedState {
-    daemon: Daemon,
-    /// Connections of the admin socket.
-    admin: Vec<Stream>,
-    control: Arc<ControlChannel>,
-}
-
-impl InheritedState {
-    /// Waits until the old process has told the service manager which one is the main process now.
-    pub(in crate::app) async fn named(control: Arc<ControlChannel>) {
-        // The link closes then; if the old process is slow, the service manager learns the rest a little later.
-        let _ = spawn_blocking(move || control.recv(TO_BE_NAMED)).await;
-    }
-
-    pub(in crate::app) fn into_parts(self) -> (Daemon, Vec<Stream>, Arc<ControlChannel>) {
-        (self.daemon, self.admin, self.control)
-    }
-}
-
-/// A process on its way to take over: its end of the link, and what came with the first messages.
+/// A process on its way to take over: its end of the channel, and what came with the first messages.
 pub struct UpgradeReceiver {
-    control: Arc<ControlChannel>,
+    control: ControlChannel,
+    phase: Phase,
+    /// The predecessor's version.
+    version: u32,
     marker: Option<ChannelName>,
-    /// Whether the old process's sources are there.
+    /// Whether the predecessor's sources are connected.
     sources: bool,
     channels: Vec<ChannelName>,
+    /// Whether the predecessor stays as the supervising process.
+    supervised: bool,
+}
+
+/// What was taken over. Nothing of it has been touched: see [`Inherited::begin`].
+pub(in crate::app) struct Inherited {
+    pub(in crate::app) daemon: Daemon,
+    /// Connections of the admin socket.
+    pub(in crate::app) admin: Vec<Stream>,
+    /// The channel to the predecessor, and whether that stays as the supervising process.
+    pub(in crate::app) control: AsyncControlChannel,
+    pub(in crate::app) supervised: bool,
 }
 
 impl UpgradeReceiver {
-    /// Greets the old process, and hears what the descriptors are that it hands on. It blocks.
+    /// Greets the predecessor, and receives what descriptors it passes on. It blocks.
     ///
     /// # Errors
-    /// The old process is gone, or says something that this version does not know.
+    /// The predecessor has ended, is of a version that this program does not know, or sends something out of turn.
     pub fn begin(control: ControlChannel) -> anyhow::Result<(Self, Vec<(InheritedFd, OwnedFd)>)> {
-        control.send(&Message::Hello { version: VERSION }, &[])?;
-        let (message, mut fds) = control.recv(PATIENCE)?;
-        let Message::Subscribe { sockets, marker, sources } = message else {
-            bail!("the old process said {message:?}")
+        let begun = Self::try_to_begin(&control);
+        let (channels, phase, message, inherited) = begun.inspect_err(|error| control.fail(&format!("{error:#}")))?;
+        let Message::Subscribe { version, marker, sources, supervised, .. } = message else {
+            bail!("the predecessor sent {message:?}");
         };
-        let names = fds.pop().context("the old process gave no names")?;
-        ensure!(fds.len() == sockets.len(), "the old process gave {} sockets, not {}", fds.len(), sockets.len());
-        let channels = read_names(names)?;
         let marker = marker.as_deref().map(ChannelName::new).transpose()?;
-        Ok((Self { control: Arc::new(control), marker, sources, channels }, sockets.into_iter().zip(fds).collect()))
+        Ok((Self { control, phase, version, marker, sources, channels, supervised }, inherited))
     }
 
-    /// Tells the old process why this one can't take over.
-    pub fn refuse(control: &ControlChannel, reason: &str) {
-        // A reason must fit into a message; and if nobody hears it any more, nobody needs it.
-        let reason = reason.chars().take(4000).collect();
-        let _ = control.send(&Message::Failed { reason }, &[]);
+    #[expect(clippy::type_complexity, reason = "the parts of the first message, put together by its only caller")]
+    fn try_to_begin(
+        control: &ControlChannel,
+    ) -> anyhow::Result<(Vec<ChannelName>, Phase, Message, Vec<(InheritedFd, OwnedFd)>)> {
+        let hello = Message::Hello { version: VERSION };
+        control.send(&hello, &[], SEND)?;
+        let phase = Phase::Starting.after(Side::Successor, &hello, 0)?;
+        let (message, mut fds) = control.recv(PATIENCE)?;
+        let phase = phase.after(Side::Predecessor, &message, fds.len())?;
+        let Message::Subscribe { version, sockets, .. } = &message else { bail!("the predecessor sent {message:?}") };
+        ensure!(
+            (OLDEST_VERSION..=VERSION).contains(version),
+            "the running process speaks version {version} of the upgrade's messages and this program versions \
+             {OLDEST_VERSION} to {VERSION}: restart ssecast instead of reloading it"
+        );
+        let names = read_names(fds.pop().context("the predecessor sent no names")?)?;
+        ensure!(fds.len() == sockets.len(), "{} descriptors came and {} were named", fds.len(), sockets.len());
+        let inherited = sockets.iter().cloned().zip(fds).collect();
+        Ok((names, phase, message, inherited))
     }
 
-    /// The same, over this process's link.
-    pub fn refuse_now(&self, reason: &str) {
-        Self::refuse(&self.control, reason);
+    /// Whether the predecessor stays as the supervising process.
+    #[must_use]
+    pub fn is_supervised(&self) -> bool {
+        self.supervised
     }
 
-    /// Connects the sources, takes everything, and starts the shards with it.
-    pub(in crate::app) async fn succeed(self, config: &Arc<Config>) -> anyhow::Result<InheritedState> {
-        let control = Arc::clone(&self.control);
-        let taken = self.try_to_succeed(config).await;
-        if let Err(error) = &taken {
-            Self::refuse(&control, &format!("{error:#}"));
+    /// Tells the predecessor why this process can't take over.
+    pub fn refuse(&self, reason: &str) {
+        self.control.fail(reason);
+    }
+
+    /// Connects the sources, takes everything, and makes the shards with it. When it resolves, the predecessor has sent `Go`.
+    pub(in crate::app) async fn take_over(self, config: &Arc<Config>) -> anyhow::Result<Inherited> {
+        let Self { control, phase, version, marker, sources, channels, supervised } = self;
+        let control = AsyncControlChannel::new(control)?;
+        let mut taking = TakingOver { control, phase, version, marker, sources };
+        // A predecessor that ends while this process waits for something else is noticed at once.
+        let taken = taking.take_over(config, &channels).await;
+        match taken {
+            Ok((daemon, admin)) => Ok(Inherited { daemon, admin, control: taking.control, supervised }),
+            Err(error) => {
+                taking.control.fail(&format!("{error:#}"));
+                Err(error)
+            }
         }
-        taken
     }
+}
 
-    async fn try_to_succeed(self, config: &Arc<Config>) -> anyhow::Result<InheritedState> {
+impl Inherited {
+    /// Waits until the predecessor has told the service manager which process is the main one now.
+    pub(in crate::app) async fn named(control: AsyncControlChannel) {
+        // The channel closes then; if the predecessor is slow, the service manager learns the rest a little later.
+        let _ = control.recv(NAMED).await;
+    }
+}
+
+/// A successor on its runtime.
+struct TakingOver {
+    control: AsyncControlChannel,
+    phase: Phase,
+    version: u32,
+    marker: Option<ChannelName>,
+    sources: bool,
+}
+
+impl TakingOver {
+    async fn take_over(
+        &mut self,
+        config: &Arc<Config>,
+        channels: &[ChannelName],
+    ) -> anyhow::Result<(Daemon, Vec<Stream>)> {
+        tracing::info!(version = self.version, "taking over from the running process");
         let mut daemon = Daemon::wire(config)?;
         let dispatcher = Arc::clone(&daemon.dispatcher);
-        dispatcher.prepare(&self.channels, self.marker.as_ref());
+        dispatcher.prepare(channels, self.marker.as_ref());
         daemon.start_sources()?;
-        self.subscribe(&daemon).await?;
-        let (state, fds) = self.take(&daemon).await?;
+        self.subscribe(&dispatcher).await?;
+        let (message, mut fds) = self.recv().await?;
+        ensure!(matches!(message, Message::Subscribe { .. }), "the predecessor sent {message:?}");
+        dispatcher.prepare(&read_names(fds.pop().context("the predecessor sent no names")?)?, None);
+        self.subscribe(&dispatcher).await?;
+        let (state, mut fds) = self.receive_state().await?;
         let UpgradeState { cursor: (node, position), exact, origin: before, snapshot, admin } = state;
+        let expected = snapshot.descriptors() + admin.len();
+        ensure!(fds.len() == expected, "{} descriptors came, and the snapshot has {expected}", fds.len());
         let exact = exact && before == origin(config) && self.is_divided(&dispatcher).await?;
         let cursor = Cursor { node: node.parse()?, position: Position(position) };
         let open: Vec<ChannelName> = snapshot.open_channels().filter_map(|name| ChannelName::new(name).ok()).collect();
-        let mut fds = fds;
-        let admin_fds = fds.split_off(snapshot.descriptors().min(fds.len()));
+        let admin_fds = fds.split_off(snapshot.descriptors());
         let admin = admin_fds.into_iter().zip(admin);
-        let admin = admin.filter_map(|(fd, unread)| Stream::from_fd(fd, unread).ok()).collect();
+        let admin = admin.map(|(fd, unread)| Stream::from_fd(fd, unread)).collect::<Result<_, _>>()?;
         let inherited = Transfer::received(snapshot, fds).split(config.process.workers.get());
-        self.control.send(&Message::Holding, &[])?;
-        match self.recv().await? {
-            (Message::Go, _) => {}
-            (other, _) => bail!("the old process said {other:?} and not Go"),
-        }
-        // Before the shards, which may ask for channels, and the receipt, after which whatever is published must arrive.
+        daemon.make_shards(config, cursor, inherited.into_iter().map(Some).collect()).await?;
+        self.send(&Message::Holding).await?;
+        let (message, _) = self.recv().await?;
+        ensure!(message == Message::Go, "the predecessor sent {message:?}");
+        // Before the receipt, after which whatever is published must arrive; and before the shards, which may ask for channels.
         if !dispatcher.begin(Sequencer::after(cursor), &open, exact) {
-            tracing::warn!("what was published during the change of processes may have been missed; clients are told");
+            tracing::warn!("events published during the upgrade may be missing: clients get a gap event");
         }
-        self.control.send(&Message::Serving, &[])?;
-        daemon.start_shards(config, cursor, inherited.into_iter().map(Some).collect())?;
-        Ok(InheritedState { daemon, admin, control: self.control })
+        self.confirm().await?;
+        daemon.open_gate();
+        Ok((daemon, admin))
     }
 
-    /// Waits until the sources have confirmed what was asked for, and says so.
-    async fn subscribe(&self, daemon: &Daemon) -> anyhow::Result<()> {
-        let dispatcher = &daemon.dispatcher;
-        let subscribed = until(TO_SUBSCRIBE, || dispatcher.is_subscribed() || (!self.sources && dispatcher.settled()));
-        subscribed.await.context("the sources are away (see [redis]), and the old process's are there")?;
-        dispatcher.note_subscribed();
-        self.control.send(&Message::Ready, &[])?;
+    /// Sends the receipt. Where the predecessor has given this process up, it must not serve; where it has ended since it sent
+    /// `Go`, nobody else serves.
+    async fn confirm(&mut self) -> anyhow::Result<()> {
+        match self.control.send(&Message::Serving, &[], SEND).await {
+            Ok(()) => {}
+            Err(ControlError::Closed) if matches!(self.control.try_recv(), Err(ControlError::Closed)) => {
+                tracing::warn!("the predecessor has ended before the receipt; this process serves");
+            }
+            Err(error) => return Err(error).context("the predecessor has given this process up"),
+        }
         Ok(())
     }
 
-    /// Waits until all that comes before the marker has come, which the old process has passed on. True if the marker divides.
+    /// Waits until the sources have confirmed what was asked for, and says so.
+    async fn subscribe(&mut self, dispatcher: &Dispatcher) -> anyhow::Result<()> {
+        let subscribed = until(SUBSCRIBE, || dispatcher.is_subscribed() || (!self.sources && dispatcher.settled()));
+        self.unless_closed(subscribed)
+            .await?
+            .context("the sources are disconnected (see [redis]), and the running process's are connected")?;
+        dispatcher.note_subscribed();
+        self.send(&Message::Ready).await
+    }
+
+    /// Waits until all that comes before the marker has come, which the predecessor has passed on. True if the marker divides.
     async fn is_divided(&self, dispatcher: &Dispatcher) -> anyhow::Result<bool> {
         if self.marker.is_none() {
             return Ok(true);
         }
-        until(TO_DIVIDE, || dispatcher.is_buffering() || !dispatcher.has_marker() || dispatcher.is_broken())
-            .await
-            .context("the marker did not come to the new process")?;
+        let divided = until(MARKER, || dispatcher.is_buffering() || !dispatcher.has_marker() || dispatcher.is_broken());
+        self.unless_closed(divided).await?.context("the marker did not come to the new process")?;
         Ok(dispatcher.is_buffering())
     }
 
-    /// Hears more names, until everything comes.
-    async fn take(&self, daemon: &Daemon) -> anyhow::Result<(UpgradeState, Vec<OwnedFd>)> {
-        loop {
-            match self.recv().await? {
-                (Message::Subscribe { .. }, mut fds) => {
-                    let names = read_names(fds.pop().context("the old process gave no names")?)?;
-                    daemon.dispatcher.prepare(&names, None);
-                    self.subscribe(daemon).await?;
-                }
-                (Message::State { descriptors }, mut fds) => {
-                    let state = read_memfd(fds.pop().context("the old process gave no state")?)?;
-                    let handed = postcard::from_bytes(&state).context("the old process's state can't be read")?;
-                    let mut taken = Vec::with_capacity(descriptors);
-                    while taken.len() < descriptors {
-                        let (message, lot) = self.recv().await?;
-                        ensure!(message == Message::Descriptors && !lot.is_empty(), "the old process said {message:?}");
-                        taken.extend(lot);
-                    }
-                    return Ok((handed, taken));
-                }
-                (other, _) => bail!("the old process said {other:?}"),
+    async fn receive_state(&mut self) -> anyhow::Result<(UpgradeState, Vec<OwnedFd>)> {
+        let (message, mut fds) = self.recv().await?;
+        ensure!(matches!(message, Message::State { .. }), "the predecessor sent {message:?}");
+        let state = read_memfd(fds.pop().context("the predecessor sent no snapshot")?)?;
+        let state = postcard::from_bytes(&state).context("the snapshot can't be read")?;
+        let mut all = Vec::new();
+        while let Phase::Sending { left: 1.. } = self.phase {
+            let (_, lot) = self.recv().await?;
+            all.extend(lot);
+        }
+        Ok((state, all))
+    }
+
+    /// Waits for something else than the predecessor, as long as that lives.
+    async fn unless_closed<T>(&self, waited: impl Future<Output = T>) -> anyhow::Result<T> {
+        tokio::select! {
+            done = waited => Ok(done),
+            () = self.control.has_news() => match self.control.try_recv() {
+                Err(error) => Err(error).context("the upgrade is over"),
+                Ok(message) => bail!("the predecessor sent {message:?} out of turn"),
             }
         }
     }
 
-    async fn recv(&self) -> anyhow::Result<(Message, Vec<OwnedFd>)> {
-        let control = Arc::clone(&self.control);
-        Ok(timeout(PATIENCE, spawn_blocking(move || control.recv(PATIENCE))).await???)
+    async fn send(&mut self, message: &Message) -> anyhow::Result<()> {
+        self.control.send(message, &[], SEND).await?;
+        self.phase = self.phase.after(Side::Successor, message, 0)?;
+        tracing::debug!(phase = %self.phase, "upgrade");
+        Ok(())
+    }
+
+    async fn recv(&mut self) -> anyhow::Result<(Message, Vec<OwnedFd>)> {
+        let (message, fds) = self.control.recv(PATIENCE).await?;
+        self.phase = self.phase.after(Side::Predecessor, &message, fds.len())?;
+        Ok((message, fds))
     }
 }
 
 fn read_names(fd: OwnedFd) -> anyhow::Result<Vec<ChannelName>> {
     let names: Vec<String> = serde_json::from_slice(&read_memfd(fd)?)?;
-    // The old process has checked them; one that this version doesn't allow is not subscribed to, and told.
+    // The predecessor has checked them; one that this version doesn't allow is not subscribed to, and its clients get a gap event.
     Ok(names.iter().filter_map(|name| ChannelName::new(name).ok()).collect())
 }

@@ -1,6 +1,6 @@
-//! Handing everything to a new process, in two phases, so that at no moment is anything given up that isn't held already.
+//! The predecessor's side of an upgrade: two phases, so that at no moment is anything given up that isn't held already.
 //!
-//! Invariant: until the receipt has come, everything can go on as if nothing had been asked, and does so after any error: the
+//! Invariant: until the receipt has come, this process can go on as if nothing had been asked, and does so after any error: the
 //! successor is ended first, so that two processes never serve one client.
 
 use std::{
@@ -13,7 +13,6 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -21,30 +20,24 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::deferred::DeferredRequests;
+use super::phase::{Phase, Side};
 use crate::{
-    app::Serving,
+    app::{Serving, Shutdown},
     config::Config,
     event,
     name::ChannelName,
-    process::{
-        control_channel::{
-            ControlChannel, ControlError, FDS_PER_MESSAGE, Message, PROGRAM_TIME, Successor, VERSION, memfd, program,
-        },
-        notify,
+    process::control_channel::{
+        AsyncControlChannel, ControlError, FDS_PER_MESSAGE, Message, Successor, VERSION, memfd, program,
     },
     shard::{Op, Snapshot, Transfer},
-    stream::Stream,
 };
 
-/// Longest wait for the successor to run and read its configuration.
-const TO_START: Duration = Duration::from_secs(15);
-/// Longest wait for its sources.
-const TO_SUBSCRIBE: Duration = Duration::from_secs(30);
-/// Longest wait for publishes under way to end, for the marker, and for the shards: clients wait meanwhile.
-const TO_STAND_STILL: Duration = Duration::from_secs(5);
-/// Longest wait for the successor to take what it is given.
-const TO_TAKE: Duration = Duration::from_secs(10);
+/// Longest time in which clients wait: from the first connection that isn't accepted to the receipt.
+const STANDSTILL: Duration = Duration::from_secs(25);
+/// Longest wait for the marker, for requests under way, and for the shards.
+const STEP: Duration = Duration::from_secs(5);
+/// How long a process that has closed its end may take to be gone.
+const EXIT_TIME: Duration = Duration::from_millis(500);
 
 /// What a process gives its successor beside descriptors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -81,275 +74,293 @@ impl Relaunch {
     /// This process again: to be called at its start, before it changes its folder or its program is replaced.
     ///
     /// # Errors
-    /// What the operating system says when it does not tell the program or the folder.
+    /// The kernel does not tell the program or the folder.
     pub fn this_process() -> std::io::Result<Self> {
         let arguments = std::env::args_os().skip(1).collect();
         Ok(Self { program: program()?, arguments, folder: std::env::current_dir()? })
     }
 }
 
-/// The successor and the link to it. Dropping it ends the successor.
-struct SuccessorSession {
-    successor: Successor,
-    control: Arc<ControlChannel>,
+/// A process that has taken over.
+pub(in crate::app) struct Upgraded {
+    /// Its process id.
+    pub(in crate::app) pid: u32,
+    /// The channel to it.
+    pub(in crate::app) control: AsyncControlChannel,
 }
 
-impl SuccessorSession {
-    async fn start(relaunch: &Relaunch) -> anyhow::Result<Self> {
-        let Relaunch { program, arguments, folder } = relaunch.clone();
-        let shown = program.display().to_string();
-        let started = spawn_blocking(move || Successor::start(&program, &arguments, &folder)).await?;
-        let (successor, control) = started.with_context(|| format!("{shown} can't be started"))?;
-        Ok(Self { successor, control: Arc::new(control) })
-    }
-
-    async fn send(&mut self, message: Message, fds: &[RawFd]) -> anyhow::Result<()> {
-        match self.control.send(&message, fds) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.explain(error, "was told something")),
-        }
-    }
-
-    async fn recv(&mut self, within: Duration, doing: &str) -> anyhow::Result<Message> {
-        let control = Arc::clone(&self.control);
-        match spawn_blocking(move || control.recv(within)).await? {
-            Ok((message, _)) => Ok(message),
-            Err(error) => Err(self.explain(error, doing)),
-        }
-    }
-
-    async fn expect(&mut self, expected: Message, within: Duration, doing: &str) -> anyhow::Result<()> {
-        let message = self.recv(within, doing).await?;
-        ensure!(message == expected, "the new process said {message:?} and not {expected:?}");
-        Ok(())
-    }
-
-    /// Hears the receipt. A new process that is too late with it learns so, and doesn't begin.
-    async fn receipt(&mut self) -> anyhow::Result<()> {
-        let control = Arc::clone(&self.control);
-        let heard = spawn_blocking(move || match control.expect(&Message::Serving, TO_TAKE) {
-            Err(silent @ ControlError::TimedOut(_)) => {
-                control.shut();
-                // It may have said so just now.
-                control.expect(&Message::Serving, Duration::from_millis(1)).map_err(|_| silent)
-            }
-            heard => heard,
-        });
-        heard.await?.map_err(|error| self.explain(error, "served"))
-    }
-
-    fn explain(&mut self, error: ControlError, doing: &str) -> anyhow::Error {
-        match error {
-            ControlError::Failed(reason) => anyhow::anyhow!("the new process can't take over: {reason}"),
-            ControlError::Closed => {
-                // What it said last was for this.
-                if let Err(ControlError::Failed(reason)) = self.control.recv(Duration::from_millis(1)) {
-                    return self.explain(ControlError::Failed(reason), doing);
-                }
-                // It is about to be collected: its end of the link closes a moment before.
-                let until = Instant::now() + PROGRAM_TIME;
-                while self.successor.ended().is_none() && Instant::now() < until {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                let how = self.successor.ended().map_or_else(|| "closed the channel".to_owned(), |how| how.to_string());
-                anyhow::anyhow!("the new process ended before it {doing} ({how}); see its own messages in the log")
-            }
-            ControlError::TimedOut(within) => {
-                anyhow::anyhow!("the new process hung: nothing in {within:?} before it {doing}")
-            }
-            other => other.into(),
-        }
-    }
-}
-
-/// Hands everything over. Gives back the successor's process id; from then on this process must only end.
-pub(in crate::app) async fn hand_over<S: Future<Output = ()>>(
+/// Has a new process take over everything. From then on this process must only end.
+///
+/// # Errors
+/// The new process can't take over, or `shutdown` was requested. Everything is as it was.
+pub(in crate::app) async fn upgrade<S: Future<Output = ()>>(
     serving: &mut Serving,
     relaunch: &Relaunch,
-    deferred: &mut DeferredRequests<'_, S>,
-) -> anyhow::Result<u32> {
+    shutdown: &mut Shutdown<'_, S>,
+) -> anyhow::Result<Upgraded> {
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
-    let mut talk = SuccessorSession::start(relaunch).await?;
+    let mut session = SuccessorSession::start(serving, relaunch).await?;
     let prepared = tokio::select! {
-        prepared = prepare(serving, &mut talk) => prepared,
-        () = deferred.stop() => Err(anyhow::anyhow!("ssecast is stopping")),
+        prepared = prepare(serving, &mut session) => prepared,
+        () = shutdown.requested() => Err(stopping()),
     };
-    let (marker, exact) = match prepared {
-        Ok(prepared) => prepared,
+    let cutover = match prepared {
+        Ok(cutover) => cutover,
         Err(error) => {
-            end(talk).await;
+            session.end().await;
             dispatcher.resume();
             return Err(error);
         }
     };
     // From here on clients wait.
-    let (began, mut left) = (Instant::now(), Vec::new());
-    let handed = match pause(serving, &mut left, deferred).await {
-        Ok(()) => commit(serving, &mut talk, &marker, exact, &left).await,
+    let began = Instant::now();
+    let handed = tokio::select! {
+        handed = timeout(STANDSTILL, hand_over(serving, &mut session, cutover)) => {
+            handed.unwrap_or_else(|_| Err(anyhow::anyhow!("the new process hung: the upgrade took longer than {STANDSTILL:?}")))
+        }
+        () = shutdown.requested() => Err(stopping()),
+    };
+    let committed = match handed {
+        Ok(handed) => session.commit().await.map(|()| handed),
         Err(error) => Err(error),
     };
-    match handed {
-        Ok(Given { clients, exact }) => {
-            let pid = talk.successor.pid();
+    match committed {
+        Ok(Handed { clients, exact }) => {
+            let pid = session.successor.pid();
             tracing::info!(clients, exact, stood_still = ?began.elapsed(), pid, "a new process has taken over");
-            talk.successor.release();
-            Ok(pid)
+            session.successor.release();
+            Ok(Upgraded { pid, control: session.control })
         }
         Err(error) => {
-            end(talk).await;
+            session.end().await;
             dispatcher.resume();
             for queue in &serving.daemon.queues {
                 queue.push([Op::Thaw]);
             }
-            serving.accept(left)?;
+            serving.accepting.resume();
             Err(error)
         }
     }
 }
 
-/// Ends a successor; when this resolves it can touch nothing.
-async fn end(talk: SuccessorSession) {
-    // It only fails if the runtime ends, and then everything does.
-    let _ = spawn_blocking(move || drop(talk)).await;
+fn stopping() -> anyhow::Error {
+    anyhow::anyhow!("ssecast is stopping")
 }
 
-/// The first phase: the successor reads its configuration, connects its sources and subscribes.
-async fn prepare(serving: &Serving, talk: &mut SuccessorSession) -> anyhow::Result<(Option<ChannelName>, bool)> {
-    match talk.recv(TO_START, "had read its configuration").await? {
-        Message::Hello { version } if version >= VERSION => {}
-        Message::Hello { .. } => {
-            bail!("the new process is of an older version, which can't read what it would be given")
+/// How the sources' messages are divided.
+struct Cutover {
+    marker: Option<ChannelName>,
+    /// Whether the marker divides them, or there are none.
+    exact: bool,
+}
+
+/// What was handed over, for the log.
+struct Handed {
+    clients: usize,
+    exact: bool,
+}
+
+/// The successor, the channel to it and how far both are. Dropping it ends the successor.
+struct SuccessorSession {
+    successor: Successor,
+    control: AsyncControlChannel,
+    phase: Phase,
+    show: Box<dyn Fn(Phase) + Send + Sync>,
+}
+
+impl SuccessorSession {
+    async fn start(serving: &Serving, relaunch: &Relaunch) -> anyhow::Result<Self> {
+        let Relaunch { program, arguments, folder } = relaunch.clone();
+        let parentage = serving.manager.parentage();
+        let shown = program.display().to_string();
+        let started = spawn_blocking(move || Successor::start(&program, &arguments, &folder, parentage)).await?;
+        let (successor, control) = started.with_context(|| format!("{shown} can't be started"))?;
+        let admin = Arc::clone(&serving.admin);
+        let show = Box::new(move |phase: Phase| admin.reloads.show_phase(phase.name()));
+        let session = Self { successor, control: AsyncControlChannel::new(control)?, phase: Phase::Starting, show };
+        session.show_phase();
+        Ok(session)
+    }
+
+    async fn send(&mut self, message: Message, fds: &[RawFd]) -> anyhow::Result<()> {
+        let sent = self.control.send(&message, fds, Phase::Sending { left: 0 }.limit()).await;
+        if let Err(error) = sent {
+            return Err(self.explain(error).await);
         }
-        other => bail!("the new process said {other:?} and not Hello"),
+        self.advance(Side::Predecessor, &message, fds.len())
+    }
+
+    /// Receives the successor's answer, which the phase expects.
+    async fn answer(&mut self) -> anyhow::Result<Message> {
+        match self.control.recv(self.phase.limit()).await {
+            Ok((message, _)) => {
+                self.advance(Side::Successor, &message, 0)?;
+                Ok(message)
+            }
+            Err(error) => Err(self.explain(error).await),
+        }
+    }
+
+    /// Says that everything is the successor's, and receives the receipt.
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        self.send(Message::Go, &[]).await?;
+        let error = match self.control.recv(self.phase.limit()).await {
+            Ok((Message::Serving, _)) => return Ok(()),
+            Err(error @ (ControlError::Failed(_) | ControlError::Closed)) => return Err(self.explain(error).await),
+            Ok((other, _)) => ControlError::Unexpected(format!("{other:?}")),
+            Err(error) => error,
+        };
+        // Whatever went wrong, the successor may serve by now: it can't say so later, and is asked a last time.
+        self.control.shut();
+        match self.control.try_recv() {
+            Ok(Some((Message::Serving, _))) => Ok(()),
+            _ => Err(self.explain(error).await),
+        }
+    }
+
+    fn advance(&mut self, side: Side, message: &Message, fds: usize) -> anyhow::Result<()> {
+        let before = self.phase;
+        self.phase = before.after(side, message, fds)?;
+        if std::mem::discriminant(&before) != std::mem::discriminant(&self.phase) {
+            self.show_phase();
+        }
+        Ok(())
+    }
+
+    fn show_phase(&self) {
+        tracing::debug!(phase = %self.phase, pid = self.successor.pid(), "upgrade");
+        (self.show)(self.phase);
+    }
+
+    async fn explain(&mut self, error: ControlError) -> anyhow::Error {
+        let expectation = self.phase.expectation();
+        match error {
+            ControlError::Failed(reason) => anyhow::anyhow!("the new process can't take over: {reason}"),
+            ControlError::Closed => {
+                // What it sent last was for this.
+                if let Err(ControlError::Failed(reason)) = self.control.try_recv() {
+                    return anyhow::anyhow!("the new process can't take over: {reason}");
+                }
+                // Its end of the channel closes a moment before the process is gone.
+                let until = Instant::now() + EXIT_TIME;
+                let mut ended = self.successor.ended();
+                while ended.is_none() && Instant::now() < until {
+                    sleep(Duration::from_millis(1)).await;
+                    ended = self.successor.ended();
+                }
+                let how = ended.unwrap_or_else(|| "closed the channel".to_owned());
+                anyhow::anyhow!(
+                    "the new process ended before it {expectation} ({how}); see its own messages in the log"
+                )
+            }
+            ControlError::TimedOut(within) => {
+                anyhow::anyhow!("the new process hung: nothing in {within:?} before it {expectation}")
+            }
+            other => other.into(),
+        }
+    }
+
+    /// Ends the successor; when this resolves it can touch nothing.
+    async fn end(self) {
+        // It only fails if the runtime ends, and then everything does.
+        let _ = spawn_blocking(move || drop(self)).await;
+    }
+}
+
+/// The first phase: the successor reads its configuration, connects its sources and subscribes. Clients are served meanwhile.
+async fn prepare(serving: &Serving, session: &mut SuccessorSession) -> anyhow::Result<Cutover> {
+    if let Message::Hello { version } = session.answer().await?
+        && version < VERSION
+    {
+        bail!(
+            "the new process is of an older version ({version}, this one is {VERSION}), which can't read the snapshot"
+        );
     }
     let dispatcher = &serving.daemon.dispatcher;
-    let sources = serving.config.redis.is_some();
-    // What a source has missed while it is away is told in any case.
-    let there = dispatcher.disconnected_sources().is_empty();
-    let mut exact = there;
-    let mut marker = (sources && there).then(marker_name).transpose()?;
+    let has_sources = serving.config.redis.is_some();
+    // What a source misses while it is disconnected leads to a gap in any case.
+    let connected = dispatcher.disconnected_sources().is_empty();
+    let mut exact = connected;
+    let mut marker = (has_sources && connected).then(marker_name).transpose()?;
     if let Some(name) = &marker {
         dispatcher.set_marker(name);
-        until(TO_STAND_STILL, || dispatcher.marker_is_answered())
-            .await
-            .context("the marker's channel can't be subscribed to")?;
+        until(STEP, || dispatcher.marker_is_answered()).await.context("the marker's channel can't be subscribed to")?;
         if !dispatcher.has_marker() {
-            tracing::warn!("a source refuses the marker's channel {name}: clients will be told of a gap");
+            tracing::warn!(channel = %name, "a source refuses the marker's channel: clients will get a gap event");
             (exact, marker) = (false, None);
         }
     }
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
-    let (inherited, mut fds): (Vec<_>, Vec<RawFd>) = serving.inheritance().into_iter().unzip();
+    let (sockets, mut fds): (Vec<_>, Vec<RawFd>) = serving.inherited_fds().into_iter().unzip();
     fds.push(names.as_raw_fd());
-    let marker_text = marker.as_ref().map(ToString::to_string);
-    talk.send(Message::Subscribe { sockets: inherited, marker: marker_text, sources: sources && there }, &fds).await?;
-    talk.expect(Message::Ready, TO_SUBSCRIBE, "was ready").await?;
-    Ok((marker, exact))
+    let subscribe = Message::Subscribe {
+        version: VERSION,
+        sockets,
+        marker: marker.as_ref().map(ToString::to_string),
+        sources: has_sources && connected,
+        supervised: serving.manager.stays(),
+    };
+    session.send(subscribe, &fds).await?;
+    session.answer().await?;
+    Ok(Cutover { marker, exact })
 }
 
-/// Stops accepting. Connections that no request is under way on are put into `left`, among them those that ask for one more
-/// reload.
-async fn pause<S: Future<Output = ()>>(
-    serving: &mut Serving,
-    left: &mut Vec<Stream>,
-    deferred: &mut DeferredRequests<'_, S>,
-) -> anyhow::Result<()> {
-    let Some(accepting) = serving.accepting.take() else { return Ok(()) };
-    tokio::select! {
-        paused = accepting.pause(TO_STAND_STILL, left) => paused,
-        () = deferred.put_off_requests() => Ok(()),
-    }
-}
-
-/// What was given, for the log.
-struct Given {
-    clients: usize,
-    /// Whether the marker divides the sources' messages.
-    exact: bool,
-}
-
-/// The second phase: this process, which has stopped, gives everything, and has the receipt.
-async fn commit(
-    serving: &Serving,
-    talk: &mut SuccessorSession,
-    marker: &Option<ChannelName>,
-    mut exact: bool,
-    left: &[Stream],
-) -> anyhow::Result<Given> {
+/// The second phase: this process stops, and sends everything. When it resolves, the successor holds it.
+async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutover: Cutover) -> anyhow::Result<Handed> {
+    let Cutover { marker, mut exact } = cutover;
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
-    settle(serving).await?;
+    serving.accepting.pause(STEP).await?;
+    of_each_shard(serving, Op::Settle).await?;
     // Channels that were joined meanwhile; from here on none is.
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
-    talk.send(Message::Subscribe { sockets: Vec::new(), marker: None, sources: exact }, &[names.as_raw_fd()]).await?;
-    talk.expect(Message::Ready, TO_STAND_STILL, "had subscribed to the last channels").await?;
-    if let Some(marker) = marker {
+    let subscribe =
+        Message::Subscribe { version: VERSION, sockets: Vec::new(), marker: None, sources: exact, supervised: false };
+    session.send(subscribe, &[names.as_raw_fd()]).await?;
+    session.answer().await?;
+    if let Some(marker) = &marker {
         let message = event::Message { channel: marker.clone(), event: None, data: Bytes::new() };
         match serving.daemon.publisher.publish(vec![message]).await {
-            Ok(_) => timeout(TO_STAND_STILL, dispatcher.buffering()).await.context("the marker did not come back")?,
+            Ok(_) => timeout(STEP, dispatcher.buffering()).await.context("the marker did not come back")?,
             Err(error) => {
-                tracing::warn!(%error, "the marker can't be published: clients will be told of a gap");
+                tracing::warn!(%error, "the marker can't be published: clients will get a gap event");
                 exact = false;
             }
         }
     }
     dispatcher.buffer();
-    let frozen = freeze(serving).await?;
-    let clients = frozen.snapshot.clients();
-    let mut fds = frozen.borrowed_fds;
+    let Transfer { snapshot, mut borrowed_fds, .. } = of_each_shard(serving, Op::Freeze).await.map(Transfer::merge)?;
+    let clients = snapshot.clients();
+    let left = serving.accepting.left();
+    ensure!(borrowed_fds.len() == snapshot.descriptors(), "the snapshot does not fit its descriptors");
     let mut admin = Vec::new();
-    for stream in left {
-        let (fd, unread) = stream.peek();
-        fds.push(fd);
+    for (fd, unread) in left {
+        borrowed_fds.push(fd);
         admin.push(unread);
     }
     let cursor = dispatcher.cursor();
     let cursor = (cursor.node.to_string(), cursor.position.0);
-    let state = postcard::to_stdvec(&UpgradeState {
-        cursor,
-        exact,
-        origin: origin(&serving.config),
-        snapshot: frozen.snapshot,
-        admin,
-    })?;
-    let state = memfd(&state)?;
-    talk.send(Message::State { descriptors: fds.len() }, &[state.as_raw_fd()]).await?;
-    for lot in fds.chunks(FDS_PER_MESSAGE) {
-        give(talk, lot).await?;
+    let state = UpgradeState { cursor, exact, origin: origin(&serving.config), snapshot, admin };
+    let state = memfd(&postcard::to_stdvec(&state)?)?;
+    session.send(Message::State { descriptors: borrowed_fds.len() }, &[state.as_raw_fd()]).await?;
+    drop(state);
+    for lot in borrowed_fds.chunks(FDS_PER_MESSAGE) {
+        session.send(Message::Descriptors, lot).await?;
     }
-    talk.expect(Message::Holding, TO_TAKE, "had taken everything").await?;
-    talk.send(Message::Go, &[]).await?;
-    talk.receipt().await?;
-    // The new process tells the service manager nothing before the link is closed, since nobody would believe it.
-    notify::tell(&[NotifyState::MainPid(talk.successor.pid())]);
-    Ok(Given { clients, exact })
+    session.answer().await?;
+    Ok(Handed { clients, exact })
 }
 
-/// Gives a lot of descriptors; off the runtime, since the link takes only so many at a time.
-async fn give(talk: &mut SuccessorSession, lot: &[RawFd]) -> anyhow::Result<()> {
-    let (control, lot) = (Arc::clone(&talk.control), lot.to_vec());
-    let sent = spawn_blocking(move || control.send(&Message::Descriptors, &lot)).await?;
-    sent.map_err(|error| talk.explain(error, "had taken everything"))
-}
-
-/// Lets requests on the public socket end that are under way: what they join is known then. Clients are served meanwhile.
-async fn settle(serving: &Serving) -> anyhow::Result<()> {
-    of_each_shard(serving, Op::Settle).await.map(drop)
-}
-
-async fn freeze(serving: &Serving) -> anyhow::Result<Transfer> {
-    of_each_shard(serving, Op::Freeze).await.map(Transfer::merge)
-}
-
+/// Asks every shard, and waits for all answers.
 async fn of_each_shard<T>(serving: &Serving, op: impl Fn(oneshot::Sender<T>) -> Op) -> anyhow::Result<Vec<T>> {
     let mut asked = Vec::new();
     for queue in &serving.daemon.queues {
-        let (wanted, answered) = oneshot::channel();
-        queue.push([op(wanted)]);
+        let (answer, answered) = oneshot::channel();
+        queue.push([op(answer)]);
         asked.push(answered);
     }
     let mut all = Vec::with_capacity(asked.len());
     for answered in asked {
-        all.push(timeout(TO_STAND_STILL, answered).await.context("a shard does not stand still")??);
+        all.push(timeout(STEP, answered).await.context("a shard does not answer")??);
     }
     Ok(all)
 }
@@ -363,6 +374,9 @@ fn names(channels: &[ChannelName]) -> Vec<&str> {
 }
 
 /// Waits until `is` is so.
+///
+/// # Errors
+/// It takes longer than `within`.
 pub(in crate::app) async fn until(within: Duration, is: impl Fn() -> bool) -> anyhow::Result<()> {
     let waited = timeout(within, async {
         while !is() {

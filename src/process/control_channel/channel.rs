@@ -1,48 +1,52 @@
-//! One end of the link: a SEQPACKET socket that carries messages as JSON, and descriptors beside them (unix(7)).
+//! One end of the control channel: a SEQPACKET socket that carries messages as JSON, and descriptors beside them (unix(7)).
+//! Its calls wait at most as long as they are told to; a signal never ends a wait early.
 
 use std::{
-    fs::File,
-    io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _},
-    os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd},
-    time::Duration,
+    env,
+    io::{self, IoSlice, IoSliceMut},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    time::{Duration, Instant},
 };
 
 use nix::{
     cmsg_space,
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        socket::{
-            AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
-            recvmsg, sendmsg, setsockopt, shutdown, socketpair, sockopt,
-        },
-        time::TimeVal,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixAddr,
+        getsockopt, recv, recvmsg, sendmsg, shutdown, socketpair, sockopt,
     },
 };
 
 use super::{ENVIRONMENT, FDS_PER_MESSAGE, Message};
+use crate::process::daemon;
 
-/// Most bytes of a message; names and state go by memfd.
+/// Most bytes of a message; names and snapshots go by memfd.
 const MAX_MESSAGE: usize = 16 << 10;
+/// Most bytes of a reason, so that it fits into a message however it is escaped.
+const MAX_REASON: usize = 2000;
 
-/// Why the other end was not heard or reached.
+/// Why a message was not sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// The other process has ended, or closed its end.
     #[error("the other process has ended")]
     Closed,
-    /// It said nothing in time.
-    #[error("the other process said nothing for {0:?}")]
+    /// Nothing came, or nothing was taken, in time.
+    #[error("the other process did nothing for {0:?}")]
     TimedOut(Duration),
-    /// It said that it can't.
+    /// The other process can't go on.
     #[error("{0}")]
     Failed(String),
-    /// It said something else than is its turn, or nothing that can be read.
-    #[error("the other process said {0}, which was not expected")]
+    /// A message out of turn, or one that can't be read.
+    #[error("the other process sent {0}, which was not expected")]
     Unexpected(String),
+    /// Descriptors were lost on the way.
+    #[error("not all descriptors arrived: the limit of open files is reached; raise LimitNOFILE or `ulimit -n`")]
+    DescriptorsLost,
     /// The operating system refused.
-    #[error("the link broke: {0}")]
+    #[error("the control channel broke: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -55,6 +59,16 @@ impl From<Errno> for ControlError {
     }
 }
 
+/// The environment names a control channel that isn't there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{ENVIRONMENT} is {value:?}, which is no control channel ({reason}): ssecast sets it for its successor alone; unset it"
+)]
+pub struct EnvironmentError {
+    value: String,
+    reason: String,
+}
+
 /// One end. Its calls block.
 #[derive(Debug)]
 pub struct ControlChannel(OwnedFd);
@@ -63,63 +77,126 @@ impl ControlChannel {
     /// Both ends; neither outlives an exec.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// No descriptors left.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self(ours), theirs))
     }
 
-    /// The end with the descriptor that was inherited under this number.
+    /// The end that this process was started with, if it was started to take over. Takes it out of the environment, so that no
+    /// child takes itself for a successor. To be called first of all, before the process has other threads or files.
     ///
     /// # Errors
-    /// A number that is no descriptor.
-    fn inherited(fd: RawFd) -> io::Result<Self> {
+    /// A value that is not the number of a control channel.
+    pub fn from_environment() -> Result<Option<Self>, EnvironmentError> {
+        let Some(value) = env::var_os(ENVIRONMENT) else { return Ok(None) };
+        let value = value.to_string_lossy().into_owned();
+        match Self::inherited(&value) {
+            Ok(channel) => Ok(Some(channel)),
+            Err(reason) => Err(EnvironmentError { value, reason: reason.to_string() }),
+        }
+    }
+
+    fn inherited(value: &str) -> io::Result<Self> {
+        daemon::require_one_thread()?;
+        #[expect(unsafe_code, reason = "the environment must lose the variable")]
+        // SAFETY: no other thread is there to read the environment meanwhile; that was checked.
+        unsafe {
+            env::remove_var(ENVIRONMENT);
+        }
+        let fd: RawFd = value.parse().map_err(io::Error::other)?;
+        if fd <= 2 {
+            return Err(io::Error::other("not a number from 3 up"));
+        }
         #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
-        // SAFETY: the parent put the descriptor there for this process, which takes it once, before anything else is opened.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-        Ok(Self(fd))
+        // SAFETY: it is only asked whether it is open and a socket, and nothing else runs that could close it meanwhile.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        if getsockopt(&borrowed, sockopt::SockType)? != SockType::SeqPacket {
+            return Err(io::Error::other("not a SEQPACKET socket"));
+        }
+        fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
+        // SAFETY: it is open, as was just seen; the parent has put it there for this process, which takes it once, before
+        // anything else is opened.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// The end that this process was started with, if it was started to take over.
+    /// The end with this descriptor, which came over another control channel.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends `message`, with descriptors, which stay open here.
     ///
     /// # Errors
-    /// A number that is no descriptor.
-    pub fn from_environment() -> io::Result<Option<Self>> {
-        let number = std::env::var(ENVIRONMENT).ok().and_then(|number| number.parse().ok());
-        number.map(Self::inherited).transpose()
+    /// [`ControlError::Closed`] if nobody can receive it any more, [`ControlError::TimedOut`] if it isn't taken `within` the time.
+    pub fn send(&self, message: &Message, fds: &[RawFd], within: Duration) -> Result<(), ControlError> {
+        let until = Instant::now() + within;
+        let text = encode(message)?;
+        loop {
+            match self.try_send(&text, fds) {
+                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, until, within)?,
+                sent => return Ok(sent?),
+            }
+        }
     }
 
-    /// Says `message`, with descriptors, which stay open here.
-    ///
-    /// # Errors
-    /// [`ControlError::Closed`] if nobody hears it.
-    pub fn send(&self, message: &Message, fds: &[RawFd]) -> Result<(), ControlError> {
-        let text = serde_json::to_vec(message).map_err(io::Error::from)?;
-        let rights = [ControlMessage::ScmRights(fds)];
-        let control = if fds.is_empty() { &rights[..0] } else { &rights };
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&text)], control, MsgFlags::MSG_NOSIGNAL, None)?;
-        Ok(())
-    }
-
-    /// Hears the next message, and the descriptors that come with it.
+    /// Receives the next message, and the descriptors that come with it.
     ///
     /// # Errors
     /// [`ControlError`]; a [`Message::Failed`] is one of them.
     pub fn recv(&self, within: Duration) -> Result<(Message, Vec<OwnedFd>), ControlError> {
-        let micros = i64::try_from(within.as_micros()).unwrap_or(i64::MAX).max(1);
-        setsockopt(&self.0, sockopt::ReceiveTimeout, &TimeVal::new(micros / 1_000_000, micros % 1_000_000))?;
+        let until = Instant::now() + within;
+        loop {
+            match self.try_recv()? {
+                Some(received) => return Ok(received),
+                None => self.wait(PollFlags::POLLIN, until, within)?,
+            }
+        }
+    }
+
+    /// From now on the other end can send nothing more; what it has sent is still to be received.
+    pub fn shut(&self) {
+        // An end that is gone sends nothing either.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Read);
+    }
+
+    /// Tells the other process why this one can't go on. If nobody receives it any more, nobody needs it.
+    pub fn fail(&self, reason: &str) {
+        if let Ok(text) = encode(&failed(reason)) {
+            let _ = self.try_send(&text, &[]);
+        }
+    }
+
+    /// Sends without waiting; `EAGAIN` where the other end has not taken what was sent before.
+    pub(super) fn try_send(&self, text: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
+        let rights = [ControlMessage::ScmRights(fds)];
+        let control = if fds.is_empty() { &rights[..0] } else { &rights };
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(text)], control, flags, None) {
+                Err(Errno::EINTR) => {}
+                sent => return sent.map(drop),
+            }
+        }
+    }
+
+    /// Receives without waiting; `None` where nothing has come.
+    pub(super) fn try_recv(&self) -> Result<Option<(Message, Vec<OwnedFd>)>, ControlError> {
         let mut text = vec![0; MAX_MESSAGE];
         let mut space = cmsg_space!([RawFd; FDS_PER_MESSAGE]);
         let mut slices = [IoSliceMut::new(&mut text)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received = recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags);
-        let received = match received {
-            Err(Errno::EAGAIN) => return Err(ControlError::TimedOut(within)),
-            received => received?,
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+        let received = loop {
+            match recvmsg::<UnixAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                received => break received?,
+            }
         };
         let mut fds = Vec::new();
-        for message in received.cmsgs()? {
+        for message in received.cmsgs().into_iter().flatten() {
             if let ControlMessageOwned::ScmRights(numbers) = message {
                 for number in numbers {
                     #[expect(unsafe_code, reason = "received descriptors are known by their numbers alone")]
@@ -128,86 +205,160 @@ impl ControlChannel {
                 }
             }
         }
+        if received.flags.contains(MsgFlags::MSG_CTRUNC) {
+            return Err(ControlError::DescriptorsLost);
+        }
         let n = received.bytes;
         if n == 0 {
             return Err(ControlError::Closed);
         }
         match serde_json::from_slice(&text[..n]) {
             Ok(Message::Failed { reason }) => Err(ControlError::Failed(reason)),
-            Ok(message) => Ok((message, fds)),
+            Ok(message) => Ok(Some((message, fds))),
             Err(_) => Err(ControlError::Unexpected(String::from_utf8_lossy(&text[..n]).into_owned())),
         }
     }
 
-    /// From now on the other end can say nothing more; what it has said is still to be heard.
-    pub fn shut(&self) {
-        // An end that is gone says nothing either.
-        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Read);
+    /// Whether something is to be received: a message, or that the other end is closed.
+    pub(super) fn has_news(&self) -> bool {
+        let mut byte = [0];
+        !matches!(
+            recv(self.0.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT),
+            Err(Errno::EAGAIN | Errno::EINTR)
+        )
     }
 
-    /// Hears `expected`, or fails.
-    ///
-    /// # Errors
-    /// [`ControlError`], also for any other message.
-    pub fn expect(&self, expected: &Message, within: Duration) -> Result<(), ControlError> {
-        match self.recv(within)? {
-            (message, _) if message == *expected => Ok(()),
-            (message, _) => Err(ControlError::Unexpected(format!("{message:?}"))),
+    /// Waits for `what`, whatever signals arrive.
+    fn wait(&self, what: PollFlags, until: Instant, within: Duration) -> Result<(), ControlError> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ControlError::TimedOut(within));
+            }
+            // Rounded up, so that the last wait is not many of no time.
+            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.0.as_fd(), what)], timeout) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return Ok(()),
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 }
 
-/// A file in memory that holds `bytes`.
-///
-/// # Errors
-/// What the operating system says.
-pub fn memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create("ssecast-handover", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(bytes)?;
-    Ok(file.into())
+impl AsFd for ControlChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
-/// What a file in memory holds.
-///
-/// # Errors
-/// What the operating system says.
-pub fn read_memfd(fd: OwnedFd) -> io::Result<Vec<u8>> {
-    let mut file = File::from(fd);
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+impl AsRawFd for ControlChannel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A message as it is sent.
+pub(super) fn encode(message: &Message) -> Result<Vec<u8>, ControlError> {
+    Ok(serde_json::to_vec(message).map_err(io::Error::from)?)
+}
+
+/// A [`Message::Failed`] of a length that fits.
+fn failed(reason: &str) -> Message {
+    Message::Failed { reason: reason.chars().take(MAX_REASON).collect() }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd as _;
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use nix::sys::{
+        pthread::{pthread_kill, pthread_self},
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+    };
 
     use super::*;
+    use crate::process::control_channel::{memfd, read_memfd};
+
+    const SOON: Duration = Duration::from_secs(5);
 
     #[test]
-    fn words_arrive_whole_and_with_their_descriptors() {
+    fn messages_arrive_whole_and_with_their_descriptors() {
         let (ours, theirs) = ControlChannel::pair().unwrap();
         let theirs = ControlChannel(theirs);
         let file = memfd(b"held").unwrap();
-        ours.send(&Message::State { descriptors: 3 }, &[file.as_raw_fd()]).unwrap();
-        ours.send(&Message::Go, &[]).unwrap();
-        let (message, mut fds) = theirs.recv(Duration::from_secs(5)).unwrap();
+        ours.send(&Message::State { descriptors: 3 }, &[file.as_raw_fd()], SOON).unwrap();
+        ours.send(&Message::Go, &[], SOON).unwrap();
+        let (message, mut fds) = theirs.recv(SOON).unwrap();
         assert_eq!(message, Message::State { descriptors: 3 });
         assert_eq!(read_memfd(fds.remove(0)).unwrap(), b"held");
-        theirs.expect(&Message::Go, Duration::from_secs(5)).unwrap();
-        theirs.send(&Message::Failed { reason: "no".to_owned() }, &[]).unwrap();
-        assert_eq!(ours.expect(&Message::Serving, Duration::from_secs(5)).unwrap_err().to_string(), "no");
+        assert_eq!(theirs.recv(SOON).unwrap().0, Message::Go);
+        theirs.fail("no");
+        assert_eq!(ours.recv(SOON).unwrap_err().to_string(), "no");
         assert!(matches!(ours.recv(Duration::from_millis(10)), Err(ControlError::TimedOut(_))));
-        theirs.send(&Message::Serving, &[]).unwrap();
+        theirs.send(&Message::Serving, &[], SOON).unwrap();
         ours.shut();
-        assert!(
-            matches!(theirs.send(&Message::Serving, &[]), Err(ControlError::Closed)),
-            "what is said is heard, or fails"
-        );
-        ours.expect(&Message::Serving, Duration::from_secs(5)).unwrap();
+        assert!(matches!(theirs.send(&Message::Serving, &[], SOON), Err(ControlError::Closed)), "it arrives, or fails");
+        assert_eq!(ours.recv(SOON).unwrap().0, Message::Serving);
         drop(theirs);
-        assert!(matches!(ours.recv(Duration::from_secs(5)), Err(ControlError::Closed)));
-        assert!(matches!(ours.send(&Message::Go, &[]), Err(ControlError::Closed)));
+        assert!(matches!(ours.recv(SOON), Err(ControlError::Closed)));
+        assert!(matches!(ours.send(&Message::Go, &[], SOON), Err(ControlError::Closed)));
+    }
+
+    #[test]
+    fn a_predecessor_of_version_1_states_no_version() {
+        let text = r#"{"Subscribe":{"sockets":[],"marker":null,"sources":false}}"#;
+        let Message::Subscribe { version, .. } = serde_json::from_str(text).unwrap() else { panic!("{text}") };
+        assert_eq!(version, 1);
+    }
+
+    #[test]
+    fn signals_do_not_fail_a_wait_for_a_message() {
+        extern "C" fn ignore(_: nix::libc::c_int) {}
+        let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
+        #[expect(unsafe_code, reason = "the test needs a handler that interrupts calls")]
+        // SAFETY: the handler does nothing.
+        unsafe { sigaction(Signal::SIGURG, &action) }.unwrap();
+        let (ours, theirs) = ControlChannel::pair().unwrap();
+        let theirs = ControlChannel(theirs);
+        let done = AtomicBool::new(false);
+        let receiver = pthread_self();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let began = Instant::now();
+                while !done.load(Ordering::Relaxed) && began.elapsed() < SOON {
+                    pthread_kill(receiver, Signal::SIGURG).unwrap();
+                    thread::sleep(Duration::from_micros(200));
+                }
+            });
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(200));
+                theirs.send(&Message::Serving, &[], SOON).unwrap();
+            });
+            let received = ours.recv(SOON);
+            let timed_out = ours.recv(Duration::from_millis(50));
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(received.unwrap().0, Message::Serving);
+            assert!(matches!(timed_out, Err(ControlError::TimedOut(_))), "{timed_out:?}");
+        });
+    }
+
+    #[test]
+    fn sending_to_a_process_that_takes_nothing_has_a_limit() {
+        let (ours, _theirs) = ControlChannel::pair().unwrap();
+        let limit = Duration::from_millis(20);
+        let error = (0..100_000).find_map(|_| ours.send(&Message::Descriptors, &[], limit).err());
+        assert!(matches!(error, Some(ControlError::TimedOut(_))), "{error:?}");
+    }
+
+    #[test]
+    fn a_number_that_is_no_control_channel_is_refused() {
+        for value in ["-1", "1", "x", "1000000"] {
+            // The test has other threads, which is refused as well; so the number is looked at by itself.
+            assert!(ControlChannel::inherited(value).is_err(), "{value}");
+        }
     }
 }

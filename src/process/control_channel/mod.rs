@@ -1,77 +1,96 @@
-//! The link between a process and its successor: messages, each with descriptors if need be, over a pair of sockets.
+//! The control channel between a process and its successor: messages, each with descriptors if need be, over a pair of sockets.
+//! It knows the messages, not what leads to them: their order and time limits are `app::upgrade::phase`.
 //!
-//! The order of the messages, `>` from the old process to the new one:
+//! `>` from the predecessor to the successor:
 //!
 //! | message | with | means |
 //! |---|---|---|
 //! | `< Hello` | | the successor runs and its configuration is good |
-//! | `> Subscribe` | listening sockets (once), a memfd of names | connect the sources; subscribe to these channels and the marker |
-//! | `< Ready` | | done; the old one may stop |
-//! | `> State` | a memfd of everything held | |
-//! | `> Descriptors` | some clients' sockets, until all are given | |
-//! | `< Holding` | | the successor has everything and touches nothing |
-//! | `> Go` | | from now on it is the successor's |
-//! | `< Serving` | | the receipt; with it, and only with it, the old process ends |
+//! | `> Subscribe` | listening sockets (once), a memfd of channel names | connect the sources; subscribe to these channels and the marker |
+//! | `< Ready` | | done; the predecessor may stop |
+//! | `> State` | a memfd with the snapshot | |
+//! | `> Descriptors` | some clients' sockets, until all are sent | |
+//! | `< Holding` | | the successor has everything, has made everything it needs, and touches nothing |
+//! | `> Go` | | from now on everything is the successor's |
+//! | `< Serving` | | the receipt; with it, and only with it, the predecessor ends |
 //!
-//! `< Failed` may come instead of any answer, with the reason.
+//! `< Failed` may come instead of any answer, with the reason. Each side states its version in its first message.
 
+mod async_channel;
 mod channel;
+mod memfd;
 mod spawn;
 
 pub use self::{
-    channel::{ControlChannel, ControlError, memfd, read_memfd},
-    spawn::{ENVIRONMENT, Successor, program},
+    async_channel::AsyncControlChannel,
+    channel::{ControlChannel, ControlError, EnvironmentError},
+    memfd::{memfd, read_memfd},
+    spawn::{ENVIRONMENT, Parentage, Successor, program},
 };
-
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The version of the messages and of what is handed over. A successor that does not know it says so, and nothing happens.
-pub const VERSION: u32 = 1;
+/// The version of the messages that this program sends and understands.
+///
+/// Version 1 had a snapshot of one piece and a predecessor that did not state its version; this program still takes over from it.
+pub const VERSION: u32 = 2;
+/// The oldest version of a predecessor that this program takes over from.
+pub const OLDEST_VERSION: u32 = 1;
 /// Most descriptors that go with one message; the kernel allows 253.
 pub const FDS_PER_MESSAGE: usize = 250;
 
-/// How long a process that has closed its end may take to be gone.
-pub const PROGRAM_TIME: Duration = Duration::from_millis(500);
-
-/// What is said over the link.
+/// What is sent over the control channel. See the module for the order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// See the module.
+    /// The successor runs, and its configuration is good.
     Hello {
-        /// The highest [`VERSION`] that the successor knows.
+        /// The [`VERSION`] of the successor.
         version: u32,
     },
-    /// See the module.
+    /// The channels that the successor subscribes to. The first one carries everything else as well.
     Subscribe {
-        /// What the listening sockets are for, in the order of their descriptors.
+        /// The [`VERSION`] of the predecessor; version 1 did not state it.
+        #[serde(default = "unstated_version")]
+        version: u32,
+        /// What the descriptors are that come with this message, in their order, before the memfd of names.
         sockets: Vec<InheritedFd>,
         /// The marker channel, where there are sources.
         marker: Option<String>,
-        /// Whether the old process's sources are there; then the new one's must be.
+        /// Whether the predecessor's sources are connected; then the successor's must be.
         sources: bool,
+        /// Whether the predecessor stays as the supervising process, and the channel with it.
+        #[serde(default)]
+        supervised: bool,
     },
-    /// See the module.
+    /// The sources have confirmed all channels.
     Ready,
-    /// See the module.
+    /// The snapshot.
     State {
-        /// Descriptors that follow.
+        /// Number of descriptors that follow.
         descriptors: usize,
     },
-    /// See the module.
+    /// Descriptors, in the snapshot's order.
     Descriptors,
-    /// See the module.
+    /// Everything has arrived, and nothing that can fail is left to do.
     Holding,
-    /// See the module.
+    /// Everything is the successor's.
     Go,
-    /// See the module.
+    /// The successor serves.
     Serving,
-    /// See the module.
+    /// To the supervising process: this process is the daemon from now on.
+    MainProcess {
+        /// Its process id.
+        pid: u32,
+    },
+    /// The sender can't go on.
     Failed {
         /// Why, for the log.
         reason: String,
     },
+}
+
+const fn unstated_version() -> u32 {
+    1
 }
 
 /// What an inherited descriptor is.
@@ -93,4 +112,6 @@ pub enum InheritedFd {
     },
     /// The locked pidfile, by its path.
     Pidfile(String),
+    /// The control channel to the supervising process: see `process::supervisor`.
+    Supervisor,
 }

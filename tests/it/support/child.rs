@@ -23,6 +23,9 @@ use super::{eventually, wait::PATIENCE};
 
 pub(crate) struct Child {
     name: &'static str,
+    /// The process that was started, which stays as long as there is a successor.
+    first: Pid,
+    /// The process that serves.
     pid: Pid,
     status: Option<ExitStatus>,
     log: PathBuf,
@@ -42,14 +45,21 @@ impl Child {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Self { name, pid: Pid::from_raw(process.id().cast_signed()), status: None, log }
+        let pid = Pid::from_raw(process.id().cast_signed());
+        Self { name, first: pid, pid, status: None, log }
     }
 
-    /// Waits for its end. From then on, this is its child `pid`, the successor.
+    /// Stands for the successor `pid` from now on: its first process stays and supervises it, any other one ends.
     pub(crate) fn succeed(&mut self, pid: u32) {
-        let status = self.wait();
-        assert!(status.success(), "{}, whose successor is {pid}, ended with {status}:\n{}", self.name, self.log());
-        (self.pid, self.status) = (Pid::from_raw(pid.cast_signed()), None);
+        let ended = self.ended();
+        assert_eq!(ended, None, "{}, whose successor is {pid}, has ended:\n{}", self.name, self.log());
+        if self.pid != self.first {
+            let (name, before) = (self.name, self.pid);
+            eventually(&format!("the end of {name} before its successor {pid}"), || {
+                kill(before, None).is_err().then_some(())
+            });
+        }
+        self.pid = Pid::from_raw(pid.cast_signed());
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -68,7 +78,7 @@ impl Child {
     /// Its exit status, once it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
-            self.status = match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).unwrap() {
+            self.status = match waitpid(self.first, Some(WaitPidFlag::WNOHANG)).unwrap() {
                 WaitStatus::Exited(_, code) => Some(ExitStatus::from_raw(code << 8)),
                 WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::from_raw(signal as i32)),
                 _ => None,

@@ -49,8 +49,8 @@ fn plays_its_part() {
         match step {
             "hear" => announced = hear(here.unwrap())["State"]["descriptors"].as_u64().unwrap_or(announced),
             "take" => (0..announced.div_ceil(250)).for_each(|_| assert_eq!(hear(here.unwrap()), "Descriptors")),
-            "Hello" => say(json!({ "Hello": { "version": 1 } })),
-            "older" => say(json!({ "Hello": { "version": 0 } })),
+            "Hello" => say(json!({ "Hello": { "version": 2 } })),
+            "older" => say(json!({ "Hello": { "version": 1 } })),
             "fail" => say(json!({ "Failed": { "reason": "the moon is full" } })),
             "babble" => assert!(here.unwrap().send(b"\xff moo").is_ok()),
             "hang" => thread::sleep(Duration::from_secs(600)),

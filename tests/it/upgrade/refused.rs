@@ -89,7 +89,7 @@ fn a_program_that_goes_wrong_after_any_word_changes_nothing() {
         ("fail", "the moon is full"),
         ("babble", "which was not expected"),
         ("Serving", "Serving"),
-        ("close hang", "closed the link"),
+        ("close hang", "closed the channel"),
         ("Hello", "exit status: 9"),
         ("Hello hear fail", "the moon is full"),
         ("Hello hear Ready", "exit status: 9"),
@@ -103,7 +103,7 @@ fn a_program_that_goes_wrong_after_any_word_changes_nothing() {
         ("Hello hear Ready hear Ready hear take Holding fail", "the moon is full"),
         ("Hello hear Ready hear Ready hear take Holding hear", "exit status: 9"),
         ("Hello hear Ready hear Ready hear take Holding hear fail", "the moon is full"),
-        ("Hello hear Ready hear Ready hear take Holding hear close hang", "closed the link"),
+        ("Hello hear Ready hear Ready hear take Holding hear close hang", "closed the channel"),
     ];
     let puts: Vec<_> = parts.iter().map(|(part, _)| move || imposter::put(program, part)).collect();
     let cases: Vec<(&dyn Fn(), &str)> = puts.iter().zip(parts).map(|(put, (_, why))| (put as &dyn Fn(), why)).collect();

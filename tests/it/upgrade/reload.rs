@@ -10,7 +10,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    Daemon, Folder, Nginx, RedisServer, Request, Response, Stream, Subscription,
+    Daemon, Endpoint, Folder, Nginx, RedisServer, Request, Response, Stream, Subscription,
     daemon::run,
     eventually,
     publisher::{accepted, refused},
@@ -310,14 +310,25 @@ fn reload_after_reload_leaves_nothing_behind() {
     daemon.assert_serving();
 }
 
+/// Asks for a reload as often as another one is under way.
+fn ask_until_it_is_not_busy(admin: &Endpoint) -> serde_json::Value {
+    eventually("a reload of one's own", || {
+        let answer = Request::post("/reload", "", "").send(admin);
+        if answer.status() == 409 {
+            assert_eq!(answer.header("Retry-After"), Some("1"));
+            return None;
+        }
+        Some(answer.json())
+    })
+}
+
 #[test]
 fn those_who_ask_together_are_all_answered() {
     let (_folder, mut daemon) = start("");
     let mut client = open(&daemon, 1, &["cats"]).remove(0);
     let admin = daemon.admin().clone();
     let answers: Vec<serde_json::Value> = thread::scope(|scope| {
-        let asking: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| Request::post("/reload", "", "").send(&admin).json())).collect();
+        let asking: Vec<_> = (0..4).map(|_| scope.spawn(|| ask_until_it_is_not_busy(&admin))).collect();
         asking.into_iter().map(|one| one.join().unwrap()).collect()
     });
     // Each was carried out by whoever served then; follow them from one to the next.

@@ -1,0 +1,182 @@
+//! The process that a pid-watching supervisor knows (runit, s6, supervisord, a container, a shell), once another one serves:
+//! it passes signals on, collects what has ended, and ends with the daemon's exit code. It serves nobody and holds nothing.
+//!
+//! Upgrade after upgrade it stays the same process: each successor becomes its child when the one before ends, and that one has
+//! sent [`Message::MainProcess`] by then.
+
+use std::{
+    env,
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::process::CommandExt as _,
+    },
+    process::Command,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        prctl::set_child_subreaper,
+        signal::{SigSet, Signal, kill},
+        signalfd::{SfdFlags, SignalFd},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+use super::{
+    control_channel::{ControlChannel, Message},
+    daemon,
+};
+
+/// The variable that makes a process a supervising one: the daemon's process id, and the number of the channel to it.
+const ENVIRONMENT: &str = "SSECAST_SUPERVISED";
+/// Signals that are passed on.
+const PASSED_ON: [Signal; 5] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGQUIT];
+
+/// The environment names a daemon that isn't there.
+#[derive(Debug, thiserror::Error)]
+#[error("{ENVIRONMENT} is {0:?}, which names no process to supervise: ssecast sets it for itself alone; unset it")]
+pub struct EnvironmentError(String);
+
+/// A process that supervises the daemon.
+#[derive(Debug)]
+pub struct Supervisor {
+    main: Pid,
+    channel: Option<ControlChannel>,
+}
+
+/// Has successors' successors become children of this process: to be called before the first one starts.
+///
+/// # Errors
+/// The kernel does not know it (before Linux 3.4).
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(set_child_subreaper(true)?)
+}
+
+impl Supervisor {
+    /// Supervises the child `pid`, which has the other end of `channel`.
+    #[must_use]
+    pub fn new(pid: u32, channel: ControlChannel) -> Self {
+        Self { main: Pid::from_raw(pid.cast_signed()), channel: Some(channel) }
+    }
+
+    /// What this process is told to supervise, if it is. To be called first of all.
+    ///
+    /// # Errors
+    /// A value that this program did not set.
+    pub fn from_environment() -> Result<Option<Self>, EnvironmentError> {
+        let Some(value) = env::var_os(ENVIRONMENT) else { return Ok(None) };
+        let value = value.to_string_lossy().into_owned();
+        let parts = value.split_once(',').and_then(|(pid, fd)| Some((pid.parse().ok()?, fd.parse::<i32>().ok()?)));
+        let Some((pid, fd @ 3..)) = parts else { return Err(EnvironmentError(value)) };
+        if daemon::require_one_thread().is_err() {
+            return Err(EnvironmentError(value));
+        }
+        #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
+        // SAFETY: this very process has put it there before it executed this program, and nothing else has it.
+        let channel = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Some(Self { main: Pid::from_raw(pid), channel: Some(ControlChannel::from_fd(channel)) }))
+    }
+
+    /// Executes this program anew in this process, which drops all memory, threads and files at once, and supervises there. Signals
+    /// that are blocked and pending stay so. Where it can't be executed, this process supervises as it is.
+    #[must_use]
+    pub fn replace_process(self) -> u8 {
+        if let Some(channel) = &self.channel
+            && fcntl(channel.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).is_ok()
+        {
+            let mut arguments = env::args_os();
+            let mut command = Command::new("/proc/self/exe");
+            if let Some(name) = arguments.next() {
+                command.arg0(name);
+            }
+            let value = format!("{},{}", self.main, channel.as_raw_fd());
+            let error = command.args(arguments).env(ENVIRONMENT, value).exec();
+            tracing::warn!(%error, "this process keeps its memory while it supervises its successor");
+        }
+        self.run()
+    }
+
+    /// Supervises until the daemon has ended; gives back its exit code (128 and the number of the signal that ended it).
+    #[must_use]
+    pub fn run(mut self) -> u8 {
+        match self.try_to_run() {
+            Ok(code) => code,
+            Err(error) => {
+                complain(&format!("can't supervise process {}: {error}", self.main));
+                1
+            }
+        }
+    }
+
+    fn try_to_run(&mut self) -> nix::Result<u8> {
+        let mut signals: SigSet = PASSED_ON.into_iter().collect();
+        signals.add(Signal::SIGCHLD);
+        signals.thread_block()?;
+        let arriving = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        loop {
+            // Before each wait: a child may have ended before its signal was blocked.
+            if let Some(code) = self.collect()? {
+                return Ok(code);
+            }
+            let mut waited = vec![PollFd::new(arriving.as_fd(), PollFlags::POLLIN)];
+            waited.extend(self.channel.as_ref().map(|channel| PollFd::new(channel.as_fd(), PollFlags::POLLIN)));
+            match poll(&mut waited, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            self.read_channel();
+            while let Some(signal) = arriving.read_signal()? {
+                let signal = i32::try_from(signal.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+                if let Some(signal) = signal.filter(|signal| PASSED_ON.contains(signal)) {
+                    // It may have ended just now.
+                    let _ = kill(self.main, signal);
+                }
+            }
+        }
+    }
+
+    /// Collects children that have ended; gives back the exit code if the daemon is one of them.
+    fn collect(&mut self) -> nix::Result<Option<u8>> {
+        loop {
+            let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid, u8::try_from(code).unwrap_or(1)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as u8),
+                Ok(WaitStatus::StillAlive) => return Ok(None),
+                Ok(_) | Err(Errno::EINTR) => continue,
+                // No child is left, and so nobody to wait for.
+                Err(Errno::ECHILD) => return Ok(Some(1)),
+                Err(errno) => return Err(errno),
+            };
+            // What the daemon has sent before it ended says whether it was still the daemon.
+            self.read_channel();
+            if pid == self.main {
+                if code > 128 {
+                    complain(&format!("the daemon, process {pid}, was ended by signal {}", code - 128));
+                }
+                return Ok(Some(code));
+            }
+        }
+    }
+
+    fn read_channel(&mut self) {
+        while let Some(channel) = &self.channel {
+            match channel.recv(Duration::ZERO) {
+                Ok((Message::MainProcess { pid }, _)) => self.main = Pid::from_raw(pid.cast_signed()),
+                Ok(_) => {}
+                Err(super::control_channel::ControlError::TimedOut(_)) => return,
+                Err(_) => self.channel = None,
+            }
+        }
+    }
+}
+
+/// Says something where the log of a process without a log goes; if nobody can read it, nobody does.
+fn complain(what: &str) {
+    let _ = writeln!(io::stderr(), "ssecast: {what}");
+}
