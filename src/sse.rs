@@ -1,7 +1,10 @@
 //! The event stream's bytes (WHATWG HTML 9.2), and nothing but bytes: no sockets, no clock.
 //!
-//! A frame is one event from its `id:` line to its blank line. What is written here is read the same by every parser that
+//! A frame is one event from its first line to its blank line. What is written here is read the same by every parser that
 //! follows the standard: CR LF, CR and LF each start a new `data:` line, and a payload's leading space survives.
+//!
+//! `id:` is the last line of a frame: some clients take an id at its line, before the event is complete. Cut off after it, they
+//! would resume behind an event that they have not got.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -18,9 +21,9 @@ pub fn encode_event(node: &NodeId, position: Position, event: Option<&EventType>
     let type_bytes = event.map_or(0, |event| event.as_str().len() + 8);
     // Exact where the data is one line: then the buffer becomes the frame as it is, without a second allocation.
     let mut frame = BytesMut::with_capacity(data.len() + type_bytes + 38);
-    put_id(&mut frame, &Cursor { node: *node, position });
     put_event_type(&mut frame, event.map(EventType::as_str));
     put_data(&mut frame, data);
+    put_id(&mut frame, &Cursor { node: *node, position });
     frame.put_u8(b'\n');
     frame.freeze()
 }
@@ -33,43 +36,52 @@ pub fn wrap_in_envelope(channel: &ChannelName, frame: &[u8]) -> Bytes {
     let data = String::from_utf8_lossy(&parts.data);
     let json = serde_json::json!({ "channel": channel.as_str(), "data": data }).to_string();
     let mut wrapped = BytesMut::with_capacity(json.len() + frame.len() - parts.data.len().min(frame.len()) + 16);
-    wrapped.put_slice(b"id: ");
-    wrapped.put_slice(parts.id);
-    wrapped.put_u8(b'\n');
     put_event_type(&mut wrapped, parts.event);
     put_data(&mut wrapped, json.as_bytes());
-    wrapped.put_u8(b'\n');
+    wrapped.put_slice(b"id: ");
+    wrapped.put_slice(parts.id);
+    wrapped.put_slice(b"\n\n");
     wrapped.freeze()
 }
 
-/// What a stream begins with: how long to wait before reconnecting, and an id, so that a client which is cut off before
-/// its first event resumes like any other.
-#[must_use]
-pub fn encode_preamble(retry: Duration, cursor: &Cursor) -> Bytes {
-    let mut preamble = BytesMut::with_capacity(64);
-    put_retry(&mut preamble, retry);
-    put_id(&mut preamble, cursor);
-    preamble.put_u8(b'\n');
-    preamble.freeze()
+/// Types of the events that ssecast sends itself. They carry `{}` where nothing is to be said: many clients take no id, and no
+/// `retry:`, from a block without `data:`.
+pub mod own_event {
+    /// The first event of a stream.
+    pub const OPEN: &str = "ssecast.open";
+    /// Shows that a quiet stream is alive.
+    pub const PING: &str = "ssecast.ping";
+    /// The last event of a stream that the server ends.
+    pub const CLOSE: &str = "ssecast.close";
+    /// Events may be missing.
+    pub const GAP: &str = "ssecast.gap";
 }
 
-/// Shows that a stream is alive: a comment, which parsers skip, and an id, so that a client which is cut off after a long
-/// silence comes back with a cursor that is not as old as its last event.
+/// What a stream begins with: how long to wait before reconnecting, and an id, so that a client which is cut off before
+/// its first event resumes like any other. The comment line before it ends a line that an earlier connection has left
+/// unfinished: some clients go on with it.
+#[must_use]
+pub fn encode_open(retry: Duration, cursor: &Cursor) -> Bytes {
+    let mut frame = BytesMut::with_capacity(96);
+    frame.put_slice(b":\n");
+    put_own_event(&mut frame, own_event::OPEN, Some(retry), cursor);
+    frame.freeze()
+}
+
+/// Shows that a stream is alive, with an id, so that a client which is cut off after a long silence comes back with a
+/// cursor that is not as old as its last event.
 #[must_use]
 pub fn encode_ping(cursor: &Cursor) -> Bytes {
-    let mut ping = BytesMut::with_capacity(40);
-    ping.put_slice(b":\n");
-    put_id(&mut ping, cursor);
-    ping.put_u8(b'\n');
-    ping.freeze()
+    let mut frame = BytesMut::with_capacity(64);
+    put_own_event(&mut frame, own_event::PING, None, cursor);
+    frame.freeze()
 }
 
-/// A `retry:` line of its own, as streams that are about to end get it.
+/// What a stream ends with that the server closes: how long to wait before reconnecting. `cursor`: what the client has.
 #[must_use]
-pub fn encode_retry(retry: Duration) -> Bytes {
-    let mut frame = BytesMut::with_capacity(24);
-    put_retry(&mut frame, retry);
-    frame.put_u8(b'\n');
+pub fn encode_close(retry: Duration, cursor: &Cursor) -> Bytes {
+    let mut frame = BytesMut::with_capacity(96);
+    put_own_event(&mut frame, own_event::CLOSE, Some(retry), cursor);
     frame.freeze()
 }
 
@@ -99,18 +111,15 @@ impl GapReason {
     }
 }
 
-/// The event type of a gap.
-pub const GAP_EVENT: &str = "ssecast.gap";
-
-/// Tells a gap: events of `channels` before `cursor` may have been missed.
+/// Reports a gap: events of `channels` may be missing here. `cursor`: what the client has, the gap event included.
 #[must_use]
 pub fn encode_gap(cursor: &Cursor, channels: &[ChannelName], reason: GapReason) -> Bytes {
     let names: Vec<&str> = channels.iter().map(ChannelName::as_str).collect();
     let json = serde_json::json!({ "channels": names, "reason": reason.as_str() }).to_string();
     let mut frame = BytesMut::with_capacity(json.len() + 72);
-    put_id(&mut frame, cursor);
-    put_event_type(&mut frame, Some(GAP_EVENT));
+    put_event_type(&mut frame, Some(own_event::GAP));
     put_data(&mut frame, json.as_bytes());
+    put_id(&mut frame, cursor);
     frame.put_u8(b'\n');
     frame.freeze()
 }
@@ -163,6 +172,16 @@ fn put_id(frame: &mut BytesMut, cursor: &Cursor) {
     frame.put_u8(b'\n');
 }
 
+fn put_own_event(frame: &mut BytesMut, event: &str, retry: Option<Duration>, cursor: &Cursor) {
+    put_event_type(frame, Some(event));
+    if let Some(retry) = retry {
+        put_retry(frame, retry);
+    }
+    put_data(frame, b"{}");
+    put_id(frame, cursor);
+    frame.put_u8(b'\n');
+}
+
 fn put_retry(frame: &mut BytesMut, retry: Duration) {
     // Writing into a BytesMut, which grows, cannot fail.
     let _ = writeln!(frame, "retry: {}", retry.as_millis());
@@ -202,11 +221,11 @@ mod tests {
 
     #[test]
     fn every_kind_of_line_end_starts_a_data_line() {
-        assert_eq!(encode(b"[1,2,3]"), "id: abcdefgh-7\ndata: [1,2,3]\n\n");
-        assert_eq!(encode(b"a\r\nb\rc\nd"), "id: abcdefgh-7\ndata: a\ndata: b\ndata: c\ndata: d\n\n");
-        assert_eq!(encode(b""), "id: abcdefgh-7\ndata: \n\n");
-        assert_eq!(encode(b"\n"), "id: abcdefgh-7\ndata: \ndata: \n\n");
-        assert_eq!(encode(b" lead"), "id: abcdefgh-7\ndata:  lead\n\n");
+        assert_eq!(encode(b"[1,2,3]"), "data: [1,2,3]\nid: abcdefgh-7\n\n");
+        assert_eq!(encode(b"a\r\nb\rc\nd"), "data: a\ndata: b\ndata: c\ndata: d\nid: abcdefgh-7\n\n");
+        assert_eq!(encode(b""), "data: \nid: abcdefgh-7\n\n");
+        assert_eq!(encode(b"\n"), "data: \ndata: \nid: abcdefgh-7\n\n");
+        assert_eq!(encode(b" lead"), "data:  lead\nid: abcdefgh-7\n\n");
     }
 
     #[test]
@@ -219,7 +238,7 @@ mod tests {
         let channel = ChannelName::new("cats").unwrap();
         assert_eq!(
             &wrap_in_envelope(&channel, &frame)[..],
-            "id: abcdefgh-7\nevent: price\ndata: {\"channel\":\"cats\",\"data\":\"a\\n\u{fffd}b\"}\n\n".as_bytes()
+            "event: price\ndata: {\"channel\":\"cats\",\"data\":\"a\\n\u{fffd}b\"}\nid: abcdefgh-7\n\n".as_bytes()
         );
     }
 
@@ -229,7 +248,16 @@ mod tests {
         let channels = [ChannelName::new("cats").unwrap(), ChannelName::new("dogs").unwrap()];
         assert_eq!(
             encode_gap(&cursor, &channels, GapReason::Source),
-            "id: abcdefgh-9\nevent: ssecast.gap\ndata: {\"channels\":[\"cats\",\"dogs\"],\"reason\":\"source\"}\n\n"
+            "event: ssecast.gap\ndata: {\"channels\":[\"cats\",\"dogs\"],\"reason\":\"source\"}\nid: abcdefgh-9\n\n"
         );
+    }
+
+    #[test]
+    fn own_events_have_data_and_end_with_their_id() {
+        let cursor = "abcdefgh-9".parse().unwrap();
+        let retry = Duration::from_millis(1500);
+        assert_eq!(encode_open(retry, &cursor), ":\nevent: ssecast.open\nretry: 1500\ndata: {}\nid: abcdefgh-9\n\n");
+        assert_eq!(encode_ping(&cursor), "event: ssecast.ping\ndata: {}\nid: abcdefgh-9\n\n");
+        assert_eq!(encode_close(retry, &cursor), "event: ssecast.close\nretry: 1500\ndata: {}\nid: abcdefgh-9\n\n");
     }
 }

@@ -222,8 +222,11 @@ mod tests {
 
     #[test]
     fn resumes_where_it_was_cut_off() {
-        let first = format!("{HEAD}retry: 1\nid: n-1\n\nid: n-2\ndata: one\n\nid: n-3\ndata: half");
-        let second = format!("{HEAD}\u{feff}id: n-3\ndata: two\n\n");
+        let first = format!(
+            "{HEAD}:\nevent: ssecast.open\nretry: 1\ndata: {{}}\nid: n-1\n\n\
+             data: one\nid: n-2\n\nevent: ssecast.ping\ndata: {{}}\nid: n-2\n\ndata: half\nid: n-3"
+        );
+        let second = format!("{HEAD}\u{feff}data: two\nid: n-3\n\n");
         let unavailable = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
         let end = "HTTP/1.1 204 No Content\r\n\r\n";
         let stub = Stub::start(&[first.as_bytes(), unavailable.as_bytes(), second.as_bytes(), end.as_bytes()]);

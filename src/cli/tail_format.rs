@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{event_stream::StreamEvent, printable};
-use crate::sse::GAP_EVENT;
+use crate::sse::own_event;
 
 /// Types that begin so are ssecast's own: of the stream, not of a publisher.
 const OWN_EVENTS: &[u8] = b"ssecast.";
@@ -73,7 +73,7 @@ impl<O: Write, E: Write> Printer<O, E> {
     /// # Errors
     /// What the operating system reports about `out`: a broken pipe, if its reader has ended.
     pub(super) fn print(&mut self, event: &StreamEvent) -> io::Result<()> {
-        if event.event == GAP_EVENT.as_bytes() {
+        if event.event == own_event::GAP.as_bytes() {
             self.report_gap(&event.data);
             return Ok(());
         }
@@ -180,13 +180,13 @@ mod tests {
 
     #[test]
     fn gaps_are_reported_beside_the_events() {
-        let (out, notes) = show(Format::Raw, GAP_EVENT, br#"{"channels":["cats","dogs"],"reason":"history"}"#);
+        let (out, notes) = show(Format::Raw, own_event::GAP, br#"{"channels":["cats","dogs"],"reason":"history"}"#);
         assert_eq!(out, "");
         assert_eq!(notes, "ssecast tail: events of cats, dogs may have been missed: what followed is no longer kept\n");
         for own in ["ssecast.open", "ssecast.ping"] {
             assert_eq!(show(Format::Text, own, b"{}"), (String::new(), String::new()));
         }
-        let (_, notes) = show(Format::Json, GAP_EVENT, b"{}\x1b");
+        let (_, notes) = show(Format::Json, own_event::GAP, b"{}\x1b");
         assert_eq!(notes, "ssecast tail: events may have been missed: {}\\u{1b}\n");
     }
 }

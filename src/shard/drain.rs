@@ -8,6 +8,9 @@ use tokio::sync::oneshot;
 use super::Shard;
 use crate::{config::DurationRange, sse};
 
+/// Shortest time after which a client that is closed is to reconnect: until then the next process serves.
+const SHORTEST_RETRY: Duration = Duration::from_secs(1);
+
 impl Shard {
     /// Sends all clients away; `gone` is dropped when they are.
     pub(super) fn drain(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
@@ -25,9 +28,9 @@ impl Shard {
         if client.poll.is_some() {
             return self.answer_empty(slot);
         }
-        let retry = sse::encode_retry(
-            DurationRange { min: Duration::from_millis(1), max: spread.max(Duration::from_millis(1)) }.pick(),
-        );
+        let range = DurationRange { min: SHORTEST_RETRY, max: spread.max(SHORTEST_RETRY) };
+        let has = client.behind.as_ref().map_or(self.hub.last(), |behind| behind.reader.cursor);
+        let retry = sse::encode_close(range.pick(), &self.hub.cursor_at(has));
         let last = match &mut client.gzip {
             Some(gzip) => gzip.end(&retry),
             None => retry,

@@ -234,7 +234,7 @@ impl Shard {
         let (partial, poll, gzip) = match joining.reply {
             Some(reply) => (Bytes::new(), Some(Box::new(Poll { head: joining.head, reply })), None),
             None => {
-                let preamble = sse::encode_preamble(stream.retry.pick(), &self.hub.cursor_at(reader.cursor));
+                let preamble = sse::encode_open(stream.retry.pick(), &self.hub.cursor_at(reader.cursor));
                 let (gzip, preamble) = match joining.kind {
                     Kind::Stream(_, Coding::Gzip) => {
                         let (gzip, preamble) = GzipState::begin(&preamble);

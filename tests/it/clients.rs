@@ -65,13 +65,14 @@ fn curl_reads_the_stream_byte_for_byte() {
     for (message, lines) in [("[1,2,3]", "data: [1,2,3]\n"), ("a\r\nb", "data: a\ndata: b\n"), ("", "data: \n")] {
         let id = daemon.publish("cats", message).id.unwrap();
         assert_eq!(ours.event().id, id);
-        expected += &format!("id: {id}\n{lines}\n");
+        expected += &format!("{lines}id: {id}\n\n");
     }
     let read = eventually("curl has printed all", || Some(curl.log()).filter(|log| log.ends_with(&expected)));
     let preamble = read.strip_suffix(&expected).unwrap();
     let lines: Vec<&str> = preamble.split('\n').collect();
     assert!(
-        matches!(lines[..], [retry, id, "", ""] if retry.starts_with("retry: ") && id.starts_with("id: ")),
+        matches!(lines[..], [":", "event: ssecast.open", retry, "data: {}", id, "", ""]
+            if retry.starts_with("retry: ") && id.starts_with("id: ")),
         "{read}"
     );
 }
@@ -102,7 +103,7 @@ fn curl_publishes_and_resumes_on_the_unix_sockets() {
     ]);
     read.arg("http://localhost/?channels=cats");
     let curl = Child::start("curl", &mut read, folder.path("curl.log"));
-    let frame = format!("id: {}\ndata: a & b\n\n", answer["id"].as_str().unwrap());
+    let frame = format!("data: a & b\nid: {}\n\n", answer["id"].as_str().unwrap());
     eventually("curl has the event", || curl.log().ends_with(&frame).then_some(()));
 }
 

@@ -184,7 +184,7 @@ fn curl_inflates_through_nginx_what_a_plain_stream_says() {
     for number in 0..30 {
         let message = quote(number);
         let id = daemon.publish("cats", &message).id.unwrap();
-        expected += &format!("id: {id}\ndata: {message}\n\n");
+        expected += &format!("data: {message}\nid: {id}\n\n");
         // Each has come before the next is published: nobody holds a compressed event back.
         eventually("curl has it", || curl.log().ends_with(&expected).then_some(()));
         assert_eq!(plain.texts(1), [message]);

@@ -52,7 +52,9 @@ fn a_stream_is_compared_byte_for_byte() {
 
     let preamble = read_until("\n\n");
     let lines: Vec<&str> = preamble.split('\n').collect();
-    let [retry, id, "", ""] = lines[..] else { panic!("not retry and id: {preamble:?}") };
+    let [":", "event: ssecast.open", retry, "data: {}", id, "", ""] = lines[..] else {
+        panic!("not an opening event: {preamble:?}")
+    };
     let retry: u64 = retry.strip_prefix("retry: ").unwrap().parse().unwrap();
     assert!((1500..=1600).contains(&retry), "{retry}");
     let (node, position) = id.strip_prefix("id: ").unwrap().split_once('-').unwrap();
@@ -60,14 +62,14 @@ fn a_stream_is_compared_byte_for_byte() {
     assert!(position.parse::<u64>().is_ok(), "{id}");
 
     let id = daemon.publish("cats", "[1,2,3]").id.unwrap();
-    assert_eq!(read_until("\n\n"), format!("id: {id}\ndata: [1,2,3]\n\n"));
+    assert_eq!(read_until("\n\n"), format!("data: [1,2,3]\nid: {id}\n\n"));
     let fields = [("channel", "cats"), ("message", "7"), ("event", "price")];
     let id = daemon.publish_form(&fields).id.unwrap();
-    assert_eq!(read_until("\n\n"), format!("id: {id}\nevent: price\ndata: 7\n\n"));
+    assert_eq!(read_until("\n\n"), format!("event: price\ndata: 7\nid: {id}\n\n"));
     let id = daemon.publish("cats", "a\r\nb\rc\n\nd ").id.unwrap();
-    assert_eq!(read_until("d \n\n"), format!("id: {id}\ndata: a\ndata: b\ndata: c\ndata: \ndata: d \n\n"));
+    assert_eq!(read_until("\n\n"), format!("data: a\ndata: b\ndata: c\ndata: \ndata: d \nid: {id}\n\n"));
     let id = daemon.publish("cats", "").id.unwrap();
-    assert_eq!(read_until("\n\n"), format!("id: {id}\ndata: \n\n"));
+    assert_eq!(read_until("\n\n"), format!("data: \nid: {id}\n\n"));
     assert_eq!(id.split_once('-').unwrap().0, node, "ids are of one node");
 }
 
@@ -279,8 +281,8 @@ fn several_workers_are_one_hub_to_their_clients() {
 }
 
 #[test]
-fn the_preamble_is_all_that_a_silent_stream_gets() {
+fn the_opening_event_is_all_that_a_silent_stream_gets() {
     let (_folder, daemon) = daemon("");
     let text = body(&daemon, "/?channels=cats", |body| body.ends_with(b"\n\n"));
-    assert_eq!(text.matches('\n').count(), 3, "{text:?}");
+    assert_eq!(text.matches('\n').count(), 6, "{text:?}");
 }

@@ -23,6 +23,8 @@ pub enum Seen<'a> {
 #[derive(Debug)]
 pub struct Parser {
     stage: Stage,
+    /// Whether the event that is being read is the server's own: its data is nothing that was published.
+    own: bool,
     line: Vec<u8>,
 }
 
@@ -39,7 +41,7 @@ const NEXT_CHUNK: Stage = Stage::ChunkSize { size: 0, digits: false, extension: 
 
 impl Default for Parser {
     fn default() -> Self {
-        Self { stage: Stage::Head { status: 0, chunked: false }, line: Vec::new() }
+        Self { stage: Stage::Head { status: 0, chunked: false }, own: false, line: Vec::new() }
     }
 }
 
@@ -121,12 +123,12 @@ impl Parser {
         if !self.line.is_empty() {
             let Some(end) = memchr(b'\n', bytes) else { return self.keep(bytes) };
             self.keep(&bytes[..end]);
-            line(&self.line, seen);
+            line(&self.line, &mut self.own, seen);
             self.line.clear();
             bytes = &bytes[end + 1..];
         }
         while let Some(end) = memchr(b'\n', bytes) {
-            line(&bytes[..end], seen);
+            line(&bytes[..end], &mut self.own, seen);
             bytes = &bytes[end + 1..];
         }
         self.keep(bytes);
@@ -138,9 +140,15 @@ impl Parser {
     }
 }
 
-fn line(line: &[u8], seen: &mut impl FnMut(Seen<'_>)) {
+fn line(line: &[u8], own: &mut bool, seen: &mut impl FnMut(Seen<'_>)) {
     if let Some(data) = line.strip_prefix(b"data:") {
-        seen(Seen::Data(data.strip_prefix(b" ").unwrap_or(data)));
+        if !*own {
+            seen(Seen::Data(data.strip_prefix(b" ").unwrap_or(data)));
+        }
+    } else if line.is_empty() {
+        *own = false;
+    } else if line.starts_with(b"event: ssecast.") {
+        *own = true;
     }
 }
 
@@ -149,7 +157,7 @@ mod tests {
     use super::*;
 
     const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n\
-        retry: 1000\nid: a-1\n\nid: a-2\ndata: one\n\n:\n\ndata:two\n\n";
+        :\nevent: ssecast.open\nretry: 1000\ndata: {}\nid: a-1\n\ndata: one\nid: a-2\n\n:\n\ndata:two\n\n";
     const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n\
         1c\r\nid: a-2\ndata: one\n\n:\n\ndata:t\r\nA;x=feed\nwo\n\n: ping\r\n0\r\n\r\n";
 

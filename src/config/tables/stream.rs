@@ -13,7 +13,7 @@ use crate::config::{
 table! {
     /// `[stream]`: what a client gets.
     pub struct Stream from [stream] {
-        /// Silence after which a client gets a comment.
+        /// Silence after which a client gets a `ssecast.ping` event.
         pub ping_interval: Duration = positive_duration("20s");
         /// How long clients wait before they reconnect, picked at random for each.
         pub retry: DurationRange = duration_range("1s..4s");
