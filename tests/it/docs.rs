@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::support::{Folder, daemon};
+use crate::{
+    floors::FLOORS,
+    support::{Folder, daemon},
+};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -235,4 +238,18 @@ fn commands_in_the_documentation_have_the_flags_that_they_are_given() {
         }
     }
     assert!(checked >= 10, "only {checked} commands were found");
+}
+
+#[test]
+fn architecture_lists_each_module_on_its_floor() {
+    let page = read(&root().join("ARCHITECTURE.md"));
+    for (floor, modules) in FLOORS.iter().enumerate() {
+        let lines: Vec<&str> = page.lines().filter(|line| line.starts_with(&format!("{floor} "))).collect();
+        for module in *modules {
+            let names = [format!("{module}/"), format!("{module}.rs")];
+            let is_listed =
+                lines.iter().flat_map(|line| line.split_whitespace()).any(|word| names.contains(&word.to_owned()));
+            assert!(is_listed, "ARCHITECTURE.md should list {module} on floor {floor}: {lines:?}");
+        }
+    }
 }

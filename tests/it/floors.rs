@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The rooms of each floor, lowest first.
-const FLOORS: [&[&str]; 10] = [
+pub(crate) const FLOORS: [&[&str]; 10] = [
     &["client_limit", "clock", "log_rate", "config", "name", "cursor", "gzip", "metrics", "stream"],
     &["sse"],
     &["event"],
