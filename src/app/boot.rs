@@ -21,7 +21,7 @@ use crate::{
         inherit::Inherited,
         limits,
         log::Log,
-        notify,
+        memory, notify,
         pidfile::Pidfile,
         privileges,
         signals::{self, Asked, Signals},
@@ -161,6 +161,7 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
     privileges::give_up(start.config.process.user.as_ref())?;
     limits::allow_core(start.config.process.core_limit);
     log.start_writing().context("can't start the thread that writes the log")?;
+    memory::start().context("can't start the thread that returns memory")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let signals = Signals::listen().context("can't listen to signals")?;

@@ -2,6 +2,7 @@
 
 pub mod inherit;
 pub mod log;
+pub mod memory;
 pub mod pidfile;
 pub mod listen;
 pub mod sockets;

@@ -24,6 +24,7 @@ mod hostile;
 mod lifecycle;
 mod load;
 mod log;
+mod memory;
 mod polls;
 mod proxy;
 mod publish;
