@@ -231,8 +231,7 @@ impl Subscriptions {
     pub(super) fn keep_early(&mut self, source: SourceId, message: Message) -> bool {
         let Some(channel) = self.channels.get_mut(&message.channel) else { return false };
         let state = &mut self.sources[source];
-        // While it is disconnected nothing is kept: the loss that follows would stand behind it, and the gap before it.
-        if state.early_bytes >= EARLY_BYTES || state.connection == Connection::Disconnected {
+        if state.early_bytes >= EARLY_BYTES {
             return false;
         }
         state.early_bytes += weight(&message);
@@ -310,7 +309,7 @@ impl Subscriptions {
         }
     }
 
-    /// A source is disconnected: joins don't wait for it.
+    /// A source is disconnected, or could not be connected again: joins don't wait for it.
     pub(super) fn disconnected(&mut self, source: SourceId, actions: &mut Vec<Action>) {
         self.sources[source].connection = Connection::Disconnected;
         self.sources[source].early_bytes = 0;

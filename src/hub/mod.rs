@@ -346,6 +346,13 @@ impl Hub {
         self.groups.clients(group)
     }
 
+    /// The clients that have the channel, of every group.
+    #[must_use]
+    pub fn clients_of(&self, id: ChannelId) -> Vec<ClientIndex> {
+        let groups = self.channels[id as usize].groups.iter();
+        groups.flat_map(|&group| self.groups.clients(group)).copied().collect()
+    }
+
     /// How many members each channel has that has any.
     pub fn subscribers(&self) -> impl Iterator<Item = (&ChannelName, u32)> {
         self.channels

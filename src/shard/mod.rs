@@ -184,12 +184,16 @@ impl Shard {
         }
     }
 
-    /// A source may not deliver the channel. Those who have it already, since the rules have changed, keep what they have.
+    /// No source delivers the channel. Its clients are closed: they come back, and get a 403 that says why.
     fn refuse(&mut self, name: &ChannelName) {
         let Some(id) = self.hub.id(name) else { return };
         self.hub.set_wanted(id, false);
         self.answer_waiting(id, false);
+        for slot in self.hub.clients_of(id) {
+            self.close_with_retry(slot, self.config.drain.spread);
+        }
         self.hub.set_unsubscribed(name);
+        self.remove_ended();
     }
 
     fn answer_waiting(&mut self, id: ChannelId, open: bool) {

@@ -1,6 +1,7 @@
 //! Redis: subscribed to on demand, confirmed before a stream opens, and every payload unchanged.
 
 mod loss;
+mod trouble;
 
 use crate::support::{
     Daemon, Folder, RedisServer, Stream, Subscription, eventually, holds_for_a_while, redis::in_url, relay::Relay,

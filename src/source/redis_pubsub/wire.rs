@@ -36,7 +36,8 @@ pub(super) fn options() -> AsyncConnectionConfig {
 
 /// Whether Redis has answered that its ACL does not allow the command.
 pub(super) fn is_forbidden(error: &RedisError) -> bool {
-    error.code() == Some("NOPERM")
+    // A transaction gives the answers of its commands in its text alone.
+    error.code() == Some("NOPERM") || error.code() == Some("EXECABORT") && error.to_string().contains("NoPerm")
 }
 
 /// An error of a connection that can't be relied on any more.

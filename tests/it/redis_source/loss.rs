@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use super::{open, start, wait_until_not_ready};
 use crate::support::{Daemon, Folder, Gap, RedisServer, Subscription, eventually, publisher::refused};
 
-fn source_gap(channels: &[&str]) -> Gap {
+pub(super) fn source_gap(channels: &[&str]) -> Gap {
     Gap { channels: channels.iter().map(|&name| name.to_owned()).collect(), reason: "source".to_owned() }
 }
 
