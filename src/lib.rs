@@ -20,6 +20,7 @@ pub mod sse;
 
 pub mod event;
 
+pub mod snapshot;
 pub mod hub;
 pub mod http;
 

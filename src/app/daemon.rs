@@ -25,7 +25,8 @@ use crate::{
     metrics::Metrics,
     process::notify::StatusReport,
     public,
-    shard::{self, Op, Parts, Queue, Transfer},
+    shard::{self, Op, Parts, Queue},
+    snapshot::Transfer,
     source::{RedisPubSub, RedisPublisher, Sink, Source},
 };
 

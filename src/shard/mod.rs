@@ -42,7 +42,6 @@ pub use self::{
     poll::PollReply,
     queue::{Op, Queue},
     runner::{Parts, ServeConnection, run},
-    snapshot::{Snapshot, Transfer},
 };
 use self::{
     client::{Behind, Client, ClientKey, Entering, Poll},
@@ -61,6 +60,7 @@ use crate::{
     hub::{ChannelId, Hole, Hub, Kind, Reader},
     metrics::Metrics,
     name::ChannelName,
+    snapshot::Transfer,
     sse,
     stream::Stream,
 };

@@ -10,9 +10,9 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use super::Transfer;
 use crate::{
     broker::{Delivery, Outlet},
+    snapshot::Transfer,
     stream::Stream,
 };
 

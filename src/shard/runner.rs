@@ -11,10 +11,10 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{Op, Queue, Shard, ShardHandle, handle::Connections, snapshot::Transfer, wheel::Wheel, writer::Joined};
+use super::{Op, Queue, Shard, ShardHandle, handle::Connections, wheel::Wheel, writer::Joined};
 use crate::{
     broker::Dispatcher, client_limit::ClientLimit, config::Config, cursor::Cursor, gzip::Deflater, hub::Hub,
-    metrics::Metrics, stream::Stream,
+    metrics::Metrics, snapshot::Transfer, stream::Stream,
 };
 
 /// Most epoll events that are handled before the queue has its turn.
@@ -254,7 +254,10 @@ impl Driver<'_> {
     async fn freeze(&mut self, wanted: oneshot::Sender<Transfer>) {
         let handed = mem::take(&mut *self.handle.connections.handed.borrow_mut());
         let mut frozen = self.handle.shard.borrow().freeze();
-        frozen.add_connections(&handed);
+        for connection in &handed {
+            let (fd, unread) = connection.peek();
+            frozen.add_connection(fd, unread);
+        }
         // If nobody wants it any more, the word to go on follows.
         let _ = wanted.send(frozen);
         let mut waiting = Vec::new();

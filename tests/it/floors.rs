@@ -12,7 +12,7 @@ pub(crate) const FLOORS: [&[&str]; 10] = [
     &["client_limit", "clock", "log_rate", "config", "name", "cursor", "gzip", "metrics", "stream"],
     &["sse"],
     &["event"],
-    &["hub", "http"],
+    &["snapshot", "hub", "http"],
     &["broker", "access"],
     &["shard"],
     &["source", "admin", "public"],

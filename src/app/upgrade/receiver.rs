@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::{
     phase::{Phase, Side},
-    sender::{UpgradeState, origin, until},
+    sender::{sources, until},
 };
 use crate::{
     app::daemon::Daemon,
@@ -22,7 +22,7 @@ use crate::{
     process::control_channel::{
         AsyncControlChannel, ControlChannel, ControlError, InheritedFd, Message, OLDEST_VERSION, VERSION, read_memfd,
     },
-    shard::Transfer,
+    snapshot::{Snapshot, Transfer},
     stream::Stream,
 };
 
@@ -158,17 +158,15 @@ impl TakingOver {
         ensure!(matches!(message, Message::Subscribe { .. }), "the predecessor sent {message:?}");
         dispatcher.prepare(&read_names(fds.pop().context("the predecessor sent no names")?)?, None);
         self.subscribe(&dispatcher).await?;
-        let (state, mut fds) = self.receive_state().await?;
-        let UpgradeState { cursor: (node, position), exact, origin: before, snapshot, admin } = state;
-        let expected = snapshot.descriptors() + admin.len();
-        ensure!(fds.len() == expected, "{} descriptors came, and the snapshot has {expected}", fds.len());
-        let exact = exact && before == origin(config) && self.is_divided(&dispatcher).await?;
-        let cursor = Cursor { node: node.parse()?, position: Position(position) };
-        let open: Vec<ChannelName> = snapshot.open_channels().filter_map(|name| ChannelName::new(name).ok()).collect();
-        let admin_fds = fds.split_off(snapshot.descriptors());
-        let admin = admin_fds.into_iter().zip(admin);
-        let admin = admin.map(|(fd, unread)| Stream::from_fd(fd, unread)).collect::<Result<_, _>>()?;
-        let inherited = Transfer::received(snapshot, fds).split(config.process.workers.get());
+        let (snapshot, mut fds) = self.receive_snapshot().await?;
+        let Snapshot { node, sources: before, shards, admin } = snapshot;
+        let exact = node.exact && before == sources(config) && self.is_divided(&dispatcher).await?;
+        let cursor = Cursor { node: node.name.parse()?, position: Position(node.position) };
+        let open = shards.open_channels().map(ChannelName::new).collect::<Result<Vec<_>, _>>()?;
+        let admin_fds = fds.split_off(shards.descriptors());
+        let admin = admin_fds.into_iter().zip(admin).map(|(fd, unread)| Stream::from_fd(fd, unread));
+        let admin = admin.collect::<Result<_, _>>()?;
+        let inherited = Transfer::received(shards, fds)?.split(config.process.workers.get());
         daemon.make_shards(config, cursor, inherited.into_iter().map(Some).collect()).await?;
         self.send(&Message::Holding).await?;
         let (message, _) = self.recv().await?;
@@ -215,17 +213,20 @@ impl TakingOver {
         Ok(dispatcher.is_buffering())
     }
 
-    async fn receive_state(&mut self) -> anyhow::Result<(UpgradeState, Vec<OwnedFd>)> {
+    async fn receive_snapshot(&mut self) -> anyhow::Result<(Snapshot, Vec<OwnedFd>)> {
         let (message, mut fds) = self.recv().await?;
         ensure!(matches!(message, Message::State { .. }), "the predecessor sent {message:?}");
-        let state = read_memfd(fds.pop().context("the predecessor sent no snapshot")?)?;
-        let state = postcard::from_bytes(&state).context("the snapshot can't be read")?;
+        let bytes = read_memfd(fds.pop().context("the predecessor sent no snapshot")?)?;
+        let snapshot = Snapshot::decode(&bytes, self.version)?;
+        drop(bytes);
         let mut all = Vec::new();
         while let Phase::Sending { left: 1.. } = self.phase {
             let (_, lot) = self.recv().await?;
             all.extend(lot);
         }
-        Ok((state, all))
+        let expected = snapshot.descriptors();
+        ensure!(all.len() == expected, "{} descriptors came, and the snapshot has {expected}", all.len());
+        Ok((snapshot, all))
     }
 
     /// Waits for something else than the predecessor, as long as that lives.

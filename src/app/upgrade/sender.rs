@@ -13,7 +13,6 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
     task::spawn_blocking,
@@ -23,13 +22,15 @@ use tokio::{
 use super::phase::{Phase, Side};
 use crate::{
     app::{Serving, Shutdown},
-    config::Config,
+    config::{self, Config},
+    cursor::Cursor,
     event,
     name::ChannelName,
     process::control_channel::{
         AsyncControlChannel, ControlError, FDS_PER_MESSAGE, Message, Successor, VERSION, memfd, program,
     },
-    shard::{Op, Snapshot, Transfer},
+    shard::Op,
+    snapshot::{NodeState, Snapshot, SourceState, Transfer},
 };
 
 /// Longest time in which clients wait: from the first connection that isn't accepted to the receipt.
@@ -39,24 +40,15 @@ const STEP: Duration = Duration::from_secs(5);
 /// How long a process that has closed its end may take to be gone.
 const EXIT_TIME: Duration = Duration::from_millis(500);
 
-/// What a process gives its successor beside descriptors.
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::app) struct UpgradeState {
-    /// The node's name and last position.
-    pub(in crate::app) cursor: (String, u64),
-    /// Whether the marker divides the sources' messages.
-    pub(in crate::app) exact: bool,
-    /// Where they come from; see [`origin`].
-    pub(in crate::app) origin: String,
-    /// What the shards hold.
-    pub(in crate::app) snapshot: Snapshot,
-    /// What was read of each connection of the admin socket.
-    pub(in crate::app) admin: Vec<Bytes>,
-}
-
-/// Where a configuration has its events from. A marker divides the messages of one origin only. It may hold a password.
-pub(in crate::app) fn origin(config: &Config) -> String {
-    config.redis.as_ref().map(|redis| format!("{} {}", redis.url, redis.prefix)).unwrap_or_default()
+/// Where a configuration has its events from.
+pub(in crate::app) fn sources(config: &Config) -> Vec<SourceState> {
+    let redis = config.redis.as_ref();
+    let state = |redis: &config::Redis| SourceState {
+        id: "redis".to_owned(),
+        origin: format!("{} {}", redis.url, redis.prefix),
+        checkpoint: None,
+    };
+    redis.map(state).into_iter().collect()
 }
 
 /// How to start a new process: the program as it was found at start, and the arguments of this one.
@@ -328,19 +320,16 @@ async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutove
         }
     }
     dispatcher.buffer();
-    let Transfer { snapshot, mut borrowed_fds, .. } = of_each_shard(serving, Op::Freeze).await.map(Transfer::merge)?;
-    let clients = snapshot.clients();
-    let left = serving.accepting.left();
+    let Transfer { state, mut borrowed_fds, .. } = of_each_shard(serving, Op::Freeze).await.map(Transfer::merge)?;
+    let clients = state.clients.len();
+    let (fds, admin): (Vec<RawFd>, Vec<Bytes>) = serving.accepting.left().into_iter().unzip();
+    borrowed_fds.extend(fds);
+    let Cursor { node, position } = dispatcher.cursor();
+    let node = NodeState { name: node.to_string(), position: position.0, exact };
+    let snapshot = Snapshot { node, sources: sources(&serving.config), shards: state, admin };
     ensure!(borrowed_fds.len() == snapshot.descriptors(), "the snapshot does not fit its descriptors");
-    let mut admin = Vec::new();
-    for (fd, unread) in left {
-        borrowed_fds.push(fd);
-        admin.push(unread);
-    }
-    let cursor = dispatcher.cursor();
-    let cursor = (cursor.node.to_string(), cursor.position.0);
-    let state = UpgradeState { cursor, exact, origin: origin(&serving.config), snapshot, admin };
-    let state = memfd(&postcard::to_stdvec(&state)?)?;
+    let state = memfd(&snapshot.encode()?)?;
+    drop(snapshot);
     session.send(Message::State { descriptors: borrowed_fds.len() }, &[state.as_raw_fd()]).await?;
     drop(state);
     for lot in borrowed_fds.chunks(FDS_PER_MESSAGE) {
