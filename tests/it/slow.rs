@@ -40,7 +40,8 @@ fn a_client_that_stops_reading_costs_no_memory_and_delays_nobody() {
     let before = daemon.child().memory();
 
     let longest = publish_to(&daemon, &mut others, 4096);
-    assert!(longest < Duration::from_secs(5), "a batch of {BATCH} took {longest:?}");
+    // Far below the minute after which a client that reads nothing is closed: until then the others would have to wait.
+    assert!(longest < Duration::from_secs(30), "a batch of {BATCH} took {longest:?}");
     let grown = daemon.child().memory().saturating_sub(before);
     assert!(grown < 16 << 20, "40 MB have passed, 4 MiB may be kept, {grown} bytes were taken");
 

@@ -16,7 +16,7 @@ use nix::{
 };
 
 pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_ssecast");
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A folder that any user can enter, and what is started in it.
 pub(super) struct Site {
