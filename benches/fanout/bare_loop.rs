@@ -115,7 +115,7 @@ pub(crate) fn read_batch(commands: &mut impl Read) -> anyhow::Result<Vec<Vec<u8>
 
 /// A frame as long as ssecast's: the same fields, with an id of the same form. `payload` has no line breaks.
 fn frame(position: u64, payload: &str) -> String {
-    format!("id: benchbar-{position}\ndata: {payload}\n\n")
+    format!("data: {payload}\nid: benchbar-{position}\n\n")
 }
 
 /// Sends a bare loop the frames that it writes.
