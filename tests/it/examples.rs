@@ -206,6 +206,29 @@ fn an_application_that_is_down_makes_browsers_try_again_with_their_id() {
 }
 
 #[test]
+fn one_tcp_port_publishes_and_reads_as_cyclone_sse_did() {
+    needs!("nginx");
+    let folder = Folder::new();
+    let daemon = Daemon::start(&folder, "");
+    let server = fs::read_to_string(example("tcp-8888.conf")).unwrap();
+    let locations: String = server.lines().filter(|line| line.starts_with("    location")).collect();
+    let locations = locations.replace("/run/ssecast/admin.sock", daemon.admin().path().to_str().unwrap());
+    let nginx = Nginx::start_edited(&folder, daemon.public().path(), |snippet| snippet + &locations);
+    let mut stream = Subscription::to(&["base"]).open(&nginx.sse());
+    let form = "application/x-www-form-urlencoded";
+    let publish = |body: &str| Request::post("/publish", form, body).send(&nginx.sse());
+    assert_eq!(publish("message=%5B123%2C+124%5D&channel=base").json()["status"], "ok");
+    assert_eq!(Request::post("/publish/base", "", "raw").send(&nginx.sse()).status(), 200);
+    assert_eq!(stream.texts(2), ["[123, 124]", "raw"]);
+    assert_eq!(Request::get("/stats").send(&nginx.sse()).json(), serde_json::json!([["base", 1]]));
+    let page = Request::post("/publish", form, "message=x&channel=base").header("Origin", "http://elsewhere.example");
+    assert_eq!(page.send(&nginx.sse()).status(), 403, "a page in a browser on this machine can't publish");
+    for path in ["/reload", "/readyz"] {
+        assert_eq!(Request::get(path).send(&nginx.sse()).status(), 404, "{path}");
+    }
+}
+
+#[test]
 fn the_page_shows_messages_and_loads_again_after_a_gap() {
     needs!("chromium", "nginx", "node");
     let folder = Folder::new();
