@@ -122,6 +122,22 @@ fn the_readme_has_at_most_150_lines() {
     assert!(lines <= 150, "README.md has {lines} lines: move what is more into docs/");
 }
 
+#[test]
+fn the_readmes_headline_figures_are_those_of_the_measurements() {
+    let measured = read(&root().join("docs/speed.md"));
+    let readme = read(&root().join("README.md"));
+    let rows = readme.lines().skip_while(|line| !line.starts_with("| measured on")).skip(2);
+    let rows: Vec<&str> = rows.take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    for row in rows {
+        // Numbers with a unit or a fraction: "0.63 KiB", "1.1 s", "6.6 times".
+        let words: Vec<&str> = row.split(|c: char| c.is_whitespace() || "*|".contains(c)).collect();
+        for figure in words.iter().filter(|word| word.contains('.') && word.parse::<f64>().is_ok()) {
+            assert!(measured.contains(figure), "docs/speed.md has no {figure}: {row}");
+        }
+    }
+}
+
 /// Every link of a page that the package installs leads to a file that the package installs as well, at the same place.
 #[test]
 fn the_packages_doc_folder_has_no_dead_link() {
