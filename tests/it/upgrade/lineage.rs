@@ -63,7 +63,9 @@ impl Lineage {
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(answer["status"], "ok");
         let pid = u32::try_from(answer["pid"].as_u64().unwrap()).unwrap();
-        assert!(lives(pid) && pid == self.pid(), "{answer}\n{}", self.log());
+        // The log is written by a thread of its own, a little later.
+        eventually("the log names the new process", || (pid == self.pid()).then_some(()));
+        assert!(lives(pid), "{answer}\n{}", self.log());
         pid
     }
 
@@ -78,7 +80,7 @@ impl Lineage {
         let failed = format!("failed: {why}");
         assert_eq!(self.admin_get("/readyz").json()["last_reload"], failed, "/readyz tells");
         let first_line = why.lines().next().unwrap();
-        assert!(self.log().contains(first_line), "the log tells {why:?}:\n{}", self.log());
+        eventually("the log says why", || self.log().contains(first_line).then_some(()));
         assert!(self.pid() == before && lives(before), "the old process goes on:\n{}", self.log());
         why.to_owned()
     }

@@ -9,5 +9,6 @@ mod refused;
 mod reload;
 mod requests;
 mod sources;
+mod supervised;
 mod swarm;
 mod traffic;
