@@ -180,6 +180,9 @@ async fn client<Socket: AsyncReadExt + AsyncWriteExt + Unpin>(
         }
         for event in events.drain(..) {
             assert_eq!(event.gap(), None, "a gap after {next}");
+            if event.kind.starts_with("ssecast.") {
+                continue; // Opened, or a ping.
+            }
             let text = event.text();
             let (number, time) = text.split_once(' ').unwrap();
             if number == "end" {
