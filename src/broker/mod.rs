@@ -19,3 +19,6 @@ pub use self::{
     spec::{Delivers, Interested, Spec},
     subscriptions::{Generation, Interest, SourceId},
 };
+
+#[cfg(test)]
+mod tests;
