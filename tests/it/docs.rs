@@ -271,3 +271,20 @@ fn architecture_lists_each_module_on_its_floor() {
         }
     }
 }
+
+#[test]
+fn rows_of_a_table_have_as_many_cells_as_its_head() {
+    let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let mut head = None;
+        for line in prose(&read(&page)) {
+            if !line.starts_with('|') {
+                head = None;
+            } else if cells(&line) != *head.get_or_insert(cells(&line)) {
+                wrong.push(format!("{}: {line}", page.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
