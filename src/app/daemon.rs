@@ -27,7 +27,7 @@ use crate::{
     public,
     shard::{self, Op, Parts, Queue},
     snapshot::Transfer,
-    source::{RedisPubSub, RedisPublisher, Sink, Source},
+    source::{RedisConfig, RedisPubSub, RedisPublisher, Sink, Source},
 };
 
 /// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
@@ -64,9 +64,9 @@ impl Daemon {
         let metrics = Arc::new(Metrics::default());
         let sequencer = Sequencer::new(NodeId::random(), unix_micros());
         let queues: Vec<Arc<Queue>> = (0..config.process.workers.get()).map(|_| Arc::default()).collect();
-        let redis = config.redis.as_ref();
+        let table = config.sources.get::<RedisConfig>();
         let redis =
-            redis.map(|redis| RedisPubSub::new(redis, config.publish.max_message)).transpose().context("redis.url")?;
+            table.map(|redis| RedisPubSub::new(redis, config.publish.max_message)).transpose().context("redis.url")?;
         let health = redis.as_ref().map(RedisPubSub::health);
         let sources: Vec<Box<dyn Source>> = redis.into_iter().map(|redis| Box::new(redis) as Box<dyn Source>).collect();
         let (demands, wanted): (Vec<_>, Vec<_>) = sources.iter().map(|_| mpsc::unbounded_channel()).unzip();
@@ -74,7 +74,7 @@ impl Daemon {
         let specs = sources.iter().map(|source| source.spec()).zip(demands).collect();
         let (metrics_of_it, skew) = (Arc::clone(&metrics), config.history.skew);
         let dispatcher = Arc::new(Dispatcher::new(sequencer, outlets, specs, metrics_of_it, skew));
-        let publisher: Arc<dyn Publisher> = match config.redis.as_ref().zip(health) {
+        let publisher: Arc<dyn Publisher> = match table.zip(health) {
             Some((redis, health)) => {
                 Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher), health).context("redis.url")?)
             }

@@ -40,6 +40,7 @@ use crate::{
         sockets::Sockets,
         supervisor,
     },
+    source::RedisConfig,
 };
 
 /// Longest wait for a client that has asked for a reload to take its answer.
@@ -96,7 +97,7 @@ pub(super) async fn serve(
         version = env!("CARGO_PKG_VERSION"),
         public = %public.address(),
         admin = %admin.address(),
-        redis = serving.config.redis.as_ref().map(|redis| tracing::field::display(redis.address())),
+        redis = serving.config.sources.get::<RedisConfig>().map(|redis| tracing::field::display(redis.address())),
         files,
         workers,
         node = %dispatcher.cursor().node,

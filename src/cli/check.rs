@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Failure, print};
-use crate::config::{Config, DEFAULT_PATH, default_document};
+use crate::{
+    config::{Config, DEFAULT_PATH, default_document},
+    source,
+};
 
 /// Check the configuration file, and print all of its errors at once
 ///
@@ -25,9 +28,9 @@ pub struct CheckArgs {
 /// Every error of the configuration, with exit code 64.
 pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     let answer = if args.defaults {
-        default_document()
+        default_document(&Config::definitions(source::TABLES))
     } else {
-        Config::assemble(args.config.as_deref(), &[])?;
+        Config::assemble(args.config.as_deref(), &[], source::TABLES)?;
         match &args.config {
             Some(path) => format!("{}: OK\n", path.display()),
             None if PathBuf::from(DEFAULT_PATH).exists() => format!("{DEFAULT_PATH}: OK\n"),

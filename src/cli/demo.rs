@@ -26,7 +26,8 @@ use self::{commands::Places, folder::Folder, output::Output, redis::Redis, serve
 use super::Failure;
 use crate::{
     app,
-    config::{self, Address, Config},
+    config::{Address, Config},
+    source::RedisConfig,
 };
 
 /// Try it: the daemon and a page that publishes and reads events, on this machine
@@ -116,7 +117,9 @@ fn config(folder: &Folder, redis: &Redis) -> Config {
     (config.listen.public_mode, config.listen.admin_mode) = (0o600, 0o600);
     config.process.drain = Duration::from_secs(2);
     config.drain.spread = Duration::from_secs(2);
-    config.redis = redis.url.as_ref().map(|url| config::Redis { url: url.clone(), prefix: String::new() });
+    if let Some(url) = &redis.url {
+        config.sources.set(RedisConfig { url: url.clone(), ..RedisConfig::default() });
+    }
     config
 }
 

@@ -1,13 +1,16 @@
 //! `ssecast completions` and `ssecast man`: what packages ship beside the program, made from the grammar and from the list of
 //! configuration keys, so that neither can fall behind. Reads no configuration.
 
-use std::{fmt::Write as _, fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use clap::{Command, CommandFactory as _};
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::{Cli, Failure, exit, print};
-use crate::config::{Config, DEFAULT_PATH};
+use crate::{
+    config::{Config, DEFAULT_PATH},
+    source,
+};
 
 /// Print the completions of a shell
 ///
@@ -85,7 +88,7 @@ fn configuration_page() -> String {
         bold("ssecast check --defaults"),
         roman(" prints a file with every key at its default."),
     ]);
-    for table in Config::TABLES {
+    for table in Config::definitions(source::TABLES) {
         page.control("SH", [format!("[{}]", table.name).as_str()]);
         if !table.without.is_empty() {
             page.text([roman(table.without)]);
@@ -107,14 +110,12 @@ fn configuration_page() -> String {
 
 /// The shortest file that is of use: publishes come from a Redis.
 fn example() -> String {
-    let mut example = String::new();
-    for table in Config::TABLES.iter().filter(|table| table.name == "redis") {
-        for key in table.keys.iter().filter(|key| key.name == "url") {
-            // Writing into a String cannot fail.
-            let _ = write!(example, "[{}]\n{} = {}", table.name, key.name, key.default);
-        }
-    }
-    example
+    let tables = Config::definitions(source::TABLES);
+    let url = tables
+        .iter()
+        .find(|table| table.name == "redis")
+        .and_then(|table| table.keys.iter().find(|key| key.name == "url"));
+    url.map(|url| format!("[redis]\nurl = {}", url.default)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -129,7 +130,7 @@ mod tests {
         assert!(page("ssecast.1").contains("ssecast\\-publish(1)"));
         assert!(page("ssecast-publish.1").contains(".SH SYNOPSIS"));
         let configuration = page("ssecast.toml.5");
-        for key in Config::TABLES.iter().flat_map(|table| table.keys) {
+        for key in Config::definitions(source::TABLES).iter().flat_map(|table| table.keys) {
             let line = format!("\n\\fB{}\\fR = ", key.name.replace('-', "\\-"));
             assert!(configuration.contains(&line), "{line} in {configuration}");
         }

@@ -5,6 +5,8 @@
 pub mod bench;
 pub mod check;
 pub mod client;
+#[cfg(test)]
+mod configure_page;
 mod cyclone;
 pub mod demo;
 pub mod event_stream;

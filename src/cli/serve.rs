@@ -6,6 +6,7 @@ use super::Failure;
 use crate::{
     app::{self, Boot},
     config::{Config, ConfigErrors, Override},
+    source,
 };
 
 /// Serve: take publishes in, give events out
@@ -69,7 +70,7 @@ impl ServeArgs {
             .into_iter()
             .filter_map(|(flag, key, value)| Some(Override { flag, key, value: value.clone()? }))
             .collect();
-        Config::assemble(self.config.as_deref(), &overrides)
+        Config::assemble(self.config.as_deref(), &overrides, source::TABLES)
     }
 }
 
@@ -106,6 +107,6 @@ mod tests {
         let config = args.config().unwrap();
         assert_eq!(config.listen.public, Address::Tcp(([127, 0, 0, 1], 80).into()));
         assert_eq!(config.listen.admin, Address::Unix("b.sock".into()));
-        assert_eq!(config.redis.unwrap().url, "redis://h");
+        assert_eq!(config.sources.get::<source::RedisConfig>().unwrap().url, "redis://h");
     }
 }

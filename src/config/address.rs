@@ -2,7 +2,14 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-use super::Address;
+/// A place to listen on or to connect to: a path, or `tcp://ADDRESS:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A TCP socket.
+    Tcp(SocketAddr),
+}
 
 /// Longest path of a Unix socket, in bytes: `sun_path` less its closing NUL, unix(7).
 const MAX_SOCKET_PATH_BYTES: usize = 107;

@@ -1,6 +1,6 @@
 //! What is wrong with a configuration: every error at once, each with its place and how to fix it.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// Everything that is wrong with a configuration, in the order of the file. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,4 +123,10 @@ impl IntoIterator for Problems {
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
     }
+}
+
+/// What the operating system reports with an error, without its number.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

@@ -5,12 +5,23 @@ use std::{borrow::Cow, collections::BTreeMap};
 use toml::{Spanned, de::DeTable, de::DeValue};
 
 use super::{
-    Override,
+    definition::Definition,
     errors::{ConfigError, Place, Problem},
     suggest,
     syntax::{self, Lines},
-    table::Definition,
+    value::{Located, Value, convert},
 };
+
+/// A flag of the command line that stands over a key of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// The flag, as `--socket`: errors name it.
+    pub flag: &'static str,
+    /// The key, as `listen.public`.
+    pub key: &'static str,
+    /// The value, as a text of the file would be.
+    pub value: String,
+}
 
 /// What a file has, key by known key, and what flags have put over it.
 #[derive(Debug)]
@@ -23,49 +34,6 @@ pub(super) struct Raw {
 
 /// The values of a table, by key.
 pub(super) type Entries = BTreeMap<&'static str, Located>;
-
-/// A value and where it stands.
-#[derive(Debug)]
-pub(crate) struct Located {
-    pub(crate) place: Place,
-    pub(crate) value: Value,
-}
-
-/// A value as written.
-#[derive(Debug)]
-pub(crate) enum Value {
-    Text(String),
-    Integer {
-        number: i128,
-        /// Whether it was written as `0o660`.
-        octal: bool,
-    },
-    Boolean(bool),
-    List(Vec<Located>),
-    /// What no key takes, described.
-    Other(String),
-}
-
-impl Value {
-    /// Reads a value as a key's definition gives its default. Whatever isn't TOML passes no check.
-    pub(super) fn parse(text: &str) -> Self {
-        match DeValue::parse(text) {
-            Ok(value) => convert(Lines(text), value.get_ref()),
-            Err(error) => Self::Other(error.to_string()),
-        }
-    }
-
-    /// The value for an error message.
-    pub(crate) fn describe(&self) -> String {
-        match self {
-            Self::Text(text) => format!("{text:?}"),
-            Self::Integer { number, .. } => format!("the number {number}"),
-            Self::Boolean(boolean) => boolean.to_string(),
-            Self::List(_) => "a list".to_owned(),
-            Self::Other(what) => what.clone(),
-        }
-    }
-}
 
 impl Raw {
     /// Reads a file's text, which can have the tables `known`. Syntax errors and unknown names are put into `errors`; everything else
@@ -151,25 +119,5 @@ impl Raw {
                 }
             }
         }
-    }
-}
-
-fn convert(lines: Lines<'_>, value: &DeValue<'_>) -> Value {
-    match value {
-        DeValue::String(text) => Value::Text(text.clone().into_owned()),
-        DeValue::Integer(integer) => match i128::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(number) => Value::Integer { number, octal: integer.radix() == 8 },
-            Err(_) => Value::Other(format!("the number {integer}")),
-        },
-        DeValue::Float(float) => Value::Other(format!("the number {float}")),
-        DeValue::Boolean(boolean) => Value::Boolean(*boolean),
-        DeValue::Datetime(_) => Value::Other("a date".to_owned()),
-        DeValue::Array(items) => Value::List(
-            items
-                .iter()
-                .map(|item| Located { place: lines.place(item.span().start), value: convert(lines, item.get_ref()) })
-                .collect(),
-        ),
-        DeValue::Table(_) => Value::Other("a table".to_owned()),
     }
 }

@@ -1,22 +1,11 @@
 //! Reads the values of one table, and collects what is wrong with them. Knows no table.
 
 use super::{
+    definition::Definition,
     errors::{ConfigError, Place, Problem, Problems},
-    raw::{Entries, Raw, Value},
-    table::{Definition, Table, default},
+    raw::{Entries, Raw},
+    value::Value,
 };
-
-impl Raw {
-    /// Reads a table that is there always. What is wrong is put into `errors`.
-    pub(super) fn read<T: Table>(&self, errors: &mut Vec<ConfigError>) -> T {
-        T::read(&mut Reader::new(T::DEFINITION, self, errors))
-    }
-
-    /// Reads a table that turns something on, if it was given.
-    pub(super) fn read_if_given<T: Table>(&self, errors: &mut Vec<ConfigError>) -> Option<T> {
-        self.table(T::DEFINITION.name).map(|_| self.read(errors))
-    }
-}
 
 /// What a file and the flags give for one table.
 pub(crate) struct Reader<'r> {
@@ -69,4 +58,10 @@ impl<'r> Reader<'r> {
     fn report(&mut self, key: &str, place: Place, problem: Problem) {
         self.errors.push(ConfigError { place, key: format!("{}.{key}", self.table.name), problem });
     }
+}
+
+/// Reads a default. It must pass the key's check, which a test makes sure of.
+pub(crate) fn default<T, E: Into<Problems>>(written: &str, check: impl FnOnce(&Value) -> Result<T, E>) -> T {
+    let value = Value::parse(written);
+    check(&value).unwrap_or_else(|error| panic!("the default {written} doesn't pass its check: {:?}", error.into()))
 }

@@ -1,6 +1,6 @@
 //! What a misspelt or misplaced name was meant to be: the message for names that no table defines.
 
-use super::{errors::Problem, table::Definition};
+use super::{definition::Definition, errors::Problem};
 
 /// Names the tables, one of which may have been meant by `name`.
 pub(super) fn unknown_table(tables: &[&'static Definition], name: &str) -> Problem {

@@ -1,35 +1,6 @@
 //! How a table of the configuration file is defined: [`table!`] makes everything else of one definition. Reads no file.
 
-use super::{errors::Problems, raw::Value, reader::Reader};
-
-/// A table of the configuration file, as its readers and its documentation need it.
-#[derive(Debug)]
-pub(crate) struct Definition {
-    /// Its name, as `stream`.
-    pub(crate) name: &'static str,
-    /// What holds without the table, in a sentence. Empty for a table that has the same effect whether it is written or not.
-    pub(crate) without: &'static str,
-    /// Its keys, in the order of the documentation.
-    pub(crate) keys: &'static [Key],
-}
-
-/// A key of a table.
-#[derive(Debug)]
-pub(crate) struct Key {
-    /// Its name, as `retry`.
-    pub(crate) name: &'static str,
-    /// The default as it is written in the file.
-    pub(crate) default: &'static str,
-    /// What it is for, in one line of Markdown.
-    pub(crate) help: &'static str,
-}
-
-impl Key {
-    /// The help without Markdown's quotes around what is in quotes already.
-    pub(crate) fn plain_help(&self) -> String {
-        self.help.replace("`\"", "\"").replace("\"`", "\"")
-    }
-}
+use super::{definition::Definition, reader::Reader};
 
 /// A struct that [`table!`] defines.
 pub(crate) trait Table: Sized {
@@ -38,12 +9,6 @@ pub(crate) trait Table: Sized {
 
     /// Reads every key. Where a value is missing or wrong, the default takes its place; what is wrong goes to the reader.
     fn read(reader: &mut Reader<'_>) -> Self;
-}
-
-/// Reads a default. It must pass the key's check, which the tests of [`super::default_document`] make sure of.
-pub(crate) fn default<T, E: Into<Problems>>(written: &str, check: impl FnOnce(&Value) -> Result<T, E>) -> T {
-    let value = Value::parse(written);
-    check(&value).unwrap_or_else(|error| panic!("the default {written} doesn't pass its check: {:?}", error.into()))
 }
 
 /// Defines a table of the configuration file, each key once:
@@ -59,7 +24,7 @@ pub(crate) fn default<T, E: Into<Problems>>(written: &str, check: impl FnOnce(&V
 /// ```
 ///
 /// A key has a doc comment, a name, a type, a check and a default. The doc comment is one line, and is what the documentation says
-/// of the key. The default is what one would write in the file. The check is a function from [`Value`] to the type, or to what is
+/// of the key. The default is what one would write in the file. The check is a function from [`Value`](super::value::Value) to the type, or to what is
 /// wrong with the value (see [`super::values`]); the default passes it as well. `from [redis] else "…"` is for a table that
 /// turns something on: the text says what holds without it.
 ///
@@ -68,7 +33,7 @@ pub(crate) fn default<T, E: Into<Problems>>(written: &str, check: impl FnOnce(&V
 macro_rules! table {
     (
         $(#[doc = $table_doc:literal])+
-        pub struct $Name:ident from [$table:ident] $(else $without:literal)? {
+        $visibility:vis struct $Name:ident from [$table:ident] $(else $without:literal)? {
             $(
                 #[doc = $doc:literal]
                 pub $key:ident: $Type:ty = $check:ident($default:tt);
@@ -77,7 +42,7 @@ macro_rules! table {
     ) => {
         $(#[doc = $table_doc])+
         #[derive(Debug, Clone, PartialEq, Eq)]
-        pub struct $Name {
+        $visibility struct $Name {
             $(
                 #[doc = $doc]
                 pub $key: $Type,
@@ -86,16 +51,16 @@ macro_rules! table {
 
         impl Default for $Name {
             fn default() -> Self {
-                Self { $($key: $crate::config::table::default(stringify!($default), $check),)+ }
+                Self { $($key: $crate::config::reader::default(stringify!($default), $check),)+ }
             }
         }
 
         impl $crate::config::table::Table for $Name {
-            const DEFINITION: &'static $crate::config::table::Definition = &$crate::config::table::Definition {
+            const DEFINITION: &'static $crate::config::definition::Definition = &$crate::config::definition::Definition {
                 name: stringify!($table),
                 without: concat!("" $(, $without)?),
                 keys: &[$(
-                    $crate::config::table::Key {
+                    $crate::config::definition::Key {
                         name: stringify!($key),
                         default: stringify!($default),
                         help: $doc.trim_ascii(),

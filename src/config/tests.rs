@@ -1,33 +1,53 @@
 //! The configuration from outside: files in, configurations or lists of errors out.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
-use super::*;
+use super::{table::table, values::plain_text, *};
+
+table! {
+    /// A table that a source owns.
+    struct Radio from [radio] else "Without this table, the radio is off." {
+        /// Where the station is.
+        pub band: String = plain_text("FM");
+        /// Its name.
+        pub station: String = plain_text("");
+    }
+}
+
+const SOURCES: &[SourceTable] = &[SourceTable::of::<Radio>()];
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(text, "t.toml", SOURCES)
+}
 
 fn errors(text: &str) -> Vec<String> {
-    Config::parse(text, "t.toml").unwrap_err().lines().collect()
+    parse(text).unwrap_err().lines().collect()
+}
+
+fn with_radio(radio: Radio) -> Config {
+    let mut config = Config::default();
+    config.sources.set(radio);
+    config
 }
 
 #[test]
 fn nothing_is_the_default() {
-    assert_eq!(Config::parse("", "t.toml").unwrap(), Config::default());
-    assert_eq!(Config::parse("\u{feff}# all of it\r\n\r\n[stream]\r\n", "t.toml").unwrap(), Config::default());
+    assert_eq!(parse("").unwrap(), Config::default());
+    assert_eq!(parse("\u{feff}# all of it\r\n\r\n[stream]\r\n").unwrap(), Config::default());
 }
 
 #[test]
 fn the_default_document_is_the_default_whether_commented_out_or_not() {
-    let document = default_document();
-    assert_eq!(Config::parse(&document, "t.toml").unwrap(), Config::default());
+    let document = default_document(&Config::definitions(SOURCES));
+    assert_eq!(parse(&document).unwrap(), Config::default());
     let settings = |line: &&str| !line.starts_with("# ") || line.contains(" = ") || line.starts_with("# [");
     let all: Vec<_> = document.lines().filter(settings).map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
-    let redis = Redis { url: "redis://127.0.0.1:6379".into(), prefix: String::new() };
-    let expected = Config { redis: Some(redis), ..Config::default() };
-    assert_eq!(Config::parse(&all.join("\n"), "t.toml").unwrap(), expected);
+    assert_eq!(parse(&all.join("\n")).unwrap(), with_radio(Radio::default()));
 }
 
 #[test]
 fn no_known_key_is_left_unread() {
-    for table in Config::TABLES {
+    for table in Config::definitions(SOURCES) {
         for key in table.keys {
             let path = format!("{}.{}", table.name, key.name);
             let found = errors(&format!("{path} = 1.5"));
@@ -74,9 +94,9 @@ fn everything_can_be_set() {
         linger = "0s"
         skew = "1ms"
         stretch = "7s"
-        [redis]
-        url = "redis+unix:///run/redis.sock?db=2"
-        prefix = "site:"
+        [radio]
+        band = "AM"
+        station = "Ö1"
         [publish]
         key_files = ["{}"]
         users = ["root", 33, "1000"]
@@ -125,7 +145,7 @@ fn everything_can_be_set() {
             skew: Duration::from_millis(1),
             stretch: seconds(7),
         },
-        redis: Some(Redis { url: "redis+unix:///run/redis.sock?db=2".into(), prefix: "site:".into() }),
+        sources: with_radio(Radio { band: "AM".into(), station: "Ö1".into() }).sources,
         publish: Publish {
             key_files: KeyFiles { paths: vec![keys], keys: vec!["one".into(), "two".into()] },
             users: vec![0, 33, 1000],
@@ -134,7 +154,7 @@ fn everything_can_be_set() {
         },
         drain: Drain { spread: seconds(3) },
     };
-    assert_eq!(Config::parse(&text, "t.toml").unwrap(), expected);
+    assert_eq!(parse(&text).unwrap(), expected);
 }
 
 /// One value a line, and what the error says.
@@ -176,12 +196,7 @@ fn wrong_values_say_what_to_write() {
         (r#"stream.gzip = "on""#, r#"can't be "on"; write true or false, without quotes"#),
         (r#"stream.allow_origins = ["www.example.com"]"#, r#""www.example.com" is not an origin"#),
         (r#"stream.allow_origins = ["https://a/"]"#, "without a path"),
-        (r#"redis.url = "rediss://h""#, "Redis over TLS (rediss://) is not compiled in"),
-        (r#"redis.url = "h:6379""#, "this is not the URL of a Redis; write \"redis://"),
-        (r#"redis.url = "redis://h:x""#, "this is not the URL of a Redis"),
-        (r#"redis.url = "redis://u:secret@h/x""#, "not the URL of a Redis (Invalid database number); write"),
-        (r#"redis.url = """#, "this is not the URL of a Redis"),
-        (r#"redis.prefix = "a\n""#, "control character"),
+        (r#"radio.band = "a\n""#, "control character"),
         (r#"listen.admin = "tcp://0.0.0.0:1""#, "anyone who reaches 0.0.0.0:1 could publish; set publish.key_files"),
         (r#"listen.admin = "/run/ssecast/ssecast.sock""#, "both sockets would be /run/ssecast/ssecast.sock"),
         ("stream = 3", "stream: is a table, not a value; write [stream]"),
@@ -223,9 +238,9 @@ max_clients = "many"
 [channels]
 match = "*"
 
-[redis]
-url = "rediss://:secret@example.com"
-url = "redis://example.com"
+[radio]
+band = 3
+band = "AM"
 
 [history]
 bytes = "lots"
@@ -239,12 +254,12 @@ t.toml:8: stream.ping_interval: \"0s\" is too short; write \"1ms\" or more
 t.toml:9:10: not TOML: invalid float; texts, durations, sizes and modes are written in quotes
 t.toml:12: stream.allow_origins: \"bad.example\" is not an origin; write it as browsers send it, in lower case and without a path: \"https://www.example.com\", or \"*\"
 t.toml:14: stream.max_clients: can't be \"many\"; write a whole number without quotes
-t.toml:16: channels: there is no such table; known here: [listen], [process], [stream], [history], [redis], [publish], [drain]
-t.toml:20: redis.url: Redis over TLS (rediss://) is not compiled in; use \"redis://\" inside a private network, or a TLS tunnel such as stunnel
-t.toml:21:1: redis.url: is there already on line 20; keep one of the two
+t.toml:16: channels: there is no such table; known here: [listen], [process], [stream], [history], [radio], [publish], [drain]
+t.toml:20: radio.band: can't be the number 3; write a text in quotes
+t.toml:21:1: radio.band: is there already on line 20; keep one of the two
 t.toml:24: history.bytes: \"lots\" is not a size; write a number with its unit, such as \"64MiB\" or \"500kB\"
 t.toml:25: history.spread: there is no such key; `spread` belongs under [drain]";
-    assert_eq!(Config::parse(text, "t.toml").unwrap_err().to_string(), expected);
+    assert_eq!(parse(text).unwrap_err().to_string(), expected);
 }
 
 #[test]
@@ -255,13 +270,13 @@ fn a_broken_heading_accuses_no_innocent_key() {
 
 #[test]
 fn a_table_or_key_that_is_there_twice_names_the_line_of_the_first() {
-    let text = "[listen]\npublic = \"a.sock\"\n\n[redis]\n[listen]\npublic = \"b.sock\"\nadmin = \"c.sock\"\n[[redis]]\nprefix = \"p\"\n";
+    let text = "[listen]\npublic = \"a.sock\"\n\n[radio]\n[listen]\npublic = \"b.sock\"\nadmin = \"c.sock\"\n[[radio]]\nstation = \"p\"\n";
     assert_eq!(
         errors(text),
         [
             "t.toml:5:2: [listen] is there already on line 1; add your keys there",
             "t.toml:6:1: listen.public: is there already on line 2; keep one of the two",
-            "t.toml:8:3: [redis] is there already on line 4; add your keys there",
+            "t.toml:8:3: [radio] is there already on line 4; add your keys there",
         ]
     );
     let dotted = "stream.gzip = true\nstream.gzip = false\n";
@@ -274,8 +289,8 @@ fn who_reaches_an_admin_socket_on_tcp_needs_a_key_unless_it_is_loopback() {
     let keys = folder.path().join("keys");
     fs::write(&keys, "k").unwrap();
     let with_key = format!("listen.admin = \"tcp://0.0.0.0:1\"\npublish.key_files = [\"{}\"]", keys.display());
-    Config::parse(&with_key, "t.toml").unwrap();
-    Config::parse("listen.admin = \"tcp://[::1]:1\"", "t.toml").unwrap();
+    parse(&with_key).unwrap();
+    parse("listen.admin = \"tcp://[::1]:1\"").unwrap();
     assert!(errors("listen.admin = \"tcp://127.0.0.1:1\"\npublish.users = [0]")[0].contains("can't be checked on TCP"));
 }
 
@@ -289,7 +304,7 @@ fn two_tcp_sockets_clash_as_the_kernel_sees_it() {
         ("127.0.0.2:1", "127.0.0.1:1", false),
     ] {
         let text = format!("listen = {{ public = \"tcp://{public}\", admin = \"tcp://{admin}\" }}");
-        assert_eq!(Config::parse(&text, "t.toml").is_err(), clash, "{text}");
+        assert_eq!(parse(&text).is_err(), clash, "{text}");
     }
 }
 
@@ -297,32 +312,36 @@ fn two_tcp_sockets_clash_as_the_kernel_sees_it() {
 fn flags_stand_over_the_file_and_their_errors_name_them() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
-    fs::write(&file, "[listen]\npublic = \"a.sock\"\nadmin = \"b.sock\"\n[redis]\nprefix = \"p\"").unwrap();
+    fs::write(&file, "[listen]\npublic = \"a.sock\"\nadmin = \"b.sock\"\n[radio]\nstation = \"p\"").unwrap();
     let flag = |flag, key, value: &str| Override { flag, key, value: value.to_owned() };
-    let overrides =
-        [flag("--socket", "listen.public", "c.sock"), flag("--redis-url", "redis.url", "unix:///run/redis.sock")];
-    let config = Config::assemble(Some(&file), &overrides).unwrap();
+    let overrides = [flag("--socket", "listen.public", "c.sock"), flag("--band", "radio.band", "AM")];
+    let config = Config::assemble(Some(&file), &overrides, SOURCES).unwrap();
     assert_eq!(config.listen.public, Address::Unix("c.sock".into()));
     assert_eq!(config.listen.admin, Address::Unix("b.sock".into()));
-    assert_eq!(config.redis, Some(Redis { url: "unix:///run/redis.sock".into(), prefix: "p".into() }));
+    assert_eq!(config.sources.get(), Some(&Radio { band: "AM".into(), station: "p".into() }));
 
-    let wrong = [flag("--socket", "listen.public", "b.sock"), flag("--redis-url", "redis.url", "x")];
-    let found: Vec<_> = Config::assemble(Some(&file), &wrong).unwrap_err().lines().collect();
+    let wrong = [flag("--socket", "listen.public", "b.sock"), flag("--band", "radio.band", "\n")];
+    let found: Vec<_> = Config::assemble(Some(&file), &wrong, SOURCES).unwrap_err().lines().collect();
     assert_eq!(found.len(), 2);
-    assert!(found[0].starts_with("--redis-url: this is not the URL"), "{found:?}");
+    assert!(found[0].starts_with("--band: "), "{found:?}");
     assert!(found[1].starts_with("--socket: both sockets would be b.sock; "), "{found:?}");
 }
 
 #[test]
 fn a_file_that_was_named_must_be_there() {
-    let found = Config::load(Path::new("/nowhere/c.toml")).unwrap_err().to_string();
+    let found = Config::assemble(Some(Path::new("/nowhere/c.toml")), &[], SOURCES).unwrap_err().to_string();
     assert_eq!(found, "/nowhere/c.toml: there is no such file; correct the path, or leave it out for the defaults");
-    let found = Config::load(Path::new("/")).unwrap_err().to_string();
+    let found = Config::assemble(Some(Path::new("/")), &[], SOURCES).unwrap_err().to_string();
     assert_eq!(found, "/: can't be read (Is a directory); see its mode and owner");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     fs::write(&file, b"# \xff").unwrap();
-    assert!(Config::load(&file).unwrap_err().to_string().ends_with(": is not UTF-8; write it as TOML, in UTF-8"));
+    assert!(
+        Config::assemble(Some(&file), &[], SOURCES)
+            .unwrap_err()
+            .to_string()
+            .ends_with(": is not UTF-8; write it as TOML, in UTF-8")
+    );
 }
 
 #[test]
@@ -333,16 +352,4 @@ fn who_connects_is_not_kept_from_it_by_what_only_the_daemon_needs() {
     assert_eq!(Listen::load(Some(&file)).unwrap().admin, Address::Unix("b.sock".into()));
     fs::write(&file, "[listen]\nadmin = \"\"").unwrap();
     assert!(Listen::load(Some(&file)).is_err());
-}
-
-#[test]
-fn the_address_of_redis_has_no_password() {
-    for (url, address) in [
-        ("redis://h", "redis://h"),
-        ("redis://u:p@h:6380/2", "redis://h:6380/2"),
-        ("redis://:p@ss@h/", "redis://h/"),
-        ("redis+unix:///run/redis.sock?db=2&pass=p", "redis+unix:///run/redis.sock"),
-    ] {
-        assert_eq!(Redis { url: url.into(), prefix: String::new() }.address(), address);
-    }
 }

@@ -6,9 +6,10 @@ use bytesize::ByteSize;
 use nix::unistd::{Group, User};
 
 use super::{
-    Address, DurationRange,
+    address::{Address, AddressError},
+    duration_range::DurationRange,
     errors::{Problem, Problems},
-    raw::Value,
+    value::Value,
 };
 
 /// Longest duration. Beyond it clocks could overflow, and nobody waits.
@@ -163,7 +164,7 @@ pub(crate) fn mode(value: &Value) -> Result<u32, Problem> {
 /// A path, or `tcp://IP:PORT`.
 pub(crate) fn address(value: &Value) -> Result<Address, Problem> {
     let text = text(value, "write a path or \"tcp://127.0.0.1:8888\" in quotes")?;
-    text.parse().map_err(|error: super::AddressError| Problem::new(error.to_string(), ""))
+    text.parse().map_err(|error: AddressError| Problem::new(error.to_string(), ""))
 }
 
 /// The name of a group that exists, or `None` for the empty text.

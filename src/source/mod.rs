@@ -8,14 +8,18 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use self::redis_pubsub::{Health, RedisPubSub, RedisPublisher};
+pub use self::redis_pubsub::{Health, RedisConfig, RedisPubSub, RedisPublisher};
 use crate::{
     broker::{Accepted, Dispatcher, Generation, Interest, SourceId, Spec},
+    config::SourceTable,
     event::Message,
     log_rate::LogRate,
     metrics::Metrics,
     name::ChannelName,
 };
+
+/// The configuration table of each source.
+pub const TABLES: &[SourceTable] = &[SourceTable::of::<RedisConfig>()];
 
 /// A source under way.
 pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;

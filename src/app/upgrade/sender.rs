@@ -22,7 +22,7 @@ use tokio::{
 use super::phase::{Phase, Side};
 use crate::{
     app::{Serving, Shutdown},
-    config::{self, Config},
+    config::Config,
     cursor::Cursor,
     event,
     name::ChannelName,
@@ -31,6 +31,7 @@ use crate::{
     },
     shard::Op,
     snapshot::{NodeState, Snapshot, SourceState, Transfer},
+    source::RedisConfig,
 };
 
 /// Longest time in which clients wait: from the first connection that isn't accepted to the receipt.
@@ -42,8 +43,8 @@ const EXIT_TIME: Duration = Duration::from_millis(500);
 
 /// Where a configuration has its events from.
 pub(in crate::app) fn sources(config: &Config) -> Vec<SourceState> {
-    let redis = config.redis.as_ref();
-    let state = |redis: &config::Redis| SourceState {
+    let redis = config.sources.get::<RedisConfig>();
+    let state = |redis: &RedisConfig| SourceState {
         id: "redis".to_owned(),
         origin: format!("{} {}", redis.url, redis.prefix),
         checkpoint: None,
@@ -269,7 +270,7 @@ async fn prepare(serving: &Serving, session: &mut SuccessorSession) -> anyhow::R
         );
     }
     let dispatcher = &serving.daemon.dispatcher;
-    let has_sources = serving.config.redis.is_some();
+    let has_sources = !serving.config.sources.is_empty();
     // What a source misses while it is disconnected leads to a gap in any case.
     let connected = dispatcher.disconnected_sources().is_empty();
     let mut exact = connected;

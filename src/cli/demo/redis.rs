@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use redis::{Client, ErrorKind, RedisError};
 use tokio::time::timeout;
 
-use crate::config::Config;
+use crate::{config::Config, source};
 
 const DEFAULT_URL: &str = "redis://127.0.0.1:6379";
 /// A Redis on this machine answers in far less, one elsewhere in less.
@@ -79,7 +79,7 @@ impl NoAnswer {
 fn check(url: &str) -> anyhow::Result<()> {
     // What JSON writes as a string, TOML reads as the same string.
     let document = format!("redis.url = {}", serde_json::json!(url));
-    let Err(errors) = Config::parse(&document, "--redis-url") else { return Ok(()) };
+    let Err(errors) = Config::parse(&document, "--redis-url", source::TABLES) else { return Ok(()) };
     let errors = errors.to_string();
     let problem = errors.split_once("redis.url: ").map_or(errors.as_str(), |(_, problem)| problem);
     anyhow::bail!("--redis-url: {}", problem.trim_end())

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::{
-    Address,
+    address::Address,
     errors::Problem,
     reader::Reader,
     table::table,

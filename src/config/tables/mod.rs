@@ -1,11 +1,11 @@
-//! The tables of the configuration file, a file each: their keys, and what must hold between the keys of one table.
+//! The tables of the configuration file, a file each: their keys, and what must hold between the keys of one table. Here they become
+//! one value. The tables of sources belong to the sources.
 
 mod drain;
 mod history;
 mod listen;
 mod process;
 mod publish;
-mod redis;
 mod stream;
 
 pub use drain::Drain;
@@ -13,5 +13,63 @@ pub use history::History;
 pub use listen::Listen;
 pub use process::{Account, LogFormat, Process};
 pub use publish::{KeyFiles, Publish};
-pub use redis::Redis;
 pub use stream::Stream;
+
+use super::{
+    definition::Definition,
+    errors::ConfigError,
+    raw::Raw,
+    reader::Reader,
+    source_tables::{SourceTable, SourceTables},
+    table::Table,
+};
+
+/// Everything that can be configured. The default is what a machine with no configuration file gets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[process]`
+    pub process: Process,
+    /// `[stream]`
+    pub stream: Stream,
+    /// `[history]`
+    pub history: History,
+    /// `[redis]` and its like, each turned on by its table. Without any, events come from the admin socket alone.
+    pub sources: SourceTables,
+    /// `[publish]`
+    pub publish: Publish,
+    /// `[drain]`
+    pub drain: Drain,
+}
+
+impl Config {
+    /// Every table, in the order of the documentation.
+    pub(crate) fn definitions(sources: &[SourceTable]) -> Vec<&'static Definition> {
+        let mut tables = vec![Listen::DEFINITION, Process::DEFINITION, Stream::DEFINITION, History::DEFINITION];
+        tables.extend(sources.iter().map(|source| source.definition));
+        tables.extend([Publish::DEFINITION, Drain::DEFINITION]);
+        tables
+    }
+
+    /// Reads every table, and checks what must hold between keys. What is wrong is put into `errors`.
+    pub(super) fn read(raw: &Raw, sources: &[SourceTable], errors: &mut Vec<ConfigError>) -> Self {
+        fn table<T: Table>(raw: &Raw, errors: &mut Vec<ConfigError>) -> T {
+            T::read(&mut Reader::new(T::DEFINITION, raw, errors))
+        }
+        let mut config = Self {
+            listen: table(raw, errors),
+            process: table(raw, errors),
+            stream: table(raw, errors),
+            history: table(raw, errors),
+            sources: SourceTables::read(sources, raw, errors),
+            publish: table(raw, errors),
+            drain: table(raw, errors),
+        };
+        config.process.combine(&mut Reader::new(Process::DEFINITION, raw, errors));
+        let mut listen = Reader::new(Listen::DEFINITION, raw, errors);
+        config.listen.check(&mut listen);
+        config.publish.check(&config.listen, &mut listen);
+        config
+    }
+}

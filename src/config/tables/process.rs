@@ -6,9 +6,9 @@ use nix::unistd::User;
 
 use crate::config::{
     errors::Problem,
-    raw::Value,
     reader::Reader,
     table::table,
+    value::Value,
     values::{count, duration, group_id, no_such, optional_path, plain_text, size, text, wrong_type},
 };
 

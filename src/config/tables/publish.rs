@@ -2,14 +2,13 @@
 
 use std::{fs, path::PathBuf};
 
-use super::Listen;
+use super::listen::Listen;
 use crate::config::{
-    Address,
-    errors::{Problem, Problems},
-    load::reason,
-    raw::Value,
+    address::Address,
+    errors::{Problem, Problems, reason},
     reader::Reader,
     table::table,
+    value::Value,
     values::{group_id, list, positive_size, text, user_id},
 };
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::config::{
-    DurationRange,
+    duration_range::DurationRange,
     errors::{Problem, Problems},
-    raw::Value,
     table::table,
+    value::Value,
     values::{duration, duration_range, flag, list, optional_duration, positive_count, positive_duration, text},
 };
 

@@ -1,5 +1,6 @@
 //! Events from Redis PUBLISH (`[redis]`): a channel is subscribed to when its first client joins. `publish` is the way back.
 
+mod config;
 mod wire;
 mod tap;
 mod receive;
@@ -11,12 +12,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use self::{liveness::Health, publish::RedisPublisher};
+pub use self::{config::RedisConfig, liveness::Health, publish::RedisPublisher};
 use super::{Running, Sink, Source};
-use crate::{
-    broker::{Delivers, Interest, Interested, Spec},
-    config,
-};
+use crate::broker::{Delivers, Interest, Interested, Spec};
 
 /// A message may be so many times longer than `publish.max_message`, as a list of messages on the admin socket may.
 const LONGEST: usize = 16;
@@ -35,7 +33,7 @@ impl RedisPubSub {
     ///
     /// # Errors
     /// The URL can't be read.
-    pub fn new(config: &config::Redis, max_message: usize) -> Result<Self, redis::RedisError> {
+    pub fn new(config: &RedisConfig, max_message: usize) -> Result<Self, redis::RedisError> {
         Ok(Self {
             client: wire::client(&config.url)?,
             prefix: config.prefix.clone(),

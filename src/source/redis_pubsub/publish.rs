@@ -11,10 +11,9 @@ use std::{
 use redis::{PushInfo, PushKind, RedisError, aio::MultiplexedConnection};
 use tokio::{sync::watch, time::timeout};
 
-use super::{Health, wire};
+use super::{Health, RedisConfig, wire};
 use crate::{
     broker::{Dispatcher, PublishError, Published, Publisher, Publishing},
-    config,
     event::Message,
 };
 
@@ -54,7 +53,7 @@ impl RedisPublisher {
     ///
     /// # Errors
     /// The URL can't be read.
-    pub fn new(config: &config::Redis, dispatcher: Arc<Dispatcher>, health: Arc<Health>) -> Result<Self, RedisError> {
+    pub fn new(config: &RedisConfig, dispatcher: Arc<Dispatcher>, health: Arc<Health>) -> Result<Self, RedisError> {
         let client = wire::client(&config.url)?;
         Ok(Self { client, prefix: config.prefix.clone(), dispatcher, health, shared: Arc::default() })
     }
