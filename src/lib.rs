@@ -14,9 +14,9 @@ pub mod name;
 pub mod cursor;
 pub mod gzip;
 pub mod metrics;
-pub mod stream;
 
 pub mod sse;
+pub mod stream;
 
 pub mod event;
 

@@ -1,4 +1,4 @@
-//! What is counted. Counters are written from any thread and say nothing of how they are shown.
+//! What is counted: written from any thread, shown in `/readyz` and in the status line.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,10 +34,30 @@ pub struct Metrics {
     pub left: Counter,
     /// Clients that fell behind.
     pub fell_behind: Counter,
-    /// Gap events told to clients.
+    /// Gap events sent to clients.
     pub gaps: Counter,
-    /// Clients refused because of `stream.max_clients`.
+    /// Clients and connections refused because of `stream.max_clients` or the limit of open files.
     pub refused: Counter,
     /// Messages of a source that were dropped since they could not be events.
     pub invalid: Counter,
+}
+
+impl Metrics {
+    /// Every counter's name and number so far.
+    #[must_use]
+    pub fn all(&self) -> [(&'static str, u64); 9] {
+        // No `..`: a counter that is not shown does not compile.
+        let Self { events, deliveries, replayed, joined, left, fell_behind, gaps, refused, invalid } = self;
+        [
+            ("events", events.get()),
+            ("deliveries", deliveries.get()),
+            ("replayed", replayed.get()),
+            ("joined", joined.get()),
+            ("left", left.get()),
+            ("fell_behind", fell_behind.get()),
+            ("gaps", gaps.get()),
+            ("refused", refused.get()),
+            ("invalid", invalid.get()),
+        ]
+    }
 }

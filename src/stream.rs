@@ -18,11 +18,15 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
+use crate::client_limit::ConnectionPermit;
+
 /// A connection that no runtime knows yet.
 pub struct Stream {
     socket: Socket,
     /// What was read from it and not yet used; read again first.
     unread: Bytes,
+    /// Of a connection that was accepted on the public socket.
+    permit: Option<ConnectionPermit>,
 }
 
 /// A connected socket of either kind.
@@ -37,7 +41,18 @@ impl Stream {
     /// A connection of which nothing was read.
     #[must_use]
     pub fn new(socket: Socket) -> Self {
-        Self { socket, unread: Bytes::new() }
+        Self { socket, unread: Bytes::new(), permit: None }
+    }
+
+    /// The same, counted by `permit`.
+    #[must_use]
+    pub fn with_permit(self, permit: ConnectionPermit) -> Self {
+        Self { permit: Some(permit), ..self }
+    }
+
+    /// Takes the permit that counts the connection.
+    pub fn take_permit(&mut self) -> Option<ConnectionPermit> {
+        self.permit.take()
     }
 
     /// A connection from its descriptor, with what was read from it and not yet used.
@@ -49,7 +64,7 @@ impl Stream {
             Some(AddressFamily::Unix) => Socket::Unix(fd.into()),
             _ => Socket::Tcp(fd.into()),
         };
-        Ok(Self { socket, unread })
+        Ok(Self { socket, unread, permit: None })
     }
 
     /// The number of the connection's descriptor, and what was read from it and not yet used.

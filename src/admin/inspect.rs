@@ -43,6 +43,8 @@ impl Admin {
         if let Some(phase) = self.reloads.phase() {
             body["upgrade"] = phase.into();
         }
+        let counters = self.metrics.all().map(|(name, count)| (name.to_owned(), Value::from(count)));
+        body["counters"] = Value::Object(counters.into_iter().collect());
         if let Some(why) = self.reloads.last_failure() {
             body["last_reload"] = format!("failed: {why}").into();
         }

@@ -28,6 +28,7 @@ use crate::{
         self, Answer, Ended,
         reply::{self, Reply},
     },
+    metrics::Metrics,
     stream::{AttachedStream, Stream},
 };
 
@@ -53,6 +54,8 @@ pub struct Admin {
     pub dispatcher: Arc<Dispatcher>,
     /// Where a new process is asked for.
     pub reloads: Arc<Reloads>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
     /// Memory for requests' bodies.
     pub bodies: Bodies,
 }

@@ -23,7 +23,7 @@ use crate::{
     cursor::{Cursor, NodeId},
     hub::Sequencer,
     metrics::Metrics,
-    process::notify::StatusReport,
+    process::{limits, notify::StatusReport},
     public,
     shard::{self, Op, Parts, Queue},
     snapshot::Transfer,
@@ -48,8 +48,8 @@ pub(super) struct Daemon {
     /// Why a shard has ended that nobody has told to.
     pub(super) ended: oneshot::Receiver<String>,
     ending: Ending,
-    metrics: Arc<Metrics>,
-    client_limit: Arc<ClientLimit>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) client_limit: Arc<ClientLimit>,
     waiting: Vec<Waiting>,
     threads: Vec<thread::JoinHandle<()>>,
     /// Whether the shards may begin.
@@ -88,7 +88,10 @@ impl Daemon {
             ended,
             ending: Arc::new(Mutex::new(Some(ending))),
             metrics,
-            client_limit: ClientLimit::new(config.stream.max_clients),
+            client_limit: ClientLimit::new(
+                config.stream.max_clients,
+                limits::max_connections(config.process.workers.get()),
+            ),
             waiting: sources.into_iter().zip(wanted).collect(),
             threads: Vec::new(),
             gate: watch::channel(false).0,
@@ -181,6 +184,7 @@ impl Daemon {
             publisher: Arc::clone(&self.publisher),
             dispatcher: Arc::clone(&self.dispatcher),
             reloads,
+            metrics: Arc::clone(&self.metrics),
             bodies: Bodies::new(config.publish.max_message),
         })
     }
@@ -191,7 +195,7 @@ impl Daemon {
         let (client_limit, admin) = (Arc::clone(&self.client_limit), Arc::clone(admin));
         move || {
             let (dispatcher, metrics) = (Arc::clone(&dispatcher), Arc::clone(&metrics));
-            let clients = client_limit.in_use() as u64;
+            let clients = client_limit.clients() as u64;
             let note = admin.reloads.last_failure().map(|why| format!("last reload failed: {why}"));
             Box::pin(async move {
                 let channels = dispatcher.all_subscribers().await.len();
@@ -219,6 +223,11 @@ impl Daemon {
         }
     }
 
+    /// Guards for what must not end, beside the threads.
+    pub(super) fn exit_guards(&self) -> ExitGuards {
+        ExitGuards(Arc::clone(&self.ending))
+    }
+
     /// Ends the shards' threads.
     pub(super) async fn stop(self) {
         for queue in &self.queues {
@@ -239,10 +248,35 @@ impl Daemon {
 }
 
 /// Tells the daemon how a thread has ended, whatever the reason: without one of them nobody would be served, and nobody told.
-struct ThreadExitGuard {
+pub(super) struct ThreadExitGuard {
     ending: Ending,
     /// Empty where it has ended as it should.
     why: String,
+}
+
+impl ThreadExitGuard {
+    /// Notes that it is right to end from now on.
+    pub(super) fn disarm(&mut self) {
+        self.why.clear();
+    }
+
+    /// Notes the reason for an end that is not right.
+    pub(super) fn note(&mut self, error: &io::Error) {
+        use std::fmt::Write as _;
+        // Writing into a String can't fail.
+        let _ = write!(self.why, ": {error}");
+    }
+}
+
+/// Makes guards for what must not end while the daemon serves.
+#[derive(Clone)]
+pub(super) struct ExitGuards(Ending);
+
+impl ExitGuards {
+    /// A guard to be held for as long as something must not end; `name` is for the log.
+    pub(super) fn guard(&self, name: &str) -> ThreadExitGuard {
+        ThreadExitGuard { ending: Arc::clone(&self.0), why: format!("{name} has ended") }
+    }
 }
 
 impl Drop for ThreadExitGuard {

@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Shutdown,
-    accept::{Accepting, Listeners},
+    accept::{Accepting, Listeners, PublicSide},
     daemon::Daemon,
     manager::Manager,
     upgrade::{
@@ -88,6 +88,15 @@ pub(super) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
     let files = limits::raise_open_files();
+    let connections = limits::max_connections(start.config.process.workers.get());
+    if start.config.stream.max_clients > connections {
+        tracing::warn!(
+            files,
+            max_clients = start.config.stream.max_clients,
+            lowered_to = connections,
+            "stream.max_clients is lowered to what the limit of open files allows; raise LimitNOFILE= (ulimit -n), or set it"
+        );
+    }
     let (mut serving, relaunch) = Serving::begin(start, reloads).await?;
     serving.daemon.sources_ready().await;
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
@@ -214,7 +223,13 @@ impl Serving {
             }
         };
         let admin = daemon.admin(&config, Arc::clone(reloads));
-        let accepting = Accepting::start(listeners, daemon.queues.clone(), Arc::clone(&admin), connections);
+        let public = PublicSide {
+            queues: daemon.queues.clone(),
+            limit: Arc::clone(&daemon.client_limit),
+            metrics: Arc::clone(&daemon.metrics),
+            exit_guards: daemon.exit_guards(),
+        };
+        let accepting = Accepting::start(listeners, public, Arc::clone(&admin), connections);
         let serving = Self { config, daemon, sockets, pidfile, admin, accepting, manager, supervisor, predecessor };
         Ok((serving, relaunch))
     }

@@ -6,7 +6,7 @@ use std::{rc::Rc, time::Duration};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 
-use super::{Public, answer};
+use super::{Permit, Public, answer};
 use crate::{
     http::{self, Ended},
     shard::ShardHandle,
@@ -21,7 +21,10 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 const MAX_HEADERS: usize = 100;
 
 /// Serves one connection until it ends or belongs to the shard.
-pub(super) async fn serve(stream: Stream, shard: ShardHandle, public: Rc<Public>) {
+pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Public>) {
+    // A connection that came from a predecessor has none yet.
+    let permit = stream.take_permit().unwrap_or_else(|| public.client_limit.acquire_connection_over_limit());
+    let permit = Rc::new(Permit::new(permit));
     let stream = match stream.attach() {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!(%error, "a connection was dropped: it could not be registered"),
@@ -33,8 +36,8 @@ pub(super) async fn serve(stream: Stream, shard: ShardHandle, public: Rc<Public>
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES);
     let answer = |request| {
-        let (shard, public) = (shard.clone(), Rc::clone(&public));
-        async move { answer(&request, &shard, &public).await }
+        let (shard, public, permit) = (shard.clone(), Rc::clone(&public), Rc::clone(&permit));
+        async move { answer(&request, &shard, &public, &permit).await }
     };
     match http::serve(stream, &builder, answer, shard.leaving()).await {
         Ended::Closed => {}

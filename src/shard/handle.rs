@@ -27,9 +27,9 @@ pub struct ShardHandle {
 /// Connections on the shard's thread that hyper serves.
 #[derive(Default)]
 pub(super) struct Connections {
-    /// As many as there are.
+    /// Number of connections that hyper is serving.
     pub(super) open: Cell<usize>,
-    /// One of them has ended.
+    /// Notified when one of them ends.
     pub(super) ended: Notify,
     /// Whether they are to be handed on.
     pub(super) leaving: Cell<bool>,
@@ -37,6 +37,24 @@ pub(super) struct Connections {
     pub(super) leave: Notify,
     /// Those that were handed on.
     pub(super) handed: RefCell<Vec<Stream>>,
+}
+
+/// One of the connections, counted until this is dropped, by a panic of its task as well.
+pub(super) struct OpenConnection(Rc<Connections>);
+
+impl Connections {
+    /// Counts one more.
+    pub(super) fn open(connections: &Rc<Self>) -> OpenConnection {
+        connections.open.set(connections.open.get() + 1);
+        OpenConnection(Rc::clone(connections))
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.ended.notify_one();
+    }
 }
 
 /// Channels that a request needs, kept from being forgotten while it waits.
@@ -117,5 +135,26 @@ impl Shard {
         self.hub.set_wanted(id, true);
         // It may be open for another shard, and have been let go since this one has last looked.
         self.dispatcher.subscribe(self.number, name) && subscription == Subscription::Confirmed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_connection_s_task_leaves_it_counted_no_longer() {
+        let connections = Rc::new(Connections::default());
+        let local = tokio::task::LocalSet::new();
+        let open = Connections::open(&connections);
+        let ended = local.run_until(async {
+            tokio::task::spawn_local(async move {
+                let _open = open;
+                panic!("a bug in a request's handling (this test's own)");
+            })
+            .await
+        });
+        assert!(ended.await.unwrap_err().is_panic());
+        assert_eq!(connections.open.get(), 0);
     }
 }

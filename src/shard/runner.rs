@@ -241,11 +241,10 @@ impl Driver<'_> {
         for stream in accepted {
             let connections = Rc::clone(&self.handle.connections);
             let serving = (self.serve)(stream, self.handle.clone());
-            connections.open.set(connections.open.get() + 1);
+            let open = Connections::open(&connections);
             tokio::task::spawn_local(async move {
                 serving.await;
-                connections.open.set(connections.open.get() - 1);
-                connections.ended.notify_one();
+                drop(open);
             });
         }
     }

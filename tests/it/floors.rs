@@ -9,8 +9,8 @@ use std::{
 
 /// The rooms of each floor, lowest first.
 pub(crate) const FLOORS: [&[&str]; 10] = [
-    &["client_limit", "clock", "log_rate", "config", "name", "cursor", "gzip", "metrics", "stream"],
-    &["sse"],
+    &["client_limit", "clock", "log_rate", "config", "name", "cursor", "gzip", "metrics"],
+    &["sse", "stream"],
     &["event"],
     &["snapshot", "hub", "http"],
     &["broker", "access"],

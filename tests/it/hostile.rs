@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Daemon, Endpoint, Folder, Nginx, Response, Socket, Subscription};
+use crate::support::{Daemon, Endpoint, Folder, Nginx, Request, Response, Socket, Subscription, daemon, eventually};
 
 /// What may become of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -356,4 +356,59 @@ fn bytes_behind_a_stream_s_request_change_nothing() {
         }
     }
     daemon.assert_serving();
+}
+
+/// The program with a limit of `files` open files.
+fn program_with_files(folder: &Folder, files: usize) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let text = format!("#!/bin/sh\nulimit -n {files}\nexec {} \"$@\"\n", daemon::PROGRAM);
+    let program = folder.write("ssecast-with-few-files", &text);
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn connections_without_end_leave_descriptors_for_publishing_reloads_and_redis() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let redis = crate::support::RedisServer::start(&folder);
+    let program = program_with_files(&folder, 128);
+    let mut daemon = Daemon::start_program(&program, &folder, "ssecast", &redis.table());
+    daemon.wait_until_ready();
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
+    let request = Subscription::to(&["cats"]).request(daemon.public()).to_bytes();
+    // Half of them ask for a stream; half send nothing.
+    let others: Vec<Socket> = (0..300)
+        .map(|number| {
+            let mut socket = daemon.public().connect().unwrap();
+            if number % 2 == 0 {
+                // It may be refused already.
+                let _ = socket.write_all(&request);
+            }
+            socket
+        })
+        .collect();
+    let refused = eventually("all beyond the limit are answered", || {
+        let mut last = Request::get("/healthz").header("Connection", "close").send(daemon.public());
+        (last.status() == 503).then(|| last.read_some().unwrap().unwrap())
+    });
+    assert!(String::from_utf8(refused).unwrap().contains("too_many_connections"));
+    daemon.publish("cats", "published");
+    assert_eq!(stream.texts(1), ["published"]);
+    redis.cut_subscribers();
+    assert_eq!(stream.gap().reason, "source", "Redis is connected again");
+    daemon.reload();
+    daemon.publish("cats", "published after a reload");
+    assert_eq!(stream.texts(1), ["published after a reload"]);
+    drop(others);
+    let again = eventually("newcomers are let in when others have left", || {
+        let response = Subscription::to(&["cats"]).request(daemon.public()).send(daemon.public());
+        (response.status() == 200).then_some(response)
+    });
+    daemon.publish("cats", "to both");
+    assert_eq!(crate::support::Stream::new(again).texts(1), ["to both"]);
+    assert_eq!(stream.texts(1), ["to both"]);
+    let log = daemon.child().log();
+    assert!(log.contains("stream.max_clients is lowered") && log.contains("lowered_to=64"), "{log}");
+    assert!(log.matches("connections are refused").count() <= 2, "one line a process and minute: {log}");
 }

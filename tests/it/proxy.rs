@@ -49,6 +49,7 @@ fn nginx_takes_the_shipped_files() {
 
 #[test]
 fn nginx_takes_the_optional_lines_of_the_shipped_files() {
+    needs!("nginx");
     let output = nginx::test_config_with_options(&Folder::new());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && !said.contains("[warn]"), "{said}");

@@ -218,6 +218,8 @@ fn health_readiness_and_stats_are_answered() {
     assert_eq!(daemon.admin_get("/healthz").status(), 200);
     assert_eq!(daemon.admin_get("/readyz").status(), 200);
     assert_eq!(daemon.admin_get("/stats").json(), json!([]));
+    daemon.publish("cats", "1");
+    assert_eq!(daemon.admin_get("/readyz").json()["counters"]["events"], 1);
 }
 
 /// Sends `head`, which promises a body of `length` bytes, and `sent` bytes of that.
