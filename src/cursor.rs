@@ -2,8 +2,16 @@
 //!
 //! A cursor is a node and a position of that node: "all up to here has passed". It is the node's, not the client's, so one
 //! `id:` line is right for every client, whatever its channels.
+//!
+//! Grammar: `<node>-<position>`, and perhaps `~<entry>`: an entry of a journal, up to which the client has read that. This
+//! version has no journals: it writes none, and takes an id with one for what stands before it.
 
 use std::{fmt, str::FromStr};
+
+use bytes::BufMut;
+
+/// Most bytes of an id. What is longer, no ssecast has made.
+pub const MAX_ID_BYTES: usize = 128;
 
 /// Names one run of the hub: 8 characters of `0-9a-z`, made at start. Positions of two nodes can be compared as times only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,9 +79,28 @@ pub struct Cursor {
 #[error("not an id that ssecast gives: <node>-<position>")]
 pub struct CursorError;
 
+impl Cursor {
+    /// Appends the id. It is made nowhere else.
+    pub fn put(&self, out: &mut impl BufMut) {
+        // By hand: `write!` takes as long as all the rest of a frame.
+        let mut digits = [b'0'; 20];
+        let (mut left, mut first) = (self.position.0, digits.len());
+        while left > 0 || first == digits.len() {
+            first -= 1;
+            digits[first] += (left % 10) as u8;
+            left /= 10;
+        }
+        out.put_slice(&self.node.0);
+        out.put_u8(b'-');
+        out.put_slice(&digits[first..]);
+    }
+}
+
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.node, self.position)
+        let mut id = Vec::with_capacity(29);
+        self.put(&mut id);
+        f.write_str(&String::from_utf8_lossy(&id))
     }
 }
 
@@ -81,6 +108,16 @@ impl FromStr for Cursor {
     type Err = CursorError;
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
+        if text.len() > MAX_ID_BYTES {
+            return Err(CursorError);
+        }
+        let (text, entry) = text.split_once('~').map_or((text, None), |(text, entry)| (text, Some(entry)));
+        let is_entry = |entry: &str| {
+            !entry.is_empty() && entry.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_".contains(&byte))
+        };
+        if !entry.is_none_or(is_entry) {
+            return Err(CursorError);
+        }
         let (node, position) = text.split_once('-').ok_or(CursorError)?;
         if position.is_empty() || !position.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(CursorError);
@@ -124,6 +161,21 @@ mod tests {
         let cursor = Cursor { node: NodeId::random(), position: Position(1_700_000_000_000_001) };
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
         assert_eq!(Start::from_last_event_id(Some(cursor.to_string().as_bytes())), Start::After(cursor));
+    }
+
+    #[test]
+    fn an_id_with_a_journals_entry_is_taken_for_its_cursor() {
+        let cursor: Cursor = "abcdefgh-7".parse().unwrap();
+        for id in ["abcdefgh-7~1700000000000-0", "abcdefgh-7~9.x_Y:1"] {
+            assert_eq!(Start::from_last_event_id(Some(id.as_bytes())), Start::After(cursor), "{id}");
+        }
+        let long = format!("abcdefgh-7~{}", "1".repeat(MAX_ID_BYTES));
+        for bad in ["abcdefgh-7~", "abcdefgh-7~a b", "abcdefgh-7~1~2", "~1-2", &long] {
+            assert_eq!(Start::from_last_event_id(Some(bad.as_bytes())), Start::Unknown, "{bad}");
+        }
+        let longest = Cursor { node: cursor.node, position: Position(u64::MAX) }.to_string();
+        assert_eq!(longest, "abcdefgh-18446744073709551615");
+        assert!(longest.len() <= MAX_ID_BYTES);
     }
 
     #[test]

@@ -157,18 +157,8 @@ pub fn decode_frame(frame: &[u8]) -> FrameParts<'_> {
 }
 
 fn put_id(frame: &mut BytesMut, cursor: &Cursor) {
-    // By hand: `write!` takes as long as all the rest of a frame.
-    let mut digits = [b'0'; 20];
-    let (mut left, mut first) = (cursor.position.0, digits.len());
-    while left > 0 || first == digits.len() {
-        first -= 1;
-        digits[first] += (left % 10) as u8;
-        left /= 10;
-    }
     frame.put_slice(b"id: ");
-    frame.put_slice(cursor.node.as_str().as_bytes());
-    frame.put_u8(b'-');
-    frame.put_slice(&digits[first..]);
+    cursor.put(frame);
     frame.put_u8(b'\n');
 }
 

@@ -189,6 +189,7 @@ fn number(digits: &[u8]) -> Option<usize> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use proptest::prelude::*;
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -285,6 +286,66 @@ mod tests {
             let texts: Vec<_> = messages.iter().map(|(_, text)| String::from_utf8_lossy(text)).collect();
             assert_eq!(texts, ["xy", "too long: 11", "xy", "too long: 11"], "{a_read} bytes a read");
             assert_eq!(left, b"+OK\r\n:1\r\n", "{a_read} bytes a read");
+        }
+    }
+
+    /// A value of RESP3 as bytes.
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        let text = prop::collection::vec(any::<u8>(), 0..20);
+        let leaf = prop_oneof![
+            Just(b"+OK\r\n".to_vec()),
+            Just(b"-ERR no\r\n".to_vec()),
+            Just(b"_\r\n".to_vec()),
+            Just(b"$-1\r\n".to_vec()),
+            Just(b"#t\r\n".to_vec()),
+            any::<i64>().prop_map(|number| format!(":{number}\r\n").into_bytes()),
+            text.prop_map(|text| [format!("${}\r\n", text.len()).as_bytes(), &text, b"\r\n"].concat()),
+        ];
+        leaf.prop_recursive(3, 20, 4, |inner| {
+            let values = prop::collection::vec(inner, 0..4);
+            (prop_oneof![Just('*'), Just('~'), Just('%')], values).prop_map(|(kind, values)| {
+                // A map has two values for each that it counts.
+                let (kind, count) =
+                    if kind == '%' && values.len() % 2 == 1 { ('*', values.len()) } else { (kind, values.len()) };
+                let count = if kind == '%' { count / 2 } else { count };
+                [format!("{kind}{count}\r\n").into_bytes(), values.concat()].concat()
+            })
+        })
+    }
+
+    /// A message, or a value that the library is to read.
+    fn frame() -> impl Strategy<Value = (Option<Pair>, Vec<u8>)> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..30);
+        let bulk = |text: &[u8]| [format!("${}\r\n", text.len()).as_bytes(), text, b"\r\n"].concat();
+        prop_oneof![
+            (bytes(), bytes()).prop_map(move |(channel, payload)| {
+                let frame = [MESSAGE.to_vec(), bulk(&channel), bulk(&payload)].concat();
+                (Some((channel, payload)), frame)
+            }),
+            value().prop_map(|value| (None, value)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_library_reads_the_frames_that_are_left_as_if_there_had_been_no_messages(
+            frames in prop::collection::vec(frame(), 0..12),
+            a_read in 1_usize..40,
+        ) {
+            let all: Vec<u8> = frames.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let (messages, left) = runtime.block_on(through(&all, a_read));
+            let expected: Vec<Pair> = frames.iter().filter_map(|(message, _)| message.clone()).collect();
+            prop_assert_eq!(messages, expected);
+            // Each frame that is left begins and ends where the library's own parser says.
+            let mut rest = &left[..];
+            for (_, frame) in frames.iter().filter(|(message, _)| message.is_none()) {
+                prop_assert!(rest.starts_with(frame));
+                prop_assert!(redis::parse_redis_value(&rest[..frame.len()]).is_ok());
+                prop_assert!(redis::parse_redis_value(&rest[..frame.len() - 1]).is_err());
+                rest = &rest[frame.len()..];
+            }
+            prop_assert!(rest.is_empty());
         }
     }
 
