@@ -19,7 +19,7 @@ pub enum Refused {
     User,
 }
 
-/// Whether a peer may publish. Where nothing is configured, whoever can open the socket may; otherwise it takes a user or a
+/// Whether a peer may publish. Where nothing is configured, any peer that can open the socket may; otherwise it takes a user or a
 /// group that is named, or a key.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! A connection that hyper serves until somebody takes it from hyper: a shard, for a stream; another process, at an upgrade.
+//! A connection that hyper serves until a shard takes it, for a stream, or another process, at an upgrade. It knows no route.
 //!
 //! Invariant: a connection is taken only when no response is under way on it, or by the request that is under way; so
 //! nothing that hyper still had to write is lost.
@@ -22,11 +22,11 @@ use tokio::sync::mpsc;
 
 use crate::stream::{AttachedStream, Stream};
 
-/// What becomes of a request.
+/// The outcome of a request.
 pub enum Answer<T> {
-    /// It is answered; if with `Connection: close`, the connection is not given back any more.
+    /// The response; with `Connection: close`, the connection is not handed over any more.
     Response(Response<Full<Bytes>>),
-    /// It takes the connection, which hyper writes nothing more to.
+    /// The request takes the connection: hyper writes nothing more to it.
     Take(T),
 }
 
@@ -36,7 +36,7 @@ pub enum Ended<T> {
     Closed,
     /// A request took it.
     Taken(AttachedStream, T),
-    /// It was asked for between two requests.
+    /// It was handed over between two requests.
     Left(Stream),
 }
 

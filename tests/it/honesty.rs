@@ -1,5 +1,5 @@
-//! The one promise under everything: what a client does not get, it is told of. Publishes, cuts, lost Redis connections and
-//! crashes in random order; every event that is missing from what a client assembled lies under a gap that names its channel.
+//! The promise: what a client misses is reported to it. Publishes, cuts, lost Redis connections and crashes in random order;
+//! every event that is missing from what a client assembled lies under a gap event that names its channel.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ const CHANNELS: [&str; 3] = ["a", "b", "c"];
 const LAST: &str = "last";
 
 /// A daemon, its Redis and one client, to which things happen.
-struct World {
+struct Scenario {
     redis: RedisServer,
     redis_is_up: bool,
     daemon: Daemon,
@@ -28,8 +28,8 @@ struct Client {
     stream: Option<Stream>,
     last_event_id: Option<String>,
     received: Vec<Event>,
-    /// What happened to it, for whoever has to find out why it is unhappy.
-    diary: Vec<String>,
+    /// What happened to it, printed where a test fails.
+    log: Vec<String>,
 }
 
 impl Client {
@@ -38,7 +38,7 @@ impl Client {
         if let Some(id) = &self.last_event_id {
             subscription = subscription.after(id);
         }
-        self.diary.push(format!("connects after {:?}", self.last_event_id));
+        self.log.push(format!("connects after {:?}", self.last_event_id));
         self.stream = Some(subscription.open(daemon.public()));
     }
 
@@ -46,8 +46,8 @@ impl Client {
     fn read(&mut self) {
         let Some(stream) = &mut self.stream else { return };
         let arrived = stream.arrived();
-        let told = arrived.iter().map(|event| format!("  {} {} {:.80}", event.id, event.kind, event.text()));
-        self.diary.extend(told);
+        let lines = arrived.iter().map(|event| format!("  {} {} {:.80}", event.id, event.kind, event.text()));
+        self.log.extend(lines);
         self.received.extend(arrived);
         self.last_event_id = stream.committed_id().or(self.last_event_id.take());
     }
@@ -58,11 +58,11 @@ impl Client {
             self.read();
         }
         self.stream = None;
-        self.diary.push(format!("is cut off at {:?}", self.last_event_id));
+        self.log.push(format!("is cut off at {:?}", self.last_event_id));
     }
 }
 
-impl World {
+impl Scenario {
     fn new(folder: &Folder, tables: &str, through_redis: bool, seed: u64) -> Self {
         let redis = RedisServer::start(folder);
         let source = if through_redis { redis.table() } else { String::new() };
@@ -74,7 +74,7 @@ impl World {
         Self { redis, redis_is_up: true, daemon, client, published: HashMap::new(), random, through_redis }
     }
 
-    /// Publishes the next number on `channel`, if there is anybody who takes it.
+    /// Publishes the next number on `channel`, unless Redis is down.
     fn publish(&mut self, channel: &'static str) {
         let number = self.published.entry(channel).or_default();
         let text = format!("{channel} {number}");
@@ -114,7 +114,7 @@ impl World {
             102.. => {
                 let outcome = self.daemon.try_reload();
                 self.note(&format!("daemon: asked to hand over, {outcome:?}"));
-                assert!(outcome.is_ok() || !self.redis_is_up, "{}", self.story());
+                assert!(outcome.is_ok() || !self.redis_is_up, "{}", self.log());
             }
             100.. => self.flood(),
             0..50 => {
@@ -148,7 +148,7 @@ impl World {
     }
 
     fn note(&mut self, what: &str) {
-        self.client.diary.push(format!("{what}; published: {:?}", self.published));
+        self.client.log.push(format!("{what}; published: {:?}", self.published));
     }
 
     fn start_redis(&mut self) {
@@ -179,14 +179,14 @@ impl World {
         }
     }
 
-    /// Asserts that nothing came twice or out of order, and that what did not come was told.
-    fn assert_honest(&self) {
+    /// Asserts that nothing came twice or out of order, and that a gap event precedes what came after a loss.
+    fn assert_losses_reported(&self) {
         for channel in CHANNELS {
             let end = self.published.get(channel).copied().unwrap_or(0);
-            let (mut next, mut told) = (0, false);
+            let (mut next, mut gap_seen) = (0, false);
             for event in &self.client.received {
                 if let Some(gap) = event.gap() {
-                    told |= gap.channels.iter().any(|name| name == channel);
+                    gap_seen |= gap.channels.iter().any(|name| name == channel);
                     continue;
                 }
                 let text = event.text();
@@ -195,61 +195,61 @@ impl World {
                     continue;
                 }
                 let number = words.next().filter(|&word| word != LAST).map_or(end, |word| word.parse().unwrap());
-                assert!(number >= next, "{channel} {number} came when {next} was due:\n{}", self.story());
-                assert!(told || number == next, "nobody told of {channel} {next}..{number}:\n{}", self.story());
+                assert!(number >= next, "{channel} {number} came when {next} was due:\n{}", self.log());
+                assert!(gap_seen || number == next, "no gap event for {channel} {next}..{number}:\n{}", self.log());
                 if number == end {
                     break;
                 }
-                (next, told) = (number + 1, false);
+                (next, gap_seen) = (number + 1, false);
             }
         }
     }
 
-    fn story(&self) -> String {
-        self.client.diary.join("\n")
+    fn log(&self) -> String {
+        self.client.log.join("\n")
     }
 
-    fn live(&mut self, steps: usize) {
+    fn run(&mut self, steps: usize) {
         for _ in 0..steps {
             self.step();
         }
         self.settle();
-        self.assert_honest();
+        self.assert_losses_reported();
     }
 }
 
-/// Lives through 200 random steps for each of some seeds, the first of which is `seed`. `SSECAST_LIVES=100` in the environment
-/// makes it a hundred: for whoever has changed what keeps the promise.
+/// Runs 200 random steps for each of some seeds, the first of which is `seed`. `SSECAST_LIVES=100` in the environment makes it a
+/// hundred seeds: run it after a change to what keeps the promise.
 fn live(tables: &str, through_redis: bool, seed: u64) {
     let lives = std::env::var("SSECAST_LIVES").map_or(6, |lives| lives.parse().unwrap());
     for seed in seed..seed + lives {
         println!("seed {seed}");
         let folder = Folder::new();
         let tables = format!("[stream]\nping_interval = \"5ms\"\n{tables}");
-        World::new(&folder, &tables, through_redis, seed).live(200);
+        Scenario::new(&folder, &tables, through_redis, seed).run(200);
     }
 }
 
 #[test]
-fn whatever_happens_to_redis_and_the_daemon_what_is_missing_was_told() {
+fn losses_by_redis_or_the_daemon_are_reported() {
     needs!("redis-server");
     live("[history]\nlinger = \"60s\"\n", true, 1000);
 }
 
 #[test]
-fn where_channels_are_given_up_at_once_what_is_missing_was_told() {
+fn losses_are_reported_where_channels_are_unsubscribed_at_once() {
     needs!("redis-server");
     live("[history]\nlinger = \"0s\"\n", true, 2000);
 }
 
 #[test]
-fn where_hardly_anything_is_kept_what_is_missing_was_told() {
+fn losses_are_reported_where_hardly_anything_is_kept() {
     needs!("redis-server");
     live("[history]\nmessages = 3\nstretch = \"0s\"\nlinger = \"100ms\"\n[process]\nworkers = 2\n", true, 3000);
 }
 
 #[test]
-fn without_redis_what_is_missing_was_told() {
+fn losses_are_reported_without_redis() {
     needs!("redis-server");
     live("[history]\nmessages = 10\nstretch = \"0s\"\n[process]\nworkers = 2\n", false, 4000);
 }

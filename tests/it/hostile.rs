@@ -195,7 +195,7 @@ fn bodies() -> Vec<Form> {
 /// Sends `bytes` and says what became of them.
 fn outcome(endpoint: &Endpoint, bytes: &[u8]) -> Outcome {
     let mut socket = endpoint.connect().unwrap();
-    // Who refuses need not read to the end.
+    // A server that refuses need not read to the end.
     let _ = socket.write_all(bytes);
     // A head that never ends is waited for; that nothing more comes lets the server decide.
     if !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -223,7 +223,7 @@ fn the_public_socket_answers_or_closes_and_serves_on() {
         }
         daemon.assert_serving();
         daemon.publish("cats", what);
-        assert_eq!(bystander.texts(1), [what], "the other clients did not notice");
+        assert_eq!(bystander.texts(1), [what], "the other clients are served as before");
     }
     assert_eq!(wrong, Vec::<String>::new());
 }
@@ -345,7 +345,7 @@ fn bytes_behind_a_stream_s_request_change_nothing() {
     stream.last_event_id();
     for round in 0..20 {
         let text = format!("event {round}");
-        // Somebody who talks on the stream's connection may be cut off, but harms nobody.
+        // A client that sends on its stream's connection may be cut off, but harms no other.
         if stream.say(b"GET /?channels=dogs HTTP/1.1\r\n\r\n").is_err() {
             break;
         }

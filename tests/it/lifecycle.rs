@@ -1,4 +1,4 @@
-//! The daemon's beginning and end: sockets that others left or hold, signals, and how clients are sent away.
+//! The daemon's start and stop: sockets that a dead process left or a live one uses, signals, and the drain.
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Daemon, Folder, Stream, Subscription, daemon, eventually};
 
 #[test]
-fn clients_are_told_when_to_come_back_before_the_daemon_ends() {
+fn a_stop_gives_each_client_a_time_to_come_back() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let folder = Folder::new();
         let mut daemon = Daemon::start(&folder, "[stream]\nretry = \"60s..61s\"\n[drain]\nspread = \"2s\"\n");
