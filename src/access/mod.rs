@@ -4,8 +4,10 @@ mod peer;
 mod publish;
 mod subscribe;
 
+#[cfg(test)]
+pub use self::subscribe::Authorizing;
 pub use self::{
     peer::Peer,
     publish::{Refused, may_publish},
-    subscribe::{Anyone, Authorizer, Authorizing, Denied, Grant, Subscriber},
+    subscribe::{Anyone, Authorizer, Denied, Grant, Subscriber},
 };

@@ -9,12 +9,9 @@ mod accept;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+pub use self::boot::{Boot, boot};
 use self::manager::Manager;
 use self::serving::{Serving, Start};
-pub use self::{
-    boot::{Boot, boot},
-    upgrade::{Relaunch, UpgradeReceiver},
-};
 use crate::{
     admin::Reloads,
     config::Config,
@@ -30,7 +27,7 @@ pub fn bind(config: &Config) -> Result<Sockets, ListenError> {
 }
 
 /// Runs the daemon on the current runtime and on `sockets` until `shutdown` resolves, and then drains it. `on_ready` is called
-/// once both sockets are served. Such a daemon refuses reloads; [`boot`] makes one that does not.
+/// once both sockets are served. Such a daemon refuses reloads; [`boot()`] makes one that does not.
 ///
 /// # Errors
 /// What keeps it from starting, or made a part of it end.

@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::ConfigErrors;
 
-/// Exit codes beside 0 and 1, as `sysexits.h` has them.
+/// Exit codes of [`run`] beside 0 and 1, as `sysexits.h` has them.
 pub mod exit {
     /// The command line or the configuration is wrong.
     pub const USAGE: u8 = 64;
@@ -120,7 +120,7 @@ impl Failure {
     }
 
     /// The exit code.
-    #[must_use]
+    #[cfg(test)]
     pub fn code(&self) -> u8 {
         self.code
     }

@@ -20,12 +20,6 @@ impl ConfigErrors {
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         self.errors.iter().map(|error| error.line(&self.file))
     }
-
-    /// How many there are; at least one.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.errors.len()
-    }
 }
 
 impl fmt::Display for ConfigErrors {

@@ -22,11 +22,13 @@ mod default_document;
 #[cfg(test)]
 mod tests;
 
-pub use address::{Address, AddressError};
+pub use address::Address;
 pub(crate) use default_document::default_document;
 pub use duration_range::DurationRange;
 pub use errors::{ConfigErrors, reason};
 pub use load::DEFAULT_PATH;
 pub use raw::Override;
-pub use source_tables::{SourceTable, SourceTables};
-pub use tables::{Account, Config, Drain, History, KeyFiles, Listen, LogFormat, Process, Publish, Stream};
+pub use source_tables::SourceTable;
+pub use tables::{Account, Config, History, Listen, LogFormat, Process, Publish, Stream};
+#[cfg(test)]
+pub use tables::{Drain, KeyFiles};

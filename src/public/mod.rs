@@ -120,13 +120,6 @@ async fn join(
         }
     };
     let head = response::head(&asked, headers, config);
-    let joining = Joining {
-        channels: grant.channels,
-        kind: asked.kind,
-        start: asked.start,
-        head,
-        reply: asked.reply,
-        permit: client,
-    };
+    let joining = Joining { kind: asked.kind, start: asked.start, head, reply: asked.reply, permit: client };
     Ok((joining, hold))
 }

@@ -9,7 +9,6 @@ use crate::{
     client_limit::ClientPermit,
     cursor::Start,
     hub::{ChannelId, GroupId, Kind, Reader},
-    name::ChannelName,
 };
 
 /// A client's slot, and which of the slot's successive clients it is.
@@ -33,8 +32,6 @@ impl ClientKey {
 /// A request that has been accepted, on its way to a shard.
 #[derive(Debug)]
 pub struct Joining {
-    /// What it reads; no name twice.
-    pub channels: Vec<ChannelName>,
     /// Stream or poll.
     pub kind: Kind,
     /// From where.

@@ -8,7 +8,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use self::redis_pubsub::{Health, RedisConfig, RedisPubSub, RedisPublisher};
+pub use self::redis_pubsub::{RedisConfig, RedisPubSub, RedisPublisher};
 use crate::{
     broker::{Accepted, Dispatcher, Generation, Interest, SourceId, Spec},
     config::SourceTable,

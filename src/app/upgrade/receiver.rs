@@ -51,7 +51,7 @@ pub struct UpgradeReceiver {
     supervised: bool,
 }
 
-/// What was taken over. Nothing of it has been touched: see [`Inherited::begin`].
+/// What was taken over. Nothing of it has been touched.
 pub(in crate::app) struct Inherited {
     pub(in crate::app) daemon: Daemon,
     /// Connections of the admin socket.

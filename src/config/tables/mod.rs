@@ -12,7 +12,9 @@ pub use drain::Drain;
 pub use history::History;
 pub use listen::Listen;
 pub use process::{Account, LogFormat, Process};
-pub use publish::{KeyFiles, Publish};
+#[cfg(test)]
+pub use publish::KeyFiles;
+pub use publish::Publish;
 pub use stream::Stream;
 
 use super::{

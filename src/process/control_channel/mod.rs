@@ -23,7 +23,7 @@ mod spawn;
 
 pub use self::{
     async_channel::AsyncControlChannel,
-    channel::{ControlChannel, ControlError, EnvironmentError},
+    channel::{ControlChannel, ControlError},
     memfd::{memfd, read_memfd},
     spawn::{ENVIRONMENT, Parentage, Successor, program},
 };
