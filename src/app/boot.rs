@@ -92,7 +92,7 @@ fn start_logged(
     limits::set_core(process.core_limit)?;
     // Before the sockets: so a second start is told who has them, and two starts never meet at a stale one.
     let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;
-    let sockets = Sockets::open(inherited, &config.listen, owner)?;
+    let sockets = Sockets::open(inherited, &config)?;
     let start = Start {
         config,
         sockets,
@@ -160,6 +160,12 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
     }
     privileges::give_up(start.config.process.user.as_ref())?;
     limits::allow_core(start.config.process.core_limit);
+    for file in &start.config.publish.key_files.paths {
+        // Root may have read it at this start; the next reload reads it as this user.
+        if let Err(error) = std::fs::File::open(file) {
+            tracing::warn!(file = %file.display(), %error, "the next reload will fail: process.user may not read this file of publish.key_files");
+        }
+    }
     log.start_writing().context("can't start the thread that writes the log")?;
     memory::start().context("can't start the thread that returns memory")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -23,7 +23,7 @@ use crate::{
 /// # Errors
 /// What is in the way of one of them.
 pub fn bind(config: &Config) -> Result<Sockets, ListenError> {
-    Sockets::bind(&config.listen, config.process.user.as_ref())
+    Sockets::bind(config)
 }
 
 /// Runs the daemon on the current runtime and on `sockets` until `shutdown` resolves, and then drains it. `on_ready` is called

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::Failure;
+use super::{Failure, exit};
 use crate::{
     app::{self, Boot},
     config::{Config, ConfigErrors, Override},
+    process::{listen::ListenError, privileges::PrivilegeError},
     source,
 };
 
@@ -84,8 +85,15 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         Ok(0) => Ok(()),
         Ok(code) => std::process::exit(i32::from(code)),
         Err(Boot::Config(errors)) => Err(errors.into()),
+        Err(Boot::Other(error)) if lasts(&error) => Err(Failure::new(exit::USAGE, format_args!("{error:#}"))),
         Err(Boot::Other(error)) => Err(error.into()),
     }
+}
+
+/// Whether starting again would not help: a service manager is not to try for ever.
+fn lasts(error: &anyhow::Error) -> bool {
+    let wrong_user = matches!(error.downcast_ref(), Some(PrivilegeError::NotRoot { .. }));
+    wrong_user || error.downcast_ref().is_some_and(ListenError::is_configuration)
 }
 
 #[cfg(test)]

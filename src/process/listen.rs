@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{
@@ -48,9 +48,22 @@ pub enum ListenError {
     NotListening(String),
     /// A socket was handed over that there is no use for.
     #[error(
-        "a socket was handed over as {0:?}: say which one it is by FileDescriptorName=public or =admin in its socket unit, one of each"
+        "a socket was handed over as {0:?}: say which one it is by FileDescriptorName=public or =admin in its socket unit"
     )]
     UnknownName(String),
+    /// Two sockets were handed over for one use.
+    #[error("two sockets were handed over as {0:?}, and ssecast takes one: keep one ListenStream= of that name")]
+    Twice(String),
+    /// The admin socket is open to the network, and there are no keys.
+    #[error(
+        "anyone who reaches the admin socket on {0} could publish: set publish.key_files, or listen on a path or on 127.0.0.1"
+    )]
+    AnyoneMayPublish(SocketAddr),
+    /// TCP doesn't say which user connects.
+    #[error(
+        "publish.users and publish.groups can't be checked on the admin socket on {0}: listen on a path, or set publish.key_files"
+    )]
+    NoUsersOnTcp(SocketAddr),
     /// The operating system refused.
     #[error("can't {doing} {place}")]
     Io {
@@ -61,6 +74,23 @@ pub enum ListenError {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+impl ListenError {
+    /// Whether it lasts until somebody changes the configuration or a unit: starting again would not help.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::NotASocket(_)
+            | Self::NoGroup(_)
+            | Self::NotListening(_)
+            | Self::UnknownName(_)
+            | Self::Twice(_)
+            | Self::AnyoneMayPublish(_)
+            | Self::NoUsersOnTcp(_) => true,
+            Self::Busy(_) | Self::Denied(_) | Self::Io { .. } => false,
+        }
+    }
 }
 
 /// A listening socket. A Unix socket that this process has made is removed with it, unless another stands there by then.
@@ -103,6 +133,51 @@ impl Listener {
             }
             tcp @ Self::Tcp(_) => tcp,
         }
+    }
+
+    /// Gives the file of a Unix socket that was handed over the `mode` and the `group` that are configured, if it is a file of
+    /// ssecast's own. What can't be had is logged, and so is a key that has no effect because the service manager has made the
+    /// socket. `name` is `public` or `admin`.
+    #[must_use]
+    pub(super) fn with_settings(self, name: &str, configured: &Address, mode: u32, group: &Option<String>) -> Self {
+        let address = self.address();
+        if !self.is_made() && address != configured.to_string() {
+            tracing::warn!(
+                %address,
+                %configured,
+                "listen.{name} has no effect: the service manager has made the socket; change ListenStream= in its unit, or \
+                 set listen.{name} to it, so that `ssecast publish` and others find it"
+            );
+        }
+        let Self::Unix(..) = self else { return self };
+        let found = || -> Result<_, OpenError> {
+            let file = Entry::find(Path::new(&address))?.socket()?;
+            let Some(file) = file else { return Ok(None) };
+            let status = file.status()?;
+            Ok(Some((file, status)))
+        };
+        // A socket without a file has no mode.
+        let Ok(Some((file, status))) = found() else { return self };
+        let gid =
+            group.as_deref().and_then(|group| Group::from_name(group).ok().flatten()).map(|group| group.gid.as_raw());
+        let new_gid = gid.filter(|gid| *gid != status.st_gid);
+        if status.st_mode & 0o777 == mode && new_gid.is_none() {
+            return self;
+        }
+        if !self.is_made() {
+            tracing::warn!(
+                %address,
+                "listen.{name}_mode and listen.{name}_group have no effect: the service manager has made the socket; set \
+                 SocketMode= and SocketGroup= in its unit"
+            );
+        } else if let Err(error) = file.set(mode, None, new_gid) {
+            tracing::warn!(
+                %error,
+                %address,
+                "listen.{name}_mode or listen.{name}_group could not be applied: this user may not; restart ssecast for it"
+            );
+        }
+        self
     }
 
     /// The process that made the file has left it to this one.
@@ -215,7 +290,7 @@ fn bind_unix(path: &Path, mode: u32, group: Option<&str>, owner: Option<&Account
     let listener = UnixListener::from(socket.map_err(failed("make a socket for", &place))?);
     let file = entry.bind(listener.as_fd(), mode, owner.map(|owner| owner.uid), group);
     let file = file.map_err(failed("listen on", &place))?;
-    let inode = file.inode().map_err(failed("look at", &place))?;
+    let inode = file.status().map_err(failed("look at", &place))?.st_ino;
     let made = Made { path: entry.path().to_owned(), inode, owned: true };
     let listener = Listener::Unix(listener, Some(made));
     socket::listen(&listener, Backlog::MAXALLOWABLE).map_err(failed("listen on", &place))?;

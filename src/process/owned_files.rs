@@ -178,12 +178,7 @@ impl Entry {
         if geteuid().is_root() && status.st_uid != 0 {
             return Err(exchanged);
         }
-        if uid.is_some() || gid.is_some() {
-            let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-            fchownat(&file.0, "", uid, gid, AtFlags::AT_EMPTY_PATH).map_err(io::Error::from)?;
-        }
-        // A descriptor of this kind takes no fchmod(2); its name under /proc does, and leads nowhere else.
-        fs::set_permissions(within(&file.0), fs::Permissions::from_mode(mode))?;
+        file.set(mode, uid, gid)?;
         Ok(file)
     }
 
@@ -202,12 +197,25 @@ impl SocketFile {
         within(&self.0)
     }
 
-    /// The socket file's inode number.
+    /// What the file is.
     ///
     /// # Errors
     /// Those of `fstat(2)`.
-    pub(super) fn inode(&self) -> io::Result<u64> {
-        Ok(fstat(&self.0)?.st_ino)
+    pub(super) fn status(&self) -> io::Result<FileStat> {
+        Ok(fstat(&self.0)?)
+    }
+
+    /// Sets owner and group, where they are given, and then the mode.
+    ///
+    /// # Errors
+    /// Those of `chown(2)` and `chmod(2)`.
+    pub(super) fn set(&self, mode: u32, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        if uid.is_some() || gid.is_some() {
+            let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+            fchownat(&self.0, "", uid, gid, AtFlags::AT_EMPTY_PATH)?;
+        }
+        // A descriptor of this kind takes no fchmod(2); its name under /proc does, and leads nowhere else.
+        fs::set_permissions(within(&self.0), fs::Permissions::from_mode(mode))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{MetadataExt as _, chown},
+            fs::{MetadataExt as _, PermissionsExt as _, chown},
             net::{UnixDatagram, UnixListener, UnixStream},
             process::CommandExt as _,
         },
@@ -22,7 +22,7 @@ use std::{
 
 use nix::{sys::signal::Signal, unistd::User};
 
-use site::{PATIENCE, PROGRAM, Running, Site, has_ended, refusal, serves, wait_for};
+use site::{PATIENCE, PROGRAM, Running, Site, has_ended, lasting_refusal, refusal, serves, wait_for};
 
 #[test]
 fn the_starter_ends_with_0_when_the_daemon_serves_and_everything_goes_with_the_daemon() {
@@ -138,7 +138,7 @@ fn who_is_not_root_can_only_stay_who_he_is() {
         let mut command = site.command(&["--daemon", "--log-file", "run/log", "--user", user]);
         command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).output().unwrap()
     };
-    let said = refusal(&start("daemon"));
+    let said = lasting_refusal(&start("daemon"));
     assert!(said.contains(r#"can't become process.user "daemon""#) && said.contains("as root"), "{said}");
     // As the successor at an upgrade does.
     let output = start("nobody");
@@ -238,7 +238,7 @@ fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
     assert!(site.path("a").exists() && site.path("b").exists());
 
     let output = with_sockets(&site, "admin:web", [bind("c"), bind("d")], "$$").output().unwrap();
-    let said = refusal(&output);
+    let said = lasting_refusal(&output);
     assert!(said.contains(r#""web""#) && said.contains("FileDescriptorName=public"), "{said}");
 
     // Those of another process are none of ours.
@@ -316,4 +316,26 @@ fn the_init_script_starts_restarts_and_stops() {
     assert_eq!(run("stop").status.code(), Some(0));
     assert!(has_ended(second.0) && !site.path("pid").exists());
     assert_eq!(run("stop").status.code(), Some(0));
+}
+
+#[test]
+fn what_keeps_a_reload_from_working_or_a_key_from_having_an_effect_is_a_warning_at_the_start() {
+    let Some(site) = Site::new("warnings at the start") else { return };
+    fs::write(site.path("keys"), "key\n").unwrap();
+    fs::set_permissions(site.path("keys"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(site.path("c.toml"), format!("[publish]\nkey_files = [{:?}]\n", site.path("keys"))).unwrap();
+    let daemon = site.started(&[]);
+    wait_for("warning", || site.read("log/log").contains("process.user may not read this file of publish.key_files"));
+    daemon.end(Signal::SIGTERM);
+
+    // The configuration says run/public and run/admin.
+    let bind = |name: &str| OwnedFd::from(UnixListener::bind(site.path(name)).unwrap());
+    let mut child = with_sockets(&site, "public:admin", [bind("a"), bind("b")], "$$").spawn().unwrap();
+    let daemon = Running(i32::try_from(child.id()).unwrap());
+    wait_for("service", || serves(&site.path("a")));
+    daemon.signal(Signal::SIGTERM);
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(said.contains("listen.public has no effect") && said.contains("listen.admin has no effect"), "{said}");
 }

@@ -130,7 +130,16 @@ pub(super) fn serves(socket: &Path) -> bool {
 }
 
 pub(super) fn refusal(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    refusal_with(1, output)
+}
+
+/// What was said at the end with 64: systemd doesn't try again.
+pub(super) fn lasting_refusal(output: &Output) -> String {
+    refusal_with(64, output)
+}
+
+fn refusal_with(code: i32, output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
     let text = String::from_utf8(output.stderr.clone()).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
     text
