@@ -196,9 +196,14 @@ impl Daemon {
         move || {
             let (dispatcher, metrics) = (Arc::clone(&dispatcher), Arc::clone(&metrics));
             let clients = client_limit.clients() as u64;
-            let note = admin.reloads.last_failure().map(|why| format!("last reload failed: {why}"));
+            let disconnected = dispatcher.disconnected_sources().into_iter();
+            let disconnected = disconnected.map(|(source, why)| format!("{source} disconnected: {why}"));
+            let phase = admin.reloads.phase().map(|phase| format!("upgrade: {phase}"));
+            let failure = admin.reloads.last_failure().map(|why| format!("last reload failed: {why}"));
+            let notes: Vec<String> = disconnected.chain(phase).chain(failure).collect();
+            let note = (!notes.is_empty()).then(|| notes.join("; "));
             Box::pin(async move {
-                let channels = dispatcher.all_subscribers().await.len();
+                let channels = dispatcher.channel_count().await;
                 StatusReport { clients, channels, events: metrics.events.get(), note }
             })
         }

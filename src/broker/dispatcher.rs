@@ -397,6 +397,19 @@ impl Dispatcher {
         all
     }
 
+    /// How many channels have clients, over all shards.
+    pub async fn channel_count(&self) -> usize {
+        let mut all = Vec::new();
+        for outlet in &self.outlets {
+            let (answer, answered) = oneshot::channel();
+            outlet.push(&mut iter::once(Delivery::Query(ShardQuery::ChannelHashes(answer))));
+            all.append(&mut answered.await.unwrap_or_default());
+        }
+        all.sort_unstable();
+        all.dedup();
+        all.len()
+    }
+
     /// The cursor of the last event that got a position.
     #[must_use]
     pub fn cursor(&self) -> Cursor {

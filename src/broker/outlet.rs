@@ -38,6 +38,8 @@ pub enum ShardQuery {
     },
     /// Every channel that has clients, with their number.
     Channels(oneshot::Sender<Vec<(ChannelName, u32)>>),
+    /// A number for each channel that has clients, the same on every shard: to count them without a copy of their names.
+    ChannelHashes(oneshot::Sender<Vec<u64>>),
 }
 
 /// The way to one shard. What is pushed is done in this order.

@@ -19,6 +19,7 @@ mod gzip_stream;
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
     io, mem,
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
@@ -173,6 +174,11 @@ impl Shard {
             ShardQuery::Channels(answer) => {
                 let counts = self.hub.subscribers().map(|(name, count)| (name.clone(), count)).collect();
                 let _ = answer.send(counts); // Nobody may be waiting any more.
+            }
+            ShardQuery::ChannelHashes(answer) => {
+                let hash =
+                    |(name, _): (&ChannelName, u32)| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+                let _ = answer.send(self.hub.subscribers().map(hash).collect());
             }
         }
     }

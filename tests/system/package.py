@@ -469,6 +469,44 @@ def a_successor_is_systemds_as_its_predecessor_was(life: Life) -> None:
     machine.says("systemctl start ssecast")
 
 
+CROWD = 150
+
+
+def crowd(life: Life) -> Running:
+    """Many streams at once, straight on the socket that nginx proxies to."""
+    url = f"http://localhost/?channels=crowd&number=[1-{CROWD}]"
+    many = ["--parallel", "--parallel-immediate", "--parallel-max", str(CROWD)]
+    streams = life.machine.start("curl", "-sSN", *many, "--unix-socket", "/run/ssecast/ssecast.sock", url)
+    life.streams.append(streams)
+    stats = "curl -sS --unix-socket /run/ssecast/admin.sock http://localhost/stats"
+    wait_for("all streams", lambda: f'["crowd",{CROWD}]' in life.machine.says(stats) or streams.ended)
+    return streams
+
+
+def all_drained(streams: Running) -> None:
+    """Every stream was told when to come back, at its beginning and before its end."""
+    wait_for("the streams' ends", lambda: streams.ended)
+    same("times to come back at", streams.printed.count("\nretry: "), 2 * CROWD)
+
+
+@step
+def after_a_reload_restart_and_stop_wait_for_every_client(life: Life) -> None:
+    """systemd takes a successor for its own process, and so waits for its drain instead of killing it."""
+    if not life.can_reload():
+        raise Skipped("this ssecast has no `reload` yet")
+    machine = life.machine
+    for command in ("restart ssecast", "stop ssecast.service"):
+        streams = crowd(life)
+        machine.says("systemctl reload ssecast")
+        machine.says("systemctl reload ssecast")
+        same("streams ended by a reload", streams.ended, False)
+        machine.says(f"systemctl {command} 2>&1", seconds=60)
+        all_drained(streams)
+    machine.says("systemctl start ssecast")
+    said = machine.says("journalctl -q -u ssecast.service --no-pager -o cat")
+    same("not its own child", "which is not our child" in said, False)
+
+
 @step
 def upgrade_reloads(life: Life) -> None:
     machine = life.machine

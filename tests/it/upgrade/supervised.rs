@@ -191,14 +191,7 @@ fn a_service_manager_learns_of_a_successor_that_is_no_child_of_the_predecessor()
     site.wait_until_it_answers();
     let mut streams: Vec<Stream> = (0..CLIENTS).map(|_| Subscription::to(&["cats"]).open(&site.public)).collect();
     site.reload();
-    let mut buffer = [0; 4096];
-    let successor = loop {
-        let count = notify.recv(&mut buffer).unwrap();
-        let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
-        if let Some(pid) = text.lines().find_map(|line| line.strip_prefix("MAINPID=")) {
-            break pid.parse::<u32>().unwrap();
-        }
-    };
+    let successor: u32 = notified(&notify, "MAINPID=", |_| true).parse().unwrap();
     // It was never the predecessor's child, so systemd waits for its drain; this test adopts orphans as systemd does.
     let status = fs::read_to_string(format!("/proc/{successor}/status")).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
@@ -209,6 +202,41 @@ fn a_service_manager_learns_of_a_successor_that_is_no_child_of_the_predecessor()
     send(successor, Signal::SIGTERM);
     assert_drained(streams);
     eventually("it ends", || (!lives(successor)).then_some(()));
+}
+
+/// Waits until the service manager gets an assignment of `name` for which `is_right`; gives its value.
+fn notified(socket: &UnixDatagram, name: &str, is_right: impl Fn(&str) -> bool) -> String {
+    let mut buffer = [0; 4096];
+    let mut all = Vec::new();
+    for _ in 0..50 {
+        let count = socket.recv(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+        if let Some(value) = values.find(|value| is_right(value)) {
+            return value.to_owned();
+        }
+        all.push(text);
+    }
+    panic!("no right {name} in {all:?}");
+}
+
+#[test]
+fn the_service_managers_status_names_a_disconnected_source_and_a_failed_reload() {
+    let site = Site::new();
+    let text = fs::read_to_string(site.config()).unwrap();
+    fs::write(site.config(), format!("{text}[redis]\nurl = \"redis://127.0.0.1:1\"\n")).unwrap();
+    let notify = UnixDatagram::bind(site.folder.path("notify")).unwrap();
+    notify.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg("--config").arg(site.config()).env("NOTIFY_SOCKET", site.folder.path("notify"));
+    let mut daemon = Child::start("ssecast", &mut command, site.folder.path("log"));
+    site.wait_until_it_answers();
+    notified(&notify, "STATUS=", |status| status.starts_with("0 clients") && status.contains("redis disconnected: "));
+    fs::write(site.config(), format!("{text}[proces]\n")).unwrap();
+    let output = run(&["reload", "--admin-socket", site.admin.path().to_str().unwrap()], b"");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    notified(&notify, "STATUS=", |status| status.contains("the reload failed") && status.contains("proces"));
+    assert_eq!(daemon.ended(), None);
 }
 
 #[test]
