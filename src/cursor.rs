@@ -14,8 +14,12 @@ use bytes::BufMut;
 pub const MAX_ID_BYTES: usize = 128;
 
 /// Names one run of the hub: 8 characters of `0-9a-z`, made at start. Positions of two nodes can be compared as times only.
+/// The first three are the same for all runs of one instance, as far as these can be known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeId([u8; 8]);
+
+/// How many characters stand for the instance.
+const INSTANCE: usize = 3;
 
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
@@ -24,6 +28,27 @@ impl NodeId {
     #[must_use]
     pub fn random() -> Self {
         Self(std::array::from_fn(|_| ALPHABET[fastrand::usize(..ALPHABET.len())]))
+    }
+
+    /// A new name for the instance that `instance` describes: the same text for each of its runs, another one for others.
+    #[must_use]
+    pub fn for_instance(instance: &str) -> Self {
+        let mut name = Self::random();
+        // FNV-1a: the same in every version of this program.
+        let hash = instance
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        for (at, place) in name.0[..INSTANCE].iter_mut().enumerate() {
+            let digit = (hash >> (16 * at)) % ALPHABET.len() as u64;
+            *place = ALPHABET[usize::try_from(digit).unwrap_or(0)];
+        }
+        name
+    }
+
+    /// Whether `other` is probably another run of the same instance.
+    #[must_use]
+    pub fn is_run_of_same_instance(&self, other: &Self) -> bool {
+        self != other && self.0[..INSTANCE] == other.0[..INSTANCE]
     }
 
     /// The name.
@@ -161,6 +186,15 @@ mod tests {
         let cursor = Cursor { node: NodeId::random(), position: Position(1_700_000_000_000_001) };
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
         assert_eq!(Start::from_last_event_id(Some(cursor.to_string().as_bytes())), Start::After(cursor));
+    }
+
+    #[test]
+    fn two_runs_of_an_instance_are_known_as_such() {
+        let (one, other) = (NodeId::for_instance("host /run/a"), NodeId::for_instance("host /run/a"));
+        assert!(one != other && one.is_run_of_same_instance(&other));
+        assert!(!one.is_run_of_same_instance(&one), "it is the same run");
+        assert!(!one.is_run_of_same_instance(&NodeId::for_instance("host /run/b")));
+        assert_eq!(one.to_string().parse(), Ok(one));
     }
 
     #[test]

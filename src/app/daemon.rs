@@ -62,7 +62,7 @@ impl Daemon {
     /// Makes everything and starts nothing.
     pub(super) fn wire(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
-        let sequencer = Sequencer::new(NodeId::random(), unix_micros());
+        let sequencer = Sequencer::new(NodeId::for_instance(&instance(config)), unix_micros());
         let queues: Vec<Arc<Queue>> = (0..config.process.workers.get()).map(|_| Arc::default()).collect();
         let table = config.sources.get::<RedisConfig>();
         let redis =
@@ -298,3 +298,10 @@ impl Drop for ThreadExitGuard {
 
 /// How the daemon does, once it is known.
 pub(super) type BoxedReport = std::pin::Pin<Box<dyn Future<Output = StatusReport> + Send>>;
+
+/// What tells this instance from others, and is the same for each of its runs: the machine, the host, the admin socket.
+fn instance(config: &Config) -> String {
+    // Where one of them can't be read, the others have to do.
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    format!("{} {} {}", read("/etc/machine-id").trim(), read("/proc/sys/kernel/hostname").trim(), config.listen.admin)
+}

@@ -211,6 +211,11 @@ impl Hub {
             Start::After(cursor) if cursor.node == self.node => {
                 Reader::new(cursor.position.min(self.last), CursorOrigin::Resumed)
             }
+            // All that is kept here came after all that an earlier run gave, whatever the clock said: where it has stepped back,
+            // comparing times would hide events.
+            Start::After(cursor) if cursor.node.is_run_of_same_instance(&self.node) => {
+                Reader::new(Position(0), CursorOrigin::Foreign)
+            }
             Start::After(cursor) => {
                 let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
                 let cursor = Position(cursor.position.0.saturating_sub(skew));

@@ -133,6 +133,19 @@ fn a_gap_comes_before_later_events_of_any_channel_and_its_id_passes_none_of_them
 }
 
 #[test]
+fn a_clock_that_stepped_back_before_a_restart_hides_no_event_from_clients_of_the_run_before() {
+    let mut harness = Harness::new(limits(10), false);
+    harness.now += 10 * SECOND;
+    let event = harness.publish("a", "x");
+    let before: NodeId = format!("{}zzzzz", &harness.hub.node().as_str()[..3]).parse().unwrap();
+    // The run before was 6 s ahead: by its time, its client has what this run published after.
+    harness.now += 10 * SECOND;
+    let cursor = Cursor { node: before, position: Position(event.0 + 6 * SECOND) };
+    let given = harness.resume(&["a"], Start::After(cursor));
+    assert!(matches!(&given[..], [Given::Gap(_, _, GapReason::Restart), Given::Event(_)]), "{given:?}");
+}
+
+#[test]
 fn a_cursor_of_another_run_counts_as_a_time() {
     let mut harness = Harness::new(limits(10), false);
     harness.now += 10 * SECOND;
