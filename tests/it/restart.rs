@@ -113,6 +113,7 @@ impl Client {
             for event in events.drain(..) {
                 match (event.gap(), event.text().as_str()) {
                     (Some(_), _) => self.given.push(Given::Gap),
+                    (None, _) if event.kind.starts_with("ssecast.") => {}
                     (None, "end") => return true,
                     (None, number) => self.given.push(Given::Number(number.parse().unwrap())),
                 }
