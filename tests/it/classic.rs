@@ -308,13 +308,17 @@ fn the_init_script_starts_restarts_and_stops() {
 
     fs::write(site.path("c.toml"), "[listen]\npublic = 3\n").unwrap();
     assert_ne!(run("restart").status.code(), Some(0));
+    assert_ne!(run("reload").status.code(), Some(0), "a reload that failed says so");
     assert!(site.serves() && !has_ended(first.0), "a broken configuration stops nothing");
     fs::write(site.path("c.toml"), &config).unwrap();
     assert_eq!(run("restart").status.code(), Some(0));
     assert!(site.serves() && has_ended(first.0));
     let second = number();
+    assert_eq!(run("reload").status.code(), Some(0));
+    assert!(site.serves() && has_ended(second.0));
+    let third = number();
     assert_eq!(run("stop").status.code(), Some(0));
-    assert!(has_ended(second.0) && !site.path("pid").exists());
+    assert!(has_ended(third.0) && !site.path("pid").exists());
     assert_eq!(run("stop").status.code(), Some(0));
 }
 
@@ -338,4 +342,30 @@ fn what_keeps_a_reload_from_working_or_a_key_from_having_an_effect_is_a_warning_
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(child.wait().unwrap().success());
     assert!(said.contains("listen.public has no effect") && said.contains("listen.admin has no effect"), "{said}");
+}
+
+/// The daemon's user can write the pidfile, and root sent the signal to whatever number was in it.
+#[test]
+fn logrotate_signals_the_daemon_and_no_other_process_that_the_pidfile_names() {
+    let Some(site) = Site::new("logrotate") else { return };
+    let logrotate = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/ssecast.logrotate")).unwrap();
+    let (_, script) = logrotate.split_once("postrotate\n").unwrap();
+    let (script, _) = script.split_once("endscript").unwrap();
+    let script = script
+        .replace("/run/ssecast.pid", &site.path("run/pid").display().to_string())
+        .replace("/usr/bin/ssecast", PROGRAM)
+        .replace("/run/systemd/system", "/nowhere");
+    let run = || assert!(Command::new("sh").args(["-euc", &script]).status().unwrap().success());
+    let daemon = site.started(&[]);
+    let number = site.read("run/pid");
+    let mut other = Command::new("sleep").arg("60").spawn().unwrap();
+    fs::write(site.path("run/pid"), format!("{}\n", other.id())).unwrap();
+    run();
+    fs::write(site.path("run/pid"), number).unwrap();
+    run();
+    wait_for("reopened log", || site.read("log/log").contains("the log file was reopened"));
+    assert_eq!(other.try_wait().unwrap(), None, "another process got the signal");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    daemon.end(Signal::SIGTERM);
 }
