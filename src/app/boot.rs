@@ -90,7 +90,7 @@ fn start_logged(
     let process = config.process.clone();
     let owner = process.user.as_ref();
     limits::set_core(process.core_limit)?;
-    // Before the sockets: so a second start is told who has them, and two starts never meet at a stale one.
+    // Before the sockets: so that a second start learns which process has them, and two starts never meet at a stale one.
     let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;
     let sockets = Sockets::open(inherited, &config)?;
     let start = Start {

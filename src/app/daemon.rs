@@ -45,7 +45,7 @@ pub(super) struct Daemon {
     /// The shards' queues.
     pub(super) queues: Vec<Arc<Queue>>,
     pub(super) publisher: Arc<dyn Publisher>,
-    /// Why a shard has ended that nobody has told to.
+    /// Why a thread has ended that should not have.
     pub(super) ended: oneshot::Receiver<String>,
     ending: Ending,
     pub(super) metrics: Arc<Metrics>,
@@ -209,13 +209,13 @@ impl Daemon {
         }
     }
 
-    /// Waits until each source is there or known to be away.
+    /// Waits until each source is known to be connected or disconnected.
     pub(super) async fn sources_ready(&self) {
-        // A source that takes longer is treated as one that is away: clients are told.
+        // A source that takes longer counts as disconnected: clients get a gap event.
         let _ = until(SOURCES_AT_START, || self.dispatcher.settled()).await;
     }
 
-    /// Sends all clients away; resolves when they are gone.
+    /// Closes all clients, each with the time to come back at; resolves when they are gone.
     pub(super) async fn drain(&self, spread: Duration) {
         let mut gone = Vec::new();
         for queue in &self.queues {
@@ -252,7 +252,7 @@ impl Daemon {
     }
 }
 
-/// Tells the daemon how a thread has ended, whatever the reason: without one of them nobody would be served, and nobody told.
+/// Reports the end of a thread to the daemon, also where it panics: without one of its threads the daemon serves nobody.
 pub(super) struct ThreadExitGuard {
     ending: Ending,
     /// Empty where it has ended as it should.

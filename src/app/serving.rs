@@ -153,7 +153,7 @@ async fn advance(dispatcher: &Dispatcher) {
     }
 }
 
-/// Resolves when the supervising process has ended: whoever watches it takes the daemon for ended.
+/// Resolves when the supervising process has ended: its own supervisor takes the daemon for ended then.
 async fn supervisor_ended(supervisor: Option<&AsyncControlChannel>) {
     match supervisor {
         Some(channel) => channel.has_news().await,
@@ -320,7 +320,7 @@ impl Serving {
         let within = self.config.process.drain;
         let accepting = self.accepting;
         let drained = timeout(within, async {
-            // Everybody who accepts or publishes stops first, so that nobody is left out; but clients have to be told as well.
+            // Accepting and publishing stop first, so that no client is left out; within a part of the time, so that clients are drained.
             if timeout(within / 2, accepting.stop(within / 4)).await.is_err() {
                 tracing::warn!("a publish under way takes too long; it may be lost");
             }

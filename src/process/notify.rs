@@ -1,4 +1,4 @@
-//! What the service manager is told (`sd_notify(3)`): readiness, the line in `systemctl status`, the watchdog's beat. Without a
+//! Messages to the service manager (`sd_notify(3)`): readiness, the line in `systemctl status`, the watchdog's beat. Without a
 //! service manager nothing is sent. The environment is left as it is, for a successor reads it too.
 
 use std::{
@@ -44,7 +44,7 @@ pub fn show_failed_reload(why: &str) {
 /// Sends anything else that `sd_notify(3)` knows. A service manager that can't be reached is logged, and otherwise no concern.
 pub fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager can't be told: {states:?}");
+        tracing::warn!(%error, "the service manager can't be reached: {states:?} is lost");
     }
 }
 

@@ -65,7 +65,7 @@ impl Supervisor {
         Self { main: Pid::from_raw(pid.cast_signed()), channel: Some(channel) }
     }
 
-    /// What this process is told to supervise, if it is. To be called first of all.
+    /// What this process has to supervise, if anything. To be called first of all.
     ///
     /// # Errors
     /// A value that this program did not set.

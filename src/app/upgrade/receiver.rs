@@ -126,7 +126,7 @@ impl UpgradeReceiver {
 }
 
 impl Inherited {
-    /// Waits until the predecessor has told the service manager which process is the main one now.
+    /// Waits until the predecessor has named this process to the service manager as the main one.
     pub(in crate::app) async fn named(control: AsyncControlChannel) {
         // The channel closes then; if the predecessor is slow, the service manager learns the rest a little later.
         let _ = control.recv(NAMED).await;

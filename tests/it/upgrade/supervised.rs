@@ -266,9 +266,9 @@ fn an_upgrade_for_which_files_are_short_changes_nothing() {
     let mut child = Child::start("ssecast", Command::new("sh").arg("-c").arg(script), site.folder.path("log"));
     child.wait_until("answering", || site.admin.connect().is_ok());
     site.wait_until_it_answers();
-    let mut streams: Vec<Stream> = (0..CLIENTS).map(|_| Subscription::to(&["cats"]).open(&site.public)).collect();
+    let mut streams: Vec<Stream> = (0..5).map(|_| Subscription::to(&["cats"]).open(&site.public)).collect();
     let text = fs::read_to_string(site.config()).unwrap();
-    fs::write(site.config(), format!("{text}[process]\nworkers = 12\n")).unwrap();
+    fs::write(site.config(), format!("{text}[process]\nworkers = 20\n")).unwrap();
     let output = run(&["reload", "--admin-socket", site.admin.path().to_str().unwrap()], b"");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
