@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     cursor::{NodeId, Position},
-    gzip::{Deflater, Piece, Span},
+    gzip::{Deflater, Piece},
     name::{ChannelName, EventType},
     sse,
 };
@@ -56,7 +56,7 @@ pub struct Event {
     /// Made when the first client asks for it: few installations use both forms.
     envelope: OnceLock<Bytes>,
     /// Both forms as gzip clients get them.
-    pieces: OnceLock<Box<[OnceLock<Piece>; 2]>>,
+    pieces: OnceLock<Box<[Piece; 2]>>,
 }
 
 impl Event {
@@ -94,22 +94,22 @@ impl Event {
         }
     }
 
-    /// The frame's span, and its bytes for a gzip client that has just been given `before` whole and nothing after that; for
-    /// any client where that is `None`.
-    pub fn piece(&self, form: Form, before: Option<&Self>, deflater: &mut Deflater) -> (&Span, &Bytes) {
-        let pieces = self.pieces.get_or_init(Box::default);
-        let piece = pieces[form as usize].get_or_init(|| Piece::of(self.frame(form)));
+    /// Its bytes for a gzip client that has just been given `before` whole and nothing after that; for any client where that is
+    /// `None`.
+    pub fn piece(&self, form: Form, before: Option<&Self>, deflater: &mut Deflater) -> &Bytes {
+        let piece = &self.pieces.get_or_init(Box::default)[form as usize];
         let before = before.map(|event| (event.position.0, &event.frame(form)[..]));
-        (&piece.span, piece.bytes(self.frame(form), before, deflater))
+        piece.bytes(self.frame(form), before, deflater)
     }
 
     /// What it takes of memory, in bytes, with the other forms of its frame that were made by now.
     #[must_use]
     pub fn weight(&self) -> usize {
         let envelope = self.envelope.get().map_or(0, Bytes::len);
-        let pieces = self.pieces.get().map_or(0, |pieces| {
-            size_of_val(&**pieces) + pieces.iter().filter_map(OnceLock::get).map(Piece::weight).sum::<usize>()
-        });
+        let pieces = self
+            .pieces
+            .get()
+            .map_or(0, |pieces| size_of_val(&**pieces) + pieces.iter().map(Piece::weight).sum::<usize>());
         self.plain.len() + envelope + pieces + self.channel.as_str().len() + size_of::<Self>() + OVERHEAD
     }
 }

@@ -120,6 +120,7 @@ async fn join(
         }
     };
     let head = response::head(&asked, headers, config);
-    let joining = Joining { kind: asked.kind, start: asked.start, head, reply: asked.reply, permit: client };
+    let joining =
+        Joining { kind: asked.kind, start: asked.start, head, reply: asked.reply, permit: client, info: None };
     Ok((joining, hold))
 }

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use super::{Joining, Shard};
+use super::{client::Joining, core::Shard};
 use crate::{
     clock::Uptime,
     hub::{ChannelId, Subscription},
@@ -103,7 +103,7 @@ impl ShardHandle {
 
     /// Gives a connection to the shard, which owns it from now on.
     pub fn attach(&self, fd: OwnedFd, joining: Joining, hold: Hold) {
-        self.shard.borrow_mut().attach(fd, joining, &hold.channels);
+        self.shard.borrow_mut().flush().attach(fd, joining, &hold.channels);
     }
 
     /// Resolves when connections are to be handed on.

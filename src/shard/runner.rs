@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, future::Future, io, mem, os::fd::OwnedFd, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags};
 use slab::Slab;
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -11,14 +11,18 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{Op, Queue, Shard, ShardHandle, handle::Connections, wheel::Wheel, writer::Joined};
+use super::{
+    core::Shard,
+    frames::Joined,
+    handle::{Connections, ShardHandle},
+    queue::{Op, Queue},
+    wheel::Wheel,
+};
 use crate::{
     broker::Dispatcher, client_limit::ClientLimit, config::Config, cursor::Cursor, gzip::Deflater, hub::Hub,
     metrics::Metrics, snapshot::Transfer, stream::Stream,
 };
 
-/// Most epoll events that are handled before the queue has its turn.
-const EVENTS_A_TURN: usize = 256;
 /// Most times that so many are handled when a window of `stream.coalesce` is over.
 const TURNS_A_WINDOW: usize = 64;
 /// How long requests under way may take before the shard counts as settled all the same.
@@ -94,7 +98,7 @@ pub fn run(
             if !gate.await {
                 return Ok(());
             }
-            driver.handle.shard.borrow_mut().serve_inherited();
+            driver.handle.shard.borrow_mut().flush().serve_inherited();
             driver.spawn(connections);
             driver.drive(readiness).await
         };
@@ -106,7 +110,7 @@ pub fn run(
 }
 
 impl Shard {
-    fn new(parts: Parts) -> io::Result<Self> {
+    pub(super) fn new(parts: Parts) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let Parts { number, config, metrics, client_limit, dispatcher, cursor, on_demand, .. } = parts;
         Ok(Self {
@@ -129,17 +133,6 @@ impl Shard {
             stalled: 0,
             unlogged_gaps: 0,
         })
-    }
-
-    /// Handles what epoll has to say; true if it may have more.
-    fn on_events(&mut self) -> io::Result<bool> {
-        let mut events = [EpollEvent::empty(); EVENTS_A_TURN];
-        let n = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
-        for event in &events[..n] {
-            self.on_event(*event);
-        }
-        self.remove_ended();
-        Ok(n == EVENTS_A_TURN)
     }
 }
 
@@ -177,7 +170,7 @@ impl Driver<'_> {
                 }
                 () = sleep_until(send_at.unwrap_or_else(Instant::now)), if send_at.is_some() => {
                     let mut shard = self.handle.shard.borrow_mut();
-                    shard.flush();
+                    let mut shard = shard.flush();
                     // However soon the next window opens, clients have their turn.
                     for _ in 0..TURNS_A_WINDOW {
                         if !shard.on_events()? {
@@ -185,15 +178,15 @@ impl Driver<'_> {
                         }
                     }
                 }
-                // Clients wait while something is gathered: nobody is served or taken away with a batch unsent.
+                // While a batch waits for its window, client readiness waits too: it would end the window.
                 guard = readiness.readable(), if send_at.is_none() => {
                     let mut guard = guard?;
-                    if !self.handle.shard.borrow_mut().on_events()? {
+                    if !self.handle.shard.borrow_mut().flush().on_events()? {
                         guard.clear_ready();
                     }
                 }
-                _ = ticks.tick() => self.handle.shard.borrow_mut().tick(),
-                _ = seconds.tick() => self.handle.shard.borrow_mut().every_second(),
+                _ = ticks.tick() => self.handle.shard.borrow_mut().flush().tick(),
+                _ = seconds.tick() => self.handle.shard.borrow_mut().flush().every_second(),
                 () = self.handle.connections.ended.notified(), if until.is_some() => {}
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }

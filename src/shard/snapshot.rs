@@ -11,17 +11,14 @@ use std::{
 };
 
 use super::{
-    Shard,
-    client::{Behind, Entering, Poll},
-    gzip_stream::GzipState,
+    client::{self, Entering, OtherState, Poll},
+    core::{Flushed, Shard},
     poll::PollReply,
-    wheel::Tick,
 };
 use crate::{
     clock::Uptime,
     cursor::Position,
     event::{Coding, Event, Form},
-    gzip::Checksum,
     hub::{Cause, ChannelSnapshot, CursorOrigin, Hole, Kind, Reader},
     name::ChannelName,
     snapshot::{
@@ -58,16 +55,11 @@ impl Shard {
             state.clients.push(ClientState {
                 channels,
                 kind: self.hub.kind(client.group).into(),
-                expires: (client.expires != Tick::MAX).then(|| self.millis(client.expires.saturating_sub(now))),
-                silent: self.millis(now.saturating_sub(client.written)),
-                behind: client.behind.as_ref().map(|behind| BehindState {
-                    cursor: behind.reader.cursor.0,
-                    origin: behind.reader.origin.into(),
-                    partial: behind.partial.clone(),
-                    ends: behind.ends,
-                }),
-                poll: client.poll.as_ref().map(|poll| (poll.head.clone(), poll.reply.into())),
-                gzip: client.gzip.as_ref().map(|gzip| (gzip.sum.crc, gzip.sum.length)),
+                expires: client.expires.map(|expires| self.millis(expires.since(now))),
+                silent: self.millis(now.since(client.written)),
+                behind: behind(&client.state),
+                poll: client.state.as_waiting().map(|poll| (poll.head.clone(), poll.reply.into())),
+                gzip: None,
             });
             borrowed_fds.push(client.fd.as_raw_fd());
         }
@@ -120,40 +112,60 @@ impl Shard {
         state.connections.into_iter().zip(owned_fds).map(|(unread, fd)| Stream::from_fd(fd, unread)).collect()
     }
 
-    /// Serves the inherited clients what they are due: from now on they are this process's.
-    pub(super) fn serve_inherited(&mut self) {
-        let behind = self.clients.iter().filter(|(_, client)| client.behind.is_some());
-        let behind: Vec<u32> = behind.filter_map(|(slot, _)| u32::try_from(slot).ok()).collect();
-        for slot in behind {
-            self.serve(slot);
-        }
-        self.remove_ended();
-    }
-
     fn inherit_client(&mut self, state: ClientState, fd: OwnedFd, ids: &[u32]) -> io::Result<()> {
         let channels: Option<Vec<u32>> = state.channels.iter().map(|&at| ids.get(at as usize).copied()).collect();
         let channels = channels.ok_or_else(|| io::Error::other("a client reads a channel that the snapshot lacks"))?;
         let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
-        let behind = state.behind.map(|behind| {
-            let reader = Reader::new(Position(behind.cursor), behind.origin.into());
-            Box::new(Behind { reader, partial: behind.partial, watched: false, ends: behind.ends })
-        });
+        let client_state = match (state.behind, state.poll) {
+            (Some(behind), _) if behind.ends => client::ClientState::closing(behind.partial, false),
+            (Some(behind), _) => {
+                let reader = Reader::new(Position(behind.cursor), behind.origin.into());
+                client::ClientState::catching_up(reader, behind.partial)
+            }
+            (None, Some((head, reply))) => client::ClientState::waiting(Poll { head, reply: reply.into() }),
+            (None, None) => client::ClientState::Live,
+        };
         self.admit(Entering {
             fd,
             channels,
             kind: state.kind.into(),
             expires_in: state.expires.map(ticks),
             silent: ticks(state.silent),
-            behind,
-            poll: state.poll.map(|(head, reply)| Box::new(Poll { head, reply: reply.into() })),
-            gzip: state.gzip.map(|(crc, length)| Box::new(GzipState { sum: Checksum { crc, length }, before: None })),
+            state: client_state,
+            info: None,
             permit: self.client_limit.acquire_over_limit(),
         })?;
         Ok(())
     }
 
-    fn millis(&self, ticks: Tick) -> u64 {
+    fn millis(&self, ticks: u32) -> u64 {
         u64::try_from((self.wheel.tick() * ticks).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Flushed<'_> {
+    /// Serves the inherited clients what they are due: from now on they are this process's.
+    pub(super) fn serve_inherited(&mut self) {
+        for slot in self.slots() {
+            self.serve(slot);
+        }
+    }
+}
+
+fn behind(state: &client::ClientState) -> Option<BehindState> {
+    let client::ClientState::Other(other) = state else { return None };
+    match &**other {
+        OtherState::Waiting(_) => None,
+        OtherState::CatchingUp(catching_up) => Some(BehindState {
+            cursor: catching_up.reader.cursor.0,
+            origin: catching_up.reader.origin.into(),
+            partial: catching_up.unwritten.bytes.clone(),
+            ends: false,
+        }),
+        OtherState::Closing(unwritten) => {
+            let partial = unwritten.bytes.clone();
+            Some(BehindState { cursor: 0, origin: OriginState::Live, partial, ends: true })
+        }
     }
 }
 

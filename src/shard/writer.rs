@@ -1,40 +1,27 @@
-//! The hot way: the code that writes to clients (beside `gzip_stream.rs`, for gzip streams, and `drain.rs`, their last bytes).
+//! The hot way: sends batches to clients, serves those that catch up from the histories, and pings.
 //!
 //! Invariants:
-//! - A client without [`Behind`] has everything up to the hub's last position that is in no batch; one with it has
-//!   everything up to its cursor, and `partial` goes out before anything else.
+//! - A live client has everything up to the hub's last position that is in no batch; one that is catching up has everything
+//!   up to its reader's cursor, and its unwritten bytes go out before anything else.
 //! - Nothing is queued for a client. What its socket doesn't take stays in the histories, and the client has a cursor.
-//! - Batches are sent before anybody is served from the histories (see [`crate::hub`]).
 
-use std::{
-    io::IoSlice,
-    os::fd::{AsFd, AsRawFd},
-    sync::Arc,
-};
+use std::{io::IoSlice, sync::Arc};
 
-use bytes::Bytes;
-use nix::{
-    errno::Errno,
-    sys::{
-        epoll::{EpollEvent, EpollFlags},
-        socket::{MsgFlags, send},
-        uio::writev,
-    },
-};
+use bytes::{Buf, Bytes};
+use nix::sys::epoll::EpollFlags;
 
 use super::{
-    Shard,
-    client::{Behind, Client, ClientKey},
-    gzip_stream::GzipReplay,
+    client::{ClientState, OtherState},
+    core::{Flushed, Shard},
+    frames::{Frame, GzipBatch, GzipReplay, Ping, cursor_after},
     poll,
-    wheel::Tick,
+    socket::{Sent, send_now, send_slices_now},
 };
 use crate::{
     clock::Uptime,
     cursor::Position,
     event::{Coding, Event, Form},
-    gzip::{self, Span},
-    hub::{GroupId, Kind, Reader, ReplayItem},
+    hub::{Batch, GroupId, Kind, Reader, ReplayItem},
 };
 
 /// Most frames in one gathered write.
@@ -46,51 +33,21 @@ const BYTES_A_TURN: usize = 1 << 20;
 /// Most bytes in a poll's answer, unless one event alone has more.
 const BYTES_A_POLL: usize = 64 << 10;
 
-/// The events of a batch one after the other, for the groups that get the same ones.
-#[derive(Default)]
-pub(super) struct Joined {
-    bytes: Vec<u8>,
-    positions: Vec<Position>,
-    form: Form,
-}
-
-impl Joined {
-    /// The bytes of `events`, which are at least two; made anew only where they differ from the last ones.
-    fn of(&mut self, events: &[Arc<Event>], form: Form) -> &[u8] {
-        let same = self.form == form && self.positions.iter().copied().eq(events.iter().map(|event| event.position()));
-        if !same {
-            self.bytes.clear();
-            self.positions.clear();
-            self.form = form;
-            for event in events {
-                self.positions.push(event.position());
-                self.bytes.extend_from_slice(event.frame(form));
-            }
-        }
-        &self.bytes
-    }
-}
-
 impl Shard {
-    /// Sends the batches, where there are any, and lets go of what histories need not keep.
-    pub(super) fn flush(&mut self) {
+    /// Sends the batches, and drops what histories need not keep.
+    pub(super) fn flush(&mut self) -> Flushed<'_> {
         if std::mem::take(&mut self.unsent_bytes) > 0 {
-            self.send_batches();
+            while let Some(batch) = self.hub.next_batch() {
+                match batch.kind {
+                    Kind::Stream(form, Coding::Identity) => self.send_batch(batch.group, &batch.events, form),
+                    Kind::Stream(form, Coding::Gzip) => self.send_gzip_batch(&batch, form),
+                    Kind::Poll => self.serve_group_after(batch.group, Position(batch.events[0].position().0 - 1)),
+                }
+                self.hub.recycle(batch);
+            }
             self.hub.trim(Uptime::now());
         }
-    }
-
-    /// Sends the batches that the hub has gathered.
-    fn send_batches(&mut self) {
-        while let Some(batch) = self.hub.next_batch() {
-            match batch.kind {
-                Kind::Stream(form, Coding::Identity) => self.send_batch(batch.group, &batch.events, form),
-                Kind::Stream(form, Coding::Gzip) => self.send_gzip_batch(&batch, form),
-                Kind::Poll => self.answer_polls(batch.group, batch.events[0].position()),
-            }
-            self.hub.recycle(batch);
-        }
-        self.remove_ended();
+        Flushed::new(self)
     }
 
     fn send_batch(&mut self, group: GroupId, events: &[Arc<Event>], form: Form) {
@@ -99,79 +56,137 @@ impl Shard {
             _ => self.joined.of(events, form),
         };
         let now = self.wheel.now();
-        let clients = self.hub.clients(group);
-        let mut fallen = Vec::new();
+        let mut fallen_behind = Vec::new();
         let mut delivered = 0;
-        for &slot in clients {
+        for &slot in self.hub.clients(group) {
             let client = &mut self.clients[slot as usize];
-            if client.behind.is_some() {
+            if !client.state.is_live() {
                 continue; // It gets them from the histories.
             }
-            match send(client.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-                Ok(n) if n == bytes.len() => {
+            match send_now(&client.fd, bytes) {
+                Sent::All => {
                     client.written = now;
                     delivered += events.len() as u64;
                 }
-                Ok(n) => fallen.push((slot, n)),
-                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => fallen.push((slot, 0)),
-                Err(_) => self.ended.push(slot),
+                Sent::Part(n) => fallen_behind.push((slot, n)),
+                Sent::Full | Sent::Retry => fallen_behind.push((slot, 0)),
+                Sent::Gone => self.ended.push(slot),
             }
         }
         self.metrics.deliveries.add(delivered);
-        for (slot, sent) in fallen {
+        for (slot, sent) in fallen_behind {
             let frames = events.iter().map(|event| (event.position(), event.frame(form)));
-            let (cursor, partial) = cursor_after(events[0].position(), frames, sent);
-            self.metrics.fell_behind.add(1);
-            self.set_behind(slot, Reader::live(cursor), partial);
-            self.watch_writable_once(slot);
+            let (cursor, rest) = cursor_after(events[0].position(), frames, sent);
+            self.fall_behind(slot, cursor, rest);
         }
     }
 
-    /// Marks a client that had everything as one that has not.
-    pub(super) fn set_behind(&mut self, slot: u32, reader: Reader, partial: Bytes) {
-        let client = &mut self.clients[slot as usize];
-        debug_assert!(client.behind.is_none());
-        client.behind = Some(Box::new(Behind { reader, partial, watched: false, ends: false }));
-        client.written = self.wheel.now(); // From here on it is known whether it takes anything.
-        self.hub.set_behind(client.group, true);
+    /// Sends a batch to a group of gzip streams: at once to those that all got the same event last, one by one to others.
+    fn send_gzip_batch(&mut self, batch: &Batch, form: Form) {
+        let now = self.wheel.now();
+        let (first, last) = (batch.events[0].position(), batch.events[batch.events.len() - 1].position());
+        let mut deflated: Option<GzipBatch> = None;
+        let (mut fallen_behind, mut apart) = (Vec::new(), Vec::new());
+        let mut delivered = 0;
+        for &slot in self.hub.clients(batch.group) {
+            let client = &mut self.clients[slot as usize];
+            if !client.state.is_live() {
+                continue;
+            }
+            let Some(before) = batch.before.as_deref().filter(|before| client.gzip_before == before.position()) else {
+                apart.push(slot);
+                continue;
+            };
+            let deflated =
+                deflated.get_or_insert_with(|| GzipBatch::of(&batch.events, before, form, &mut self.deflater));
+            match send_now(&client.fd, &deflated.joined) {
+                Sent::All => {
+                    client.written = now;
+                    client.gzip_before = last;
+                    delivered += batch.events.len() as u64;
+                }
+                Sent::Part(n) => fallen_behind.push((slot, n)),
+                Sent::Full | Sent::Retry => fallen_behind.push((slot, 0)),
+                Sent::Gone => self.ended.push(slot),
+            }
+        }
+        self.metrics.deliveries.add(delivered);
+        if let Some(deflated) = deflated {
+            for (slot, sent) in fallen_behind {
+                let frames = deflated.frames.iter().map(|(position, bytes)| (*position, bytes));
+                let (cursor, rest) = cursor_after(first, frames, sent);
+                if cursor >= first {
+                    self.clients[slot as usize].gzip_before = cursor;
+                }
+                self.fall_behind(slot, cursor, rest);
+            }
+        }
+        for slot in apart {
+            self.serve_after(slot, Position(first.0 - 1));
+        }
     }
 
-    /// Writes to a client that is behind until it has everything or its socket is full.
+    /// The socket of a live client is full: it has everything up to `cursor` once `rest` is written.
+    fn fall_behind(&mut self, slot: u32, cursor: Position, rest: Bytes) {
+        self.metrics.fell_behind.add(1);
+        self.set_state(slot, ClientState::catching_up(Reader::live(cursor), rest));
+        self.watch_writable_once(slot);
+    }
+
+    /// Serves the clients of a group that have everything up to `cursor` what follows it.
+    pub(super) fn serve_group_after(&mut self, group: GroupId, cursor: Position) {
+        for slot in self.hub.clients(group).to_vec() {
+            self.serve_after(slot, cursor);
+        }
+    }
+
+    /// The same of one client; nothing where it catches up already, or closes.
+    fn serve_after(&mut self, slot: u32, cursor: Position) {
+        let reader = Reader::live(cursor);
+        match &self.clients[slot as usize].state {
+            ClientState::Live => {
+                self.set_state(slot, ClientState::catching_up(reader, Bytes::new()));
+                self.serve(slot);
+            }
+            ClientState::Other(other) if matches!(**other, OtherState::Waiting(_)) => {
+                self.answer_poll(slot, &reader, false);
+            }
+            ClientState::Other(_) => {}
+        }
+    }
+
+    /// Writes to a client that is not live until it has everything or its socket is full.
     pub(super) fn serve(&mut self, slot: u32) {
         let mut budget = BYTES_A_TURN;
         loop {
+            let now = self.wheel.now();
             let client = &mut self.clients[slot as usize];
-            let Some(behind) = &mut client.behind else { return };
-            if !behind.partial.is_empty() {
-                match send(client.fd.as_raw_fd(), &behind.partial, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-                    Ok(n) => {
-                        client.written = self.wheel.now();
-                        bytes::Buf::advance(&mut behind.partial, n);
-                        if !behind.partial.is_empty() {
-                            return self.watch_writable_once(slot);
-                        }
-                        behind.partial = Bytes::new();
+            let Some(unwritten) = client.state.unwritten() else { return };
+            if !unwritten.bytes.is_empty() {
+                match send_now(&client.fd, &unwritten.bytes) {
+                    Sent::All => {
+                        client.written = now;
+                        unwritten.bytes = Bytes::new();
                     }
-                    Err(Errno::EAGAIN) => return self.watch_writable_once(slot),
-                    Err(Errno::EINTR | Errno::ENOBUFS) => return self.watch_writable(slot), // No edge follows these.
-                    Err(_) => return self.ended.push(slot),
+                    Sent::Part(n) => {
+                        client.written = now;
+                        unwritten.bytes.advance(n);
+                        return self.watch_writable_once(slot);
+                    }
+                    Sent::Full => return self.watch_writable_once(slot),
+                    Sent::Retry => return self.watch_writable(slot),
+                    Sent::Gone => return self.ended.push(slot),
                 }
             }
-            if behind.ends {
-                return self.ended.push(slot);
-            }
-            if client.poll.is_some() {
-                if !self.prepare_answer(slot, false) {
-                    return self.catch_up(slot);
-                }
-                continue;
+            if !client.state.is_catching_up() {
+                return self.ended.push(slot); // It was closing.
             }
             match self.write_due(slot) {
-                Written::Nothing => return self.catch_up(slot),
-                Written::All(n) => budget = budget.saturating_sub(n),
-                Written::Full => return self.watch_writable_once(slot),
-                Written::Later => return self.watch_writable(slot),
-                Written::Dead => return self.ended.push(slot),
+                (Sent::All, 0) => return self.become_live(slot),
+                (Sent::All, n) => budget = budget.saturating_sub(n),
+                (Sent::Part(_) | Sent::Full, _) => return self.watch_writable_once(slot),
+                (Sent::Retry, _) => return self.watch_writable(slot),
+                (Sent::Gone, _) => return self.ended.push(slot),
             }
             if budget == 0 {
                 return self.watch_writable(slot); // The socket can take more: epoll says so again, after the others.
@@ -179,227 +194,136 @@ impl Shard {
         }
     }
 
-    /// Writes the next few frames that are due to a stream.
-    fn write_due(&mut self, slot: u32) -> Written {
+    /// Writes the next few frames that are due to a stream; gives back how many bytes were written.
+    fn write_due(&mut self, slot: u32) -> (Sent, usize) {
         let client = &mut self.clients[slot as usize];
-        let (Some(behind), Kind::Stream(form, _)) = (&mut client.behind, self.hub.kind(client.group)) else {
-            return Written::Nothing;
+        let ClientState::Other(other) = &mut client.state else { return (Sent::All, 0) };
+        let (OtherState::CatchingUp(catching_up), Kind::Stream(form, coding)) =
+            (&mut **other, self.hub.kind(client.group))
+        else {
+            return (Sent::All, 0);
         };
-        let mut gzip_replay = client.gzip.as_ref().map(|_| GzipReplay::default());
+        let mut gzip_replay = (coding == Coding::Gzip).then(GzipReplay::default);
         let mut frames = Vec::with_capacity(FRAMES_A_WRITE);
-        let (mut gaps, mut deflated) = (0, 0);
-        for due in self.hub.replay(client.group, &behind.reader).take(FRAMES_A_WRITE) {
-            gaps += u64::from(matches!(due, ReplayItem::Gap { .. }));
-            if let (Some(_), ReplayItem::Event(event)) = (&gzip_replay, &due) {
-                deflated += event.frame(form).len();
-            }
-            frames.push(match &mut gzip_replay {
-                Some(gzip_replay) => gzip_replay.frame(due, self.hub.node(), form, &mut self.deflater),
-                None => Frame { bytes: due.frame(self.hub.node(), form), item: due, gzip: None },
+        let mut deflated = 0;
+        for item in self.hub.replay(client.group, &catching_up.reader).take(FRAMES_A_WRITE) {
+            frames.push(match (&mut gzip_replay, &item) {
+                (None, _) => Frame::plain(item, self.hub.node(), form),
+                (Some(gzip_replay), ReplayItem::Event(event)) => {
+                    deflated += event.frame(form).len();
+                    gzip_replay.frame(item, self.hub.node(), form, &mut self.deflater)
+                }
+                (Some(gzip_replay), _) => gzip_replay.frame(item, self.hub.node(), form, &mut self.deflater),
             });
             if deflated > BYTES_DEFLATED_A_WRITE {
                 break;
             }
         }
         if frames.is_empty() {
-            return Written::Nothing;
+            return (Sent::All, 0);
         }
         let slices: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(&frame.bytes)).collect();
-        let mut sent = match writev(client.fd.as_fd(), &slices) {
-            Ok(n) => n,
-            Err(Errno::EAGAIN) => return Written::Full,
-            Err(Errno::EINTR | Errno::ENOBUFS) => return Written::Later,
-            Err(_) => return Written::Dead,
+        let sent = send_slices_now(&client.fd, &slices);
+        let total = match sent {
+            Sent::All => slices.iter().map(|slice| slice.len()).sum(),
+            Sent::Part(n) => n,
+            Sent::Full | Sent::Retry | Sent::Gone => return (sent, 0),
         };
-        if form == Form::Envelope || client.gzip.is_some() {
+        if form == Form::Envelope || gzip_replay.is_some() {
             for frame in &frames {
                 if let ReplayItem::Event(event) = &frame.item {
                     self.hub.weigh(event);
                 }
             }
         }
-        self.metrics.gaps.add(gaps);
-        self.unlogged_gaps += gaps;
         client.written = self.wheel.now();
-        let total = sent;
-        for Frame { item, bytes, gzip } in &frames {
-            if sent == 0 {
-                return Written::Full;
+        let mut left = total;
+        for frame in &frames {
+            if left == 0 {
+                break;
             }
-            behind.reader.has(item);
-            if let (Some(gzip), Some((span, event))) = (&mut client.gzip, gzip) {
-                gzip.note(span, *event);
-            }
+            catching_up.reader.has(&frame.item);
+            client.gzip_before = frame.event();
+            let gap = u64::from(matches!(frame.item, ReplayItem::Gap { .. }));
+            self.metrics.gaps.add(gap);
+            self.unlogged_gaps += gap;
             self.metrics.replayed.add(1);
-            if sent < bytes.len() {
-                behind.partial = bytes.slice(sent..);
-                return Written::Full;
+            if left < frame.bytes.len() {
+                catching_up.unwritten.bytes = frame.bytes.slice(left..);
+                break;
             }
-            sent -= bytes.len();
+            left -= frame.bytes.len();
         }
-        Written::All(total)
+        (sent, total)
     }
 
     /// The client has everything.
-    fn catch_up(&mut self, slot: u32) {
-        let client = &mut self.clients[slot as usize];
-        let Some(behind) = client.behind.take() else { return };
-        self.hub.set_behind(client.group, false);
-        if behind.watched {
+    fn become_live(&mut self, slot: u32) {
+        let mut before = self.set_state(slot, ClientState::Live);
+        if before.unwritten().is_some_and(|unwritten| unwritten.watched) {
             self.watch(slot, EpollFlags::empty());
         }
     }
 
-    /// Asks epoll to tell when the client's socket can take more.
-    pub(super) fn watch_writable_once(&mut self, slot: u32) {
-        if let Some(behind) = &mut self.clients[slot as usize].behind
-            && !behind.watched
-        {
-            self.watch_writable(slot);
-        }
-    }
-
-    fn watch_writable(&mut self, slot: u32) {
-        if let Some(behind) = &mut self.clients[slot as usize].behind {
-            behind.watched = true;
-        }
-        self.watch(slot, EpollFlags::EPOLLOUT);
-    }
-
-    /// READABLE always (end of file: the client has left), WRITABLE only where asked for: a socket registered for it wakes
-    /// the shard each time nginx drains it.
-    fn watch(&mut self, slot: u32, also: EpollFlags) {
+    /// Answers a waiting poll with what follows `reader`'s cursor; where nothing does, only if `even_if_empty`.
+    pub(super) fn answer_poll(&mut self, slot: u32, reader: &Reader, even_if_empty: bool) {
         let client = &self.clients[slot as usize];
-        let key = ClientKey { slot, generation: client.generation };
-        let mut event = EpollEvent::new(WATCHED | also, key.to_bits());
-        if self.epoll.modify(&client.fd, &mut event).is_err() {
-            self.ended.push(slot);
-        }
-    }
-
-    /// Pings a stream that has been silent; it is skipped where its socket is full.
-    pub(super) fn ping(&mut self, slot: u32, ping: &Ping) {
-        let client = &mut self.clients[slot as usize];
-        let bytes = if client.gzip.is_some() { &ping.stored } else { &ping.plain };
-        match send(client.fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-            Ok(n) => {
-                client.written = self.wheel.now();
-                if let Some(gzip) = &mut client.gzip {
-                    gzip.note(&ping.span, None);
-                }
-                if n < bytes.len() {
-                    let reader = Reader::live(self.hub.last());
-                    self.metrics.fell_behind.add(1);
-                    self.set_behind(slot, reader, bytes.slice(n..));
-                    self.watch_writable_once(slot);
-                }
-            }
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS) => {}
-            Err(_) => self.ended.push(slot),
-        }
-    }
-
-    /// Answers the polls of a group, to which `first` and what follows it is due.
-    fn answer_polls(&mut self, group: GroupId, first: Position) {
-        for slot in self.hub.clients(group).to_vec() {
-            if self.clients[slot as usize].behind.is_none() {
-                let cursor = Position(first.0 - 1);
-                self.set_behind(slot, Reader::live(cursor), Bytes::new());
-                self.serve(slot);
-            }
-        }
-    }
-
-    /// Makes the answer of a poll that is behind ready to be written; false if nothing is due and it need not be given.
-    pub(super) fn prepare_answer(&mut self, slot: u32, even_if_empty: bool) -> bool {
-        let client: &mut Client = &mut self.clients[slot as usize];
-        let (Some(behind), Some(poll)) = (&mut client.behind, &client.poll) else { return false };
-        let mut due = Vec::new();
-        let mut bytes = 0;
-        let mut all = true;
-        for next in self.hub.replay(client.group, &behind.reader) {
+        let Some(poll) = client.state.as_waiting() else { return };
+        let (mut due, mut bytes, mut all, mut gaps) = (Vec::new(), 0, true, 0);
+        for next in self.hub.replay(client.group, reader) {
             if bytes > BYTES_A_POLL {
                 all = false;
                 break;
             }
-            if let ReplayItem::Event(event) = &next {
-                bytes += event.frame(Form::Plain).len();
+            match &next {
+                ReplayItem::Event(event) => bytes += event.frame(Form::Plain).len(),
+                ReplayItem::Gap { .. } => gaps += 1,
             }
             due.push(next);
         }
         if due.is_empty() && !even_if_empty {
-            return false;
+            return;
         }
-        let position =
-            if all { self.hub.last() } else { due.last().map_or(behind.reader.cursor, ReplayItem::position) };
-        let cursor = self.hub.cursor_at(position);
-        behind.partial = poll::encode_response(&poll.head, poll.reply, &cursor, &due);
-        behind.ends = true;
-        client.expires = Tick::MAX;
-        client.written = self.wheel.now();
+        // Not beyond what the answer has: a cursor never passes a gap that was not reported.
+        let position = if all { self.hub.last() } else { due.last().map_or(reader.cursor, ReplayItem::position) };
+        let response = poll::encode_response(&poll.head, poll.reply, &self.hub.cursor_at(position), &due);
         self.metrics.replayed.add(due.len() as u64);
-        client.poll = None;
-        true
+        self.metrics.gaps.add(gaps);
+        self.unlogged_gaps += gaps;
+        self.close_after(slot, response);
     }
-}
 
-/// What every client's socket is watched for.
-pub(super) const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
-
-/// What is due to a client, as it is written.
-pub(super) struct Frame {
-    pub(super) item: ReplayItem,
-    pub(super) bytes: Bytes,
-    /// Of gzip streams, what [`GzipState::note`] is told.
-    ///
-    /// [`GzipState::note`]: super::gzip_stream::GzipState::note
-    pub(super) gzip: Option<(Span, Option<Position>)>,
-}
-
-/// What shows a client that its stream is alive.
-pub(super) struct Ping {
-    plain: Bytes,
-    /// For gzip streams.
-    stored: Bytes,
-    span: Span,
-}
-
-impl Ping {
-    pub(super) fn new(plain: Bytes) -> Self {
-        Self { stored: gzip::store(&plain), span: Span::of(&plain), plain }
+    /// Writes `bytes` after what the client's socket did not take yet, and ends the client.
+    pub(super) fn close_after(&mut self, slot: u32, bytes: Bytes) {
+        let (rest, watched) = match self.clients[slot as usize].state.unwritten() {
+            Some(unwritten) => (std::mem::take(&mut unwritten.bytes), unwritten.watched),
+            None => (Bytes::new(), false),
+        };
+        let bytes = if rest.is_empty() { bytes } else { [&rest[..], &bytes].concat().into() };
+        self.clients[slot as usize].expires = None;
+        self.set_state(slot, ClientState::closing(bytes, watched));
+        self.serve(slot);
     }
-}
 
-enum Written {
-    /// Nothing was due.
-    Nothing,
-    /// All that was tried, this many bytes.
-    All(usize),
-    /// The socket is full.
-    Full,
-    /// The system could not; no edge of epoll's follows.
-    Later,
-    /// The client is gone.
-    Dead,
-}
-
-/// Where a client stands of whose batch, which is `frames` and begins at `first`, the first `sent` bytes were written, and
-/// the rest of the frame they end in.
-pub(super) fn cursor_after<'a>(
-    first: Position,
-    frames: impl Iterator<Item = (Position, &'a Bytes)>,
-    mut sent: usize,
-) -> (Position, Bytes) {
-    let mut cursor = Position(first.0 - 1);
-    for (position, frame) in frames {
-        if sent == 0 {
-            break;
+    /// Pings a stream that has been silent. One whose socket is full is behind from now on, so that it is closed if it takes
+    /// nothing.
+    pub(super) fn ping(&mut self, slot: u32, ping: &Ping) {
+        let client = &mut self.clients[slot as usize];
+        let gzip = matches!(self.hub.kind(client.group), Kind::Stream(_, Coding::Gzip));
+        let bytes = if gzip { &ping.stored } else { &ping.plain };
+        let sent = match send_now(&client.fd, bytes) {
+            Sent::All => bytes.len(),
+            Sent::Part(n) => n,
+            Sent::Full | Sent::Retry => 0,
+            Sent::Gone => return self.ended.push(slot),
+        };
+        if sent > 0 {
+            client.written = self.wheel.now();
+            client.gzip_before = Position(0);
         }
-        cursor = position;
-        if sent < frame.len() {
-            return (cursor, frame.slice(sent..));
+        if sent < bytes.len() {
+            let rest = if sent > 0 { bytes.slice(sent..) } else { Bytes::new() };
+            self.fall_behind(slot, self.hub.last(), rest);
         }
-        sent -= frame.len();
     }
-    (cursor, Bytes::new())
 }

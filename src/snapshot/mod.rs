@@ -166,7 +166,7 @@ pub struct ClientState {
     pub behind: Option<BehindState>,
     /// A poll's head, and how it is answered.
     pub poll: Option<(Bytes, PollForm)>,
-    /// The checksum of what a gzip stream has carried, and its length.
+    /// Not used: the checksum of what a gzip stream has carried, and its length, by programs that end such streams with them.
     pub gzip: Option<(u32, u32)>,
 }
 

@@ -109,11 +109,6 @@ impl Stream {
         self.inflater.is_some()
     }
 
-    /// Whether the compressed stream has ended as its format wants it, its checksum and length being those of what came.
-    pub(crate) fn ended_whole(&mut self) -> bool {
-        self.inflater.as_mut().is_some_and(|inflater| inflater.try_finish().is_ok())
-    }
-
     pub(crate) fn response(&self) -> &Response {
         &self.response
     }

@@ -1,0 +1,151 @@
+//! How a connection becomes a client, and what epoll reports of it afterwards.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{EpollEvent, EpollFlags, EpollTimeout},
+        socket::{MsgFlags, recv},
+    },
+};
+
+use super::{
+    client::{Client, ClientKey, ClientState, Entering, Joining, Poll},
+    core::{Flushed, Shard, WATCHED},
+    frames::begin_gzip,
+};
+use crate::{
+    clock::unix_micros,
+    cursor::Position,
+    event::Coding,
+    hub::{ChannelId, Kind},
+    sse,
+};
+
+/// Most epoll events that are handled before the queue has its turn.
+const EVENTS_A_TURN: usize = 256;
+/// Most reads of what a client sends after its request, before it is closed: it has nothing to say.
+const READS_A_CLIENT: usize = 4;
+
+impl Flushed<'_> {
+    /// Takes over a connection whose request was accepted; `channels` are held.
+    pub(super) fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
+        let Joining { kind, start, head, reply, permit, info, .. } = joining;
+        let reader = self.hub.reader(start, unix_micros());
+        let stream = &self.config.stream;
+        let lifetime = match (reply, stream.max_lifetime) {
+            (Some(_), _) => Some(stream.ping_interval),
+            // 80 to 100 % of it, so that clients that came together don't end together.
+            (None, Some(lifetime)) => Some(lifetime.mul_f64(0.8 + 0.2 * fastrand::f64())),
+            (None, None) => None,
+        };
+        let expires_in = lifetime.map(|lifetime| self.wheel.ticks(lifetime));
+        let state = match reply {
+            Some(reply) => ClientState::waiting(Poll { head, reply }),
+            None => {
+                let open = sse::encode_open(stream.retry.pick(), &self.hub.cursor_at(reader.cursor));
+                let open = if matches!(kind, Kind::Stream(_, Coding::Gzip)) { begin_gzip(&open) } else { open };
+                let begin: Bytes = [&head[..], &open].concat().into();
+                ClientState::catching_up(reader.clone(), begin)
+            }
+        };
+        let entering = Entering { fd, channels: channels.to_vec(), kind, expires_in, silent: 0, state, info, permit };
+        let slot = match self.admit(entering) {
+            Ok(slot) => slot,
+            Err(error) => return tracing::error!(%error, "a client was closed: its socket can't be watched"),
+        };
+        self.answer_poll(slot, &reader, false);
+        self.serve(slot);
+        if let Some((spread, _)) = self.draining {
+            self.close_with_retry(slot, spread);
+        }
+    }
+
+    /// Handles what epoll has to report; true if there may be more.
+    pub(super) fn on_events(&mut self) -> io::Result<bool> {
+        let mut events = [EpollEvent::empty(); EVENTS_A_TURN];
+        let n = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
+        for event in &events[..n] {
+            self.on_event(*event);
+        }
+        Ok(n == EVENTS_A_TURN)
+    }
+
+    /// What epoll says of a client.
+    fn on_event(&mut self, event: EpollEvent) {
+        let key = ClientKey::from_bits(event.data());
+        if self.clients.get(key.slot as usize).is_none_or(|client| client.generation != key.generation) {
+            return; // It ended earlier in this turn.
+        }
+        let flags = event.events();
+        if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP) {
+            self.ended.push(key.slot);
+            return;
+        }
+        if flags.contains(EpollFlags::EPOLLIN) && self.has_left(key.slot) {
+            self.ended.push(key.slot);
+            return;
+        }
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            self.serve(key.slot);
+        }
+    }
+
+    /// Reads and drops what a client sends; true if it has closed its side, or sends without end.
+    fn has_left(&mut self, slot: u32) -> bool {
+        let fd = self.clients[slot as usize].fd.as_raw_fd();
+        let mut dropped = [0; 4096];
+        for _ in 0..READS_A_CLIENT {
+            match recv(fd, &mut dropped, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => return false,
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+}
+
+impl Shard {
+    /// Makes a connection a client. Writes nothing to it: [`Shard::serve`] does.
+    ///
+    /// # Errors
+    /// Its socket can't be watched.
+    pub(super) fn admit(&mut self, entering: Entering) -> io::Result<u32> {
+        let Entering { fd, channels, kind, expires_in, silent, state, info, permit } = entering;
+        self.generation = self.generation.wrapping_add(1);
+        let (generation, now) = (self.generation, self.wheel.now());
+        let entry = self.clients.vacant_entry();
+        let slot = u32::try_from(entry.key()).map_err(io::Error::other)?;
+        let key = ClientKey { slot, generation };
+        self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits()))?;
+        let (group, place) = self.hub.join(channels, kind, slot);
+        if state.is_catching_up() {
+            self.hub.set_behind(group, true);
+        }
+        let expires = expires_in.map(|ticks| now.after(ticks));
+        let written = if state.is_live() { now.before(silent) } else { now };
+        let ping_at = written.after(self.wheel.ticks(self.config.stream.ping_interval));
+        entry.insert(Client {
+            fd,
+            generation,
+            group,
+            place,
+            written,
+            expires,
+            state,
+            gzip_before: Position(0),
+            info,
+            _permit: permit,
+        });
+        self.metrics.joined.add(1);
+        self.wheel.put(key, expires.map_or(ping_at, |expires| expires.earlier(ping_at)));
+        Ok(slot)
+    }
+}

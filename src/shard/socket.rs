@@ -1,0 +1,71 @@
+//! The one place that writes to clients' sockets. It knows nothing of clients.
+
+use std::{
+    io::IoSlice,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        socket::{MsgFlags, send},
+        uio::writev,
+    },
+};
+
+/// What a socket took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// Everything.
+    All,
+    /// The first bytes: the socket is full now.
+    Part(usize),
+    /// Nothing: the socket is full.
+    Full,
+    /// Nothing: the system could not. Try again; epoll reports no change.
+    Retry,
+    /// The client is gone.
+    Gone,
+}
+
+/// Writes what the socket takes of `bytes`, and waits for nothing.
+#[inline]
+pub(super) fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Sent {
+    sent(send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL), bytes.len())
+}
+
+/// The same of several slices. The socket must be non-blocking.
+pub(super) fn send_slices_now(fd: &OwnedFd, slices: &[IoSlice<'_>]) -> Sent {
+    sent(writev(fd.as_fd(), slices), slices.iter().map(|slice| slice.len()).sum())
+}
+
+fn sent(result: nix::Result<usize>, length: usize) -> Sent {
+    match result {
+        Ok(n) if n == length => Sent::All,
+        Ok(n) => Sent::Part(n),
+        Err(Errno::EAGAIN) => Sent::Full,
+        Err(Errno::EINTR | Errno::ENOBUFS) => Sent::Retry,
+        Err(_) => Sent::Gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_takes_all_a_part_nothing_or_is_gone() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let fd = OwnedFd::from(ours);
+        assert_eq!(send_now(&fd, b"a"), Sent::All);
+        assert_eq!(send_slices_now(&fd, &[IoSlice::new(b"b"), IoSlice::new(b"c")]), Sent::All);
+        let long = vec![b'x'; 8 << 20];
+        assert!(matches!(send_now(&fd, &long), Sent::Part(n) if n > 0));
+        assert_eq!(send_now(&fd, &long), Sent::Full);
+        drop(theirs);
+        assert_eq!(send_now(&fd, b"a"), Sent::Gone);
+    }
+}

@@ -1,0 +1,142 @@
+//! What a shard's queue asks for: deliveries of the dispatcher, and what the loop is to do afterwards.
+
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+
+use tokio::sync::oneshot;
+
+use super::{
+    core::{Flushed, Shard},
+    queue::Op,
+};
+use crate::{
+    broker::{Delivery, ShardQuery},
+    clock::Uptime,
+    cursor::Position,
+    hub::{ChannelId, GroupId, Hole},
+    name::ChannelName,
+    snapshot::Transfer,
+    stream::Stream,
+};
+
+/// Most bytes of events that are gathered before they are sent: about what a socket takes.
+const BYTES_A_FLUSH: usize = 128 << 10;
+
+/// What a turn leaves to the shard's loop.
+#[derive(Default)]
+pub(super) struct Turned {
+    pub(super) accepted: Vec<Stream>,
+    pub(super) settle: Option<oneshot::Sender<()>>,
+    pub(super) freeze: Option<oneshot::Sender<Transfer>>,
+    pub(super) thaw: bool,
+}
+
+impl Shard {
+    /// Does what the queue holds, in order, and sends what is due. `ops` is left empty.
+    pub(super) fn turn(&mut self, ops: &mut Vec<Op>) -> Turned {
+        let mut turned = Turned::default();
+        let now = Uptime::now();
+        for op in ops.drain(..) {
+            match op {
+                Op::Deliver(Delivery::Publish(event, receipt)) => {
+                    self.unsent_bytes += event.weight();
+                    let clients = self.hub.publish(&event, now);
+                    if let Some((receipt, index)) = receipt {
+                        receipt.count(index, clients);
+                    }
+                    if self.unsent_bytes >= BYTES_A_FLUSH {
+                        self.flush();
+                    }
+                }
+                // These touch no client, and come often: they end no window of `stream.coalesce`.
+                Op::Deliver(Delivery::Query(query)) => self.answer(query),
+                Op::Accept(stream) => turned.accepted.push(stream),
+                Op::Deliver(delivery) => self.flush().take(delivery),
+                Op::Drain(spread, gone) => self.flush().drain(spread, gone),
+                Op::Settle(wanted) => turned.settle = Some(wanted),
+                Op::Freeze(wanted) => turned.freeze = Some(wanted),
+                Op::Thaw => {
+                    // It came before the shard stood still.
+                    (turned.settle, turned.freeze) = (None, None);
+                    turned.thaw = true;
+                }
+                Op::Stop => self.flush().stop(),
+            }
+        }
+        if self.config.stream.coalesce.is_zero() || turned.freeze.is_some() {
+            self.flush();
+        }
+        turned
+    }
+
+    fn answer(&self, query: ShardQuery) {
+        match query {
+            ShardQuery::Subscribers { names, receipt } => {
+                for (name, index) in names.iter().zip(0..) {
+                    receipt.count(index, self.hub.subscribers_of(name));
+                }
+            }
+            ShardQuery::Channels(answer) => {
+                let counts = self.hub.subscribers().map(|(name, count)| (name.clone(), count)).collect();
+                let _ = answer.send(counts); // Nobody may be waiting any more.
+            }
+            ShardQuery::ChannelHashes(answer) => {
+                let hash =
+                    |(name, _): (&ChannelName, u32)| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+                let _ = answer.send(self.hub.subscribers().map(hash).collect());
+            }
+        }
+    }
+
+    fn answer_waiting(&mut self, id: ChannelId, confirmed: bool) {
+        for waiting in self.waiting.remove(&id).unwrap_or_default() {
+            let _ = waiting.send(confirmed); // It may have given up.
+        }
+    }
+}
+
+impl Flushed<'_> {
+    /// Does what the dispatcher delivers beside events.
+    fn take(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Confirmed(name, since) => self.confirm(&name, since),
+            Delivery::Reconnected(names, hole) => self.restore(&names, hole),
+            Delivery::Refused(name, _) => self.refuse(&name),
+            Delivery::Advance(position) => self.hub.advance(position),
+            Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
+            Delivery::Publish(..) | Delivery::Query(_) => {} // `turn` did it.
+        }
+    }
+
+    fn confirm(&mut self, name: &ChannelName, since: Option<Position>) {
+        self.hub.confirm(name, since);
+        if let Some(id) = self.hub.id(name) {
+            self.answer_waiting(id, true);
+        }
+    }
+
+    /// No source delivers the channel. Its clients are closed: they come back, and get a 403 that says why.
+    fn refuse(&mut self, name: &ChannelName) {
+        let Some(id) = self.hub.id(name) else { return };
+        self.hub.set_wanted(id, false);
+        self.answer_waiting(id, false);
+        let clients = self.hub.clients_of(id);
+        let spread = self.config.drain.spread;
+        for slot in clients {
+            self.close_with_retry(slot, spread);
+        }
+        self.hub.set_unsubscribed(name);
+    }
+
+    /// Reports to connected clients that they may have missed something while a source was disconnected.
+    fn restore(&mut self, names: &[ChannelName], hole: Hole) {
+        let mut groups: Vec<GroupId> = Vec::new();
+        for name in names {
+            groups.extend(self.hub.restore(name, hole));
+        }
+        groups.sort_unstable();
+        groups.dedup();
+        for group in groups {
+            self.serve_group_after(group, Position(hole.end.0 - 1));
+        }
+    }
+}
