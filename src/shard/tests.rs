@@ -74,7 +74,8 @@ impl TestShard {
         let head = Bytes::from_static(b"HEAD\n");
         let joining = Joining { channels: vec![name("a")], kind, start, head, reply, permit, info: None };
         self.shard.flush().attach(OwnedFd::from(ours), joining, &channels);
-        let slot = u32::try_from(self.shard.clients.iter().last().unwrap().0).unwrap();
+        let slot =
+            u32::try_from(self.shard.clients.iter().max_by_key(|(_, client)| client.generation).unwrap().0).unwrap();
         Peer { socket, slot, read: Vec::new() }
     }
 

@@ -2,7 +2,7 @@
 //! not say what it is for, a path of somebody's machine.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -99,6 +99,82 @@ fn a_room_imports_from_lower_floors_only() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// The files of each folder below `src`, by module name; a folder in it counts as one of its files. Without `mod.rs`, which opens
+/// them, and tests.
+fn folders() -> BTreeMap<PathBuf, BTreeMap<String, String>> {
+    let mut folders: BTreeMap<PathBuf, BTreeMap<String, String>> = BTreeMap::new();
+    for (path, text) in sources() {
+        for folder in path.ancestors().skip(1).filter(|folder| *folder != Path::new("")) {
+            let module = room_of(path.strip_prefix(folder).unwrap());
+            if module == "mod" || module.ends_with("tests") {
+                continue;
+            }
+            folders.entry(folder.to_owned()).or_default().entry(module).or_default().push_str(&text);
+        }
+    }
+    folders
+}
+
+/// The modules beside it that a file names after `super::`, or by its folder's full path. Its own tests are left out.
+fn neighbours(text: &str, folder: &Path) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let full = format!("crate::{}::", folder.display().to_string().replace('/', "::"));
+    let beside = code.split("super::").skip(1).chain(code.split(&*full).skip(1));
+    beside.flat_map(first_names).collect()
+}
+
+/// A circle among the files of a folder, if there is one.
+fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn walk(at: &str, imports: &BTreeMap<String, BTreeSet<String>>, way: &mut Vec<String>) -> bool {
+        if let Some(begin) = way.iter().position(|module| module == at) {
+            way.drain(..begin);
+            return true;
+        }
+        way.push(at.to_owned());
+        let found = imports[at].iter().any(|next| imports.contains_key(next) && walk(next, imports, way));
+        if !found {
+            way.pop();
+        }
+        found
+    }
+    imports.keys().find_map(|module| {
+        let mut way = Vec::new();
+        walk(module, imports, &mut way).then_some(way)
+    })
+}
+
+#[test]
+fn the_files_of_a_folder_import_each_other_in_no_circle() {
+    let mut wrong = Vec::new();
+    for (folder, files) in folders() {
+        let imports = |(module, text): (&String, &String)| {
+            let mut names = neighbours(text, &folder);
+            names.remove(module);
+            (module.clone(), names)
+        };
+        if let Some(circle) = circle(&files.iter().map(imports).collect()) {
+            wrong.push(format!("{}: {}", folder.display(), circle.join(" -> ")));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn a_circle_is_found() {
+    let graph = |arrows: &[(&str, &[&str])]| {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        arrows.iter().map(|&(from, to)| (from.to_owned(), names(to))).collect()
+    };
+    assert_eq!(circle(&graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &["Type"])])), None);
+    let found = circle(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["d", "b"]), ("d", &[])]));
+    assert_eq!(found, Some(vec!["b".to_owned(), "c".to_owned()]));
+    let text =
+        "use super::{core::Shard, frames};\nuse crate::shard::wheel::Tick;\n#[cfg(test)]\nmod tests {\nuse super::x;";
+    let expected = ["core", "frames", "wheel"].map(str::to_owned);
+    assert_eq!(neighbours(text, Path::new("shard")), BTreeSet::from(expected));
 }
 
 #[test]

@@ -91,7 +91,6 @@ pub(crate) struct Stream {
     inflater: Option<GzDecoder<Vec<u8>>>,
     parser: Parser,
     events: VecDeque<Event>,
-    pings: usize,
 }
 
 impl Stream {
@@ -102,7 +101,7 @@ impl Stream {
             assert_eq!(coding, "gzip");
             GzDecoder::new(Vec::new())
         });
-        Self { response, inflater, parser: Parser::default(), events: VecDeque::new(), pings: 0 }
+        Self { response, inflater, parser: Parser::default(), events: VecDeque::new() }
     }
 
     pub(crate) fn is_zipped(&self) -> bool {
@@ -176,25 +175,14 @@ impl Stream {
 
     /// Pings that have been read so far.
     pub(crate) fn pings(&self) -> usize {
-        self.pings
+        self.parser.pings
     }
 
     /// Waits for the next ping.
     pub(crate) fn ping(&mut self) {
-        let pings = self.pings;
-        while self.pings == pings {
+        let pings = self.parser.pings;
+        while self.parser.pings == pings {
             assert!(self.read_more(), "the stream has ended");
-        }
-    }
-
-    /// Keeps what a page listens for, and counts ssecast's own events.
-    fn take(&mut self, events: Vec<Event>) {
-        for event in events {
-            match &*event.kind {
-                "ssecast.open" | "ssecast.close" => assert_eq!(event.data, b"{}"),
-                "ssecast.ping" => self.pings += 1,
-                _ => self.events.push_back(event),
-            }
         }
     }
 
@@ -207,15 +195,13 @@ impl Stream {
     fn read_more(&mut self) -> bool {
         match self.response.read_some() {
             Ok(Some(bytes)) => {
-                let mut events = Vec::new();
                 match &mut self.inflater {
                     Some(inflater) => {
                         inflater.write_all(&bytes).and_then(|()| inflater.flush()).expect("it is gzip");
-                        self.parser.feed(&std::mem::take(inflater.get_mut()), &mut events);
+                        self.parser.feed(&std::mem::take(inflater.get_mut()), &mut self.events);
                     }
-                    None => self.parser.feed(&bytes, &mut events),
+                    None => self.parser.feed(&bytes, &mut self.events),
                 }
-                self.take(events);
                 true
             }
             Ok(None) => false,
