@@ -53,7 +53,7 @@ impl TestShard {
         let dispatcher = Dispatcher::new(same, Vec::new(), Vec::new(), Arc::clone(&metrics), Duration::from_secs(2));
         let parts = Parts {
             number: 0,
-            client_limit: ClientLimit::new(config.stream.max_clients),
+            client_limit: ClientLimit::new(config.stream.max_clients, 100),
             config: Arc::new(config),
             metrics,
             dispatcher: Arc::new(dispatcher),
@@ -69,7 +69,7 @@ impl TestShard {
         let (ours, socket) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let permit = self.shard.client_limit.acquire().unwrap();
+        let permit = self.shard.client_limit.acquire_over_limit();
         let channels: Vec<ChannelId> = vec![self.shard.hub.hold(&name("a"))];
         let head = Bytes::from_static(b"HEAD\n");
         let joining = Joining { channels: vec![name("a")], kind, start, head, reply, permit, info: None };
