@@ -19,7 +19,7 @@ mod handle;
 mod runner;
 
 pub use self::{
-    client::{ClientInfo, Joining},
+    client::Joining,
     handle::{Hold, ShardHandle},
     poll::PollReply,
     queue::{Op, Queue},

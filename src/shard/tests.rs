@@ -72,7 +72,7 @@ impl TestShard {
         let permit = self.shard.client_limit.acquire_over_limit();
         let channels: Vec<ChannelId> = vec![self.shard.hub.hold(&name("a"))];
         let head = Bytes::from_static(b"HEAD\n");
-        let joining = Joining { channels: vec![name("a")], kind, start, head, reply, permit, info: None };
+        let joining = Joining { kind, start, head, reply, permit, info: None };
         self.shard.flush().attach(OwnedFd::from(ours), joining, &channels);
         let slot =
             u32::try_from(self.shard.clients.iter().max_by_key(|(_, client)| client.generation).unwrap().0).unwrap();
