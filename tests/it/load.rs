@@ -46,7 +46,7 @@ async fn client(
         parser.feed(&body, &mut events);
         body.clear();
         // The beginning of the stream, or a ping; but gaps are failures.
-        events.retain(|event: &Event| !matches!(event.kind.as_str(), "ssecast.open" | "ssecast.ping"));
+        events.retain(|event: &Event| !event.is_bookkeeping());
         assert_ne!(count, 0, "the stream has ended: {:?} {parser:?}", decoder.head());
         if !is_open && parser.committed_id.as_ref().is_some_and(|id| !id.is_empty()) {
             is_open = true;

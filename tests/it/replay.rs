@@ -62,8 +62,7 @@ impl<'a> Assembler<'a> {
             left -= read;
             connection.decoder.feed(&buffer[..read], &mut body);
             connection.parser.feed(&std::mem::take(&mut body), &mut self.assembled);
-            // What says that the stream is open, or alive, is no event to a page.
-            self.assembled.retain(|event| event.gap().is_some() || !event.kind.starts_with("ssecast."));
+            self.assembled.retain(|event| !event.is_bookkeeping());
         }
         if let Some(id) = connection.parser.committed_id {
             self.last_event_id = Some(id);

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::support::{
-    Daemon, Decoder, Folder, PATIENCE, Parser, Request, Response, Stream, Subscription, eventually, publisher,
+    Daemon, Decoder, Event, Folder, PATIENCE, Parser, Request, Response, Stream, Subscription, eventually, publisher,
 };
 
 const CLIENTS: usize = 9_000;
@@ -95,6 +95,7 @@ impl Client {
             let Ok(count @ 1..) = read else { return false };
             decoder.feed(&buffer[..count], &mut body);
             parser.feed(&body, &mut events);
+            events.retain(|event: &Event| !event.is_bookkeeping());
             body.clear();
             assert!(decoder.head().is_none_or(|head| head.status == 200), "{:?}", decoder.head());
             if let Some(id) = parser.committed_id.take() {
@@ -113,7 +114,6 @@ impl Client {
             for event in events.drain(..) {
                 match (event.gap(), event.text().as_str()) {
                     (Some(_), _) => self.given.push(Given::Gap),
-                    (None, _) if event.kind.starts_with("ssecast.") => {}
                     (None, "end") => return true,
                     (None, number) => self.given.push(Given::Number(number.parse().unwrap())),
                 }

@@ -16,6 +16,12 @@ impl Event {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.data).into_owned()
     }
+
+    /// Whether ssecast sent it by itself and a page does not listen for it: the begin or the end of a stream, a ping.
+    /// A gap event is not one of these.
+    pub(crate) fn is_bookkeeping(&self) -> bool {
+        matches!(self.kind.as_str(), "ssecast.open" | "ssecast.ping" | "ssecast.close")
+    }
 }
 
 /// One connection's stream. What is incomplete when the connection ends is discarded by dropping the parser.

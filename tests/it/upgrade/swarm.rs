@@ -180,7 +180,7 @@ async fn client<Socket: AsyncReadExt + AsyncWriteExt + Unpin>(
         }
         for event in events.drain(..) {
             assert_eq!(event.gap(), None, "a gap after {next}");
-            if event.kind.starts_with("ssecast.") {
+            if event.is_bookkeeping() {
                 continue; // Opened, or a ping.
             }
             let text = event.text();
