@@ -288,3 +288,31 @@ fn rows_of_a_table_have_as_many_cells_as_its_head() {
     }
     assert_eq!(wrong, Vec::<String>::new());
 }
+
+#[test]
+fn source_files_that_the_documentation_names_exist() {
+    fn collect(folder: &Path, files: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, files);
+            } else {
+                files.push(path.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let mut files = Vec::new();
+    collect(&root().join("src"), &mut files);
+    collect(&root().join("tests/it"), &mut files);
+    let mut absent = Vec::new();
+    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        for line in prose(&read(&root().join(page))) {
+            // `hub/mod.rs`, or `phase.rs` where the sentence names the folder before. TABLE and NAME stand for any.
+            let named = line.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs"));
+            let named = named.filter(|name| !name.contains(|c: char| c.is_ascii_uppercase()));
+            let is_absent = |name: &&str| !files.iter().any(|file| file.ends_with(&format!("/{name}")));
+            absent.extend(named.filter(is_absent).map(|name| format!("{page}: {name}")));
+        }
+    }
+    assert_eq!(absent, Vec::<String>::new());
+}
