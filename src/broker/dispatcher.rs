@@ -5,17 +5,16 @@
 //! shard sees the same events, openings and gaps in the same order, and a join can't race with a publish.
 
 use std::{
-    collections::BTreeMap,
     iter,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, mpsc::UnboundedSender, oneshot};
+use tokio::sync::{Notify, mpsc::UnboundedSender};
 
 use super::{
     cutover::{Item, Role},
-    outlet::{Delivery, Outlet, ShardQuery},
+    outlet::{Delivery, Outlet},
     receipt::Receipt,
     spec::{Delivers, Interested, Spec},
     stamp::{Stamps, Step},
@@ -50,7 +49,7 @@ pub(super) struct SourceState {
     /// Where the source is asked for channels. A source that has ended has said why; its channels stay unconfirmed.
     interest: UnboundedSender<Interest>,
     /// Why it is disconnected.
-    trouble: Option<Arc<str>>,
+    pub(super) trouble: Option<Arc<str>>,
     /// The last position before it was disconnected the last time: a gap begins there.
     pub(super) lost_after: Position,
 }
@@ -73,7 +72,7 @@ pub struct Dispatcher {
     /// A lock, and not a task: it is held for little more than the encoding of what is published, and publishers wait for no
     /// answer from it.
     state: Mutex<State>,
-    outlets: Vec<Arc<dyn Outlet>>,
+    pub(super) outlets: Vec<Arc<dyn Outlet>>,
     metrics: Arc<Metrics>,
     /// Where the monotonic clock begins.
     began: Instant,
@@ -231,7 +230,7 @@ impl Dispatcher {
         state.stamps.stamp(now)
     }
 
-    fn now(&self, state: &mut State) -> u64 {
+    pub(super) fn now(&self, state: &mut State) -> u64 {
         let monotonic = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         let (now, step) = state.stamps.now(unix_micros(), monotonic);
         match step {
@@ -265,99 +264,6 @@ impl Dispatcher {
         }
     }
 
-    /// Shard `shard` subscribes to the channel. True if its events arrive already; else [`Delivery::Confirmed`] or
-    /// [`Delivery::Refused`] follows.
-    pub fn subscribe(&self, shard: usize, name: &ChannelName) -> bool {
-        self.input(|subscriptions, actions| subscriptions.subscribe(shard, name, actions))
-    }
-
-    /// Shard `shard` is no longer subscribed to the channel.
-    pub fn release(&self, shard: usize, name: &ChannelName) {
-        self.input(|subscriptions, actions| subscriptions.release(shard, name, actions));
-    }
-
-    /// Whether sources must be asked for channels before their events arrive.
-    #[must_use]
-    pub fn is_on_demand(&self) -> bool {
-        self.lock().subscriptions.is_on_demand()
-    }
-
-    /// Source `source` delivers the channels of these subscriptions from now on.
-    pub fn confirmed<'a>(&self, source: SourceId, confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>) {
-        let mut state = self.lock();
-        let confirmed = note_marker(&mut state, source, confirmed);
-        self.apply(&mut state, |subscriptions, actions| subscriptions.confirmed(source, confirmed, actions));
-    }
-
-    /// Source `source` may not deliver the channel of this subscription.
-    pub fn refused(&self, source: SourceId, name: &ChannelName, generation: Generation, reason: &str) {
-        let mut state = self.lock();
-        if state.marker.as_ref().is_some_and(|(marker, _)| marker == name) {
-            state.sources[source].role.marker_refused();
-            return;
-        }
-        let reason: Arc<str> = reason.into();
-        self.apply(&mut state, |subscriptions, actions| {
-            subscriptions.refused(source, name, generation, &reason, actions);
-        });
-    }
-
-    /// Source `source` is disconnected, for this reason: its messages may be lost from now on.
-    pub fn disconnected(&self, source: SourceId, reason: &str) {
-        let mut state = self.lock();
-        let last = state.sequencer.last();
-        let lost = &mut state.sources[source];
-        // The first of several tries in vain counts.
-        if lost.trouble.replace(reason.into()).is_none() {
-            lost.lost_after = last;
-            lost.role.disconnected();
-        }
-        self.apply(&mut state, |subscriptions, actions| subscriptions.disconnected(source, actions));
-    }
-
-    /// Source `source` is connected (again), and delivers the channels of these subscriptions from now on. `at`: when it was
-    /// asked for them, by [`Dispatcher::source_time`]; what was published before is delivered, or lost and now reported.
-    pub fn reconnected<'a>(
-        &self,
-        source: SourceId,
-        at: u64,
-        confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
-    ) {
-        let mut state = self.lock();
-        state.sources[source].trouble = None;
-        state.stamps.watermark(source, at);
-        let confirmed = note_marker(&mut state, source, confirmed);
-        self.apply(&mut state, |subscriptions, actions| subscriptions.reconnected(source, confirmed, actions));
-    }
-
-    /// Of this channel source `source` has lost a message, after all that it has published.
-    pub fn lost(&self, source: SourceId, name: &ChannelName) {
-        let mut state = self.lock();
-        if state.subscriptions.admit(source, name) == Admission::Ready {
-            self.route(&mut state, source, Item::Dropped(vec![name.clone()]));
-        }
-    }
-
-    /// All that was published at source `source` before `at` (by [`Dispatcher::source_time`]) has been delivered.
-    pub fn watermark(&self, source: SourceId, at: u64) {
-        self.lock().stamps.watermark(source, at);
-    }
-
-    /// Sources that are not connected, by their names, each with the reason.
-    #[must_use]
-    pub fn disconnected_sources(&self) -> Vec<(&'static str, Arc<str>)> {
-        let state = self.lock();
-        let reason = |source: &SourceState| source.trouble.clone().unwrap_or_else(|| "not connected yet".into());
-        let sources = state.subscriptions.disconnected_sources().into_iter();
-        sources.map(|source| (state.sources[source].spec.id, reason(&state.sources[source]))).collect()
-    }
-
-    /// Whether every source has said that it is connected, or disconnected.
-    #[must_use]
-    pub fn settled(&self) -> bool {
-        self.lock().subscriptions.is_settled()
-    }
-
     /// Blocks a source's thread while more waits for the shards than is reasonable.
     pub fn wait_for_room(&self) {
         for outlet in &self.outlets {
@@ -371,45 +277,6 @@ impl Dispatcher {
         self.outlets.len()
     }
 
-    /// How many clients each of `names` has, over all shards.
-    pub async fn subscribers(&self, names: Vec<ChannelName>) -> Vec<u32> {
-        let (receipt, counted) = Receipt::new(names.len(), self.outlets.len());
-        let names: Arc<[ChannelName]> = names.into();
-        for outlet in &self.outlets {
-            let (names, receipt) = (Arc::clone(&names), Arc::clone(&receipt));
-            outlet.push(&mut iter::once(Delivery::Query(ShardQuery::Subscribers { names, receipt })));
-        }
-        // Shards that end while they are asked count as none.
-        let _ = counted.await;
-        (0..names.len()).map(|index| receipt.clients(index)).collect()
-    }
-
-    /// How many clients each channel has that has any, over all shards; by name.
-    pub async fn all_subscribers(&self) -> BTreeMap<ChannelName, u32> {
-        let mut all = BTreeMap::new();
-        for outlet in &self.outlets {
-            let (answer, answered) = oneshot::channel();
-            outlet.push(&mut iter::once(Delivery::Query(ShardQuery::Channels(answer))));
-            for (name, count) in answered.await.unwrap_or_default() {
-                *all.entry(name).or_default() += count;
-            }
-        }
-        all
-    }
-
-    /// How many channels have clients, over all shards.
-    pub async fn channel_count(&self) -> usize {
-        let mut all = Vec::new();
-        for outlet in &self.outlets {
-            let (answer, answered) = oneshot::channel();
-            outlet.push(&mut iter::once(Delivery::Query(ShardQuery::ChannelHashes(answer))));
-            all.append(&mut answered.await.unwrap_or_default());
-        }
-        all.sort_unstable();
-        all.dedup();
-        all.len()
-    }
-
     /// The cursor of the last event that got a position.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
@@ -417,7 +284,7 @@ impl Dispatcher {
     }
 
     /// Gives the subscriptions an input, and does what follows.
-    fn input<T>(&self, input: impl FnOnce(&mut Subscriptions, &mut Vec<Action>) -> T) -> T {
+    pub(super) fn input<T>(&self, input: impl FnOnce(&mut Subscriptions, &mut Vec<Action>) -> T) -> T {
         self.apply(&mut self.lock(), input)
     }
 
@@ -454,22 +321,4 @@ impl Dispatcher {
         // Nothing panics while it is held; if something did, positions are still right.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Takes the marker out of what a source confirms.
-fn note_marker<'a>(
-    state: &mut State,
-    source: SourceId,
-    confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
-) -> Vec<(&'a ChannelName, Generation)> {
-    let State { marker, sources, .. } = state;
-    let mut rest = Vec::new();
-    for (name, generation) in confirmed {
-        if marker.as_ref().is_some_and(|(marker, asked)| marker == name && *asked == generation) {
-            sources[source].role.marker_confirmed();
-        } else {
-            rest.push((name, generation));
-        }
-    }
-    rest
 }

@@ -8,6 +8,8 @@ mod stamp;
 mod subscriptions;
 mod cutover;
 mod dispatcher;
+mod inputs;
+mod query;
 mod upgrade;
 mod publish;
 

@@ -1,0 +1,124 @@
+//! What shards and sources tell the dispatcher: subscriptions, and what becomes of them. Each input goes to the state machines
+//! under the lock, and what they answer is done there.
+
+use std::sync::Arc;
+
+use super::{
+    cutover::Item,
+    dispatcher::{Dispatcher, SourceState, State},
+    subscriptions::{Admission, Generation, SourceId},
+};
+use crate::name::ChannelName;
+
+impl Dispatcher {
+    /// Shard `shard` subscribes to the channel. True if its events arrive already; else [`Delivery::Confirmed`] or
+    /// [`Delivery::Refused`] follows.
+    pub fn subscribe(&self, shard: usize, name: &ChannelName) -> bool {
+        self.input(|subscriptions, actions| subscriptions.subscribe(shard, name, actions))
+    }
+
+    /// Shard `shard` is no longer subscribed to the channel.
+    pub fn release(&self, shard: usize, name: &ChannelName) {
+        self.input(|subscriptions, actions| subscriptions.release(shard, name, actions));
+    }
+
+    /// Whether sources must be asked for channels before their events arrive.
+    #[must_use]
+    pub fn is_on_demand(&self) -> bool {
+        self.lock().subscriptions.is_on_demand()
+    }
+
+    /// Source `source` delivers the channels of these subscriptions from now on.
+    pub fn confirmed<'a>(&self, source: SourceId, confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>) {
+        let mut state = self.lock();
+        let confirmed = note_marker(&mut state, source, confirmed);
+        self.apply(&mut state, |subscriptions, actions| subscriptions.confirmed(source, confirmed, actions));
+    }
+
+    /// Source `source` may not deliver the channel of this subscription.
+    pub fn refused(&self, source: SourceId, name: &ChannelName, generation: Generation, reason: &str) {
+        let mut state = self.lock();
+        if state.marker.as_ref().is_some_and(|(marker, _)| marker == name) {
+            state.sources[source].role.marker_refused();
+            return;
+        }
+        let reason: Arc<str> = reason.into();
+        self.apply(&mut state, |subscriptions, actions| {
+            subscriptions.refused(source, name, generation, &reason, actions);
+        });
+    }
+
+    /// Source `source` is disconnected, for this reason: its messages may be lost from now on.
+    pub fn disconnected(&self, source: SourceId, reason: &str) {
+        let mut state = self.lock();
+        let last = state.sequencer.last();
+        let lost = &mut state.sources[source];
+        // The first of several tries in vain counts.
+        if lost.trouble.replace(reason.into()).is_none() {
+            lost.lost_after = last;
+            lost.role.disconnected();
+        }
+        self.apply(&mut state, |subscriptions, actions| subscriptions.disconnected(source, actions));
+    }
+
+    /// Source `source` is connected (again), and delivers the channels of these subscriptions from now on. `at`: when it was
+    /// asked for them, by [`Dispatcher::source_time`]; what was published before is delivered, or lost and now reported.
+    pub fn reconnected<'a>(
+        &self,
+        source: SourceId,
+        at: u64,
+        confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
+    ) {
+        let mut state = self.lock();
+        state.sources[source].trouble = None;
+        state.stamps.watermark(source, at);
+        let confirmed = note_marker(&mut state, source, confirmed);
+        self.apply(&mut state, |subscriptions, actions| subscriptions.reconnected(source, confirmed, actions));
+    }
+
+    /// Of this channel source `source` has lost a message, after all that it has published.
+    pub fn lost(&self, source: SourceId, name: &ChannelName) {
+        let mut state = self.lock();
+        if state.subscriptions.admit(source, name) == Admission::Ready {
+            self.route(&mut state, source, Item::Dropped(vec![name.clone()]));
+        }
+    }
+
+    /// All that was published at source `source` before `at` (by [`Dispatcher::source_time`]) has been delivered.
+    pub fn watermark(&self, source: SourceId, at: u64) {
+        self.lock().stamps.watermark(source, at);
+    }
+
+    /// Sources that are not connected, by their names, each with the reason.
+    #[must_use]
+    pub fn disconnected_sources(&self) -> Vec<(&'static str, Arc<str>)> {
+        let state = self.lock();
+        let reason = |source: &SourceState| source.trouble.clone().unwrap_or_else(|| "not connected yet".into());
+        let sources = state.subscriptions.disconnected_sources().into_iter();
+        sources.map(|source| (state.sources[source].spec.id, reason(&state.sources[source]))).collect()
+    }
+
+    /// Whether every source has said that it is connected, or disconnected.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.lock().subscriptions.is_settled()
+    }
+}
+
+/// Takes the marker out of what a source confirms.
+fn note_marker<'a>(
+    state: &mut State,
+    source: SourceId,
+    confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
+) -> Vec<(&'a ChannelName, Generation)> {
+    let State { marker, sources, .. } = state;
+    let mut rest = Vec::new();
+    for (name, generation) in confirmed {
+        if marker.as_ref().is_some_and(|(marker, asked)| marker == name && *asked == generation) {
+            sources[source].role.marker_confirmed();
+        } else {
+            rest.push((name, generation));
+        }
+    }
+    rest
+}
