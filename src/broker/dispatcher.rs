@@ -248,7 +248,7 @@ impl Dispatcher {
         now
     }
 
-    /// The time by which watermarks are told, in microseconds since 1970.
+    /// The time by which watermarks are reported, in microseconds since 1970.
     pub fn source_time(&self) -> u64 {
         self.now(&mut self.lock())
     }
