@@ -154,7 +154,7 @@ fn failed(doing: &'static str) -> impl FnOnce(Errno) -> PrivilegeError {
 mod tests {
     use super::*;
 
-    /// What changes the process is tested on one of its own, in `tests/it/classic.rs`.
+    /// What changes the process is tested on one of its own, in `tests/it/start_as_root.rs`.
     #[test]
     fn only_root_can_become_somebody_else() {
         check(None).unwrap();

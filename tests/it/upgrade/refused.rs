@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, thread, time::Duration};
 use nix::sys::signal::Signal;
 
 use super::{
-    imposter,
+    fake_successor,
     lineage::{Lineage, children, lives, program_in, put_program, send},
     traffic::{ByAdmin, ByRedis, LIGHT, Publish},
 };
@@ -61,9 +61,9 @@ fn programs_that_do_not_run_change_nothing() {
             (&broken, "history.messages"),
             (&remove, "can't be started"),
             (&|| fs::write(program, "no program").unwrap(), "can't be started"),
-            (&|| imposter::put_script(program, "exit 3"), "exit status: 3"),
-            (&|| imposter::put_script(program, "kill -9 $$"), "signal: 9"),
-            (&|| imposter::put_script(program, "exit 0"), "exit status: 0"),
+            (&|| fake_successor::put_script(program, "exit 3"), "exit status: 3"),
+            (&|| fake_successor::put_script(program, "kill -9 $$"), "signal: 9"),
+            (&|| fake_successor::put_script(program, "exit 0"), "exit status: 0"),
         ],
     );
 }
@@ -73,7 +73,7 @@ fn a_program_that_hangs_is_ended_and_changes_nothing() {
     let folder = Folder::new();
     let lineage = Lineage::start_copy(&folder, TABLES);
     let mut publisher = ByAdmin::connect(&lineage);
-    let hang = || imposter::put_script(&program_in(&folder), "exec sleep 600");
+    let hang = || fake_successor::put_script(&program_in(&folder), "exec sleep 600");
     assert_refused(&folder, &lineage, &mut publisher, &[(&hang, "hung")]);
 }
 
@@ -105,7 +105,7 @@ fn a_program_that_goes_wrong_after_any_word_changes_nothing() {
         ("Hello hear Ready hear Ready hear take Holding hear fail", "the moon is full"),
         ("Hello hear Ready hear Ready hear take Holding hear close hang", "closed the channel"),
     ];
-    let puts: Vec<_> = parts.iter().map(|(part, _)| move || imposter::put(program, part)).collect();
+    let puts: Vec<_> = parts.iter().map(|(part, _)| move || fake_successor::put(program, part)).collect();
     let cases: Vec<(&dyn Fn(), &str)> = puts.iter().zip(parts).map(|(put, (_, why))| (put as &dyn Fn(), why)).collect();
     assert_refused(&folder, &lineage, &mut ByRedis(redis.connect()), &cases);
     eventually("no marker is left over", || {
@@ -125,8 +125,8 @@ fn a_program_that_hangs_once_it_has_everything_changes_nothing() {
         &lineage,
         &mut publisher,
         &[
-            (&|| imposter::put(program, "Hello hear Ready hear Ready hear take hang"), "hung"),
-            (&|| imposter::put(program, "Hello hear Ready hear Ready hear take Holding hear hang"), "hung"),
+            (&|| fake_successor::put(program, "Hello hear Ready hear Ready hear take hang"), "hung"),
+            (&|| fake_successor::put(program, "Hello hear Ready hear Ready hear take Holding hear hang"), "hung"),
         ],
     );
 }

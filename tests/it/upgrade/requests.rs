@@ -5,7 +5,7 @@ use std::{fs, thread};
 use nix::sys::signal::Signal;
 
 use super::{
-    imposter,
+    fake_successor,
     lineage::{Lineage, children, lives, program_in, put_program, send},
     traffic::{ByAdmin, LIGHT},
 };
@@ -27,7 +27,7 @@ fn a_hangup_asks_for_a_new_process() {
         assert_eq!(stream.texts(1), ["meow"]);
     }
     // One that fails is told in the log and by /readyz, and the next one may succeed.
-    imposter::put_script(&program_in(&folder), "exit 3");
+    fake_successor::put_script(&program_in(&folder), "exit 3");
     lineage.signal(Signal::SIGHUP);
     let last_reload = || lineage.admin_get("/readyz").json()["last_reload"].as_str().map(str::to_owned);
     let told = eventually("the failure is told", last_reload);
@@ -83,7 +83,7 @@ fn a_stop_does_not_wait_for_a_new_process_that_hangs() {
     let folder = Folder::new();
     let lineage = Lineage::start_copy(&folder, "");
     let mut stream = Subscription::to(&["cats"]).open(lineage.public());
-    imposter::put_script(&program_in(&folder), "exec sleep 600");
+    fake_successor::put_script(&program_in(&folder), "exec sleep 600");
     let old = lineage.pid();
     lineage.signal(Signal::SIGHUP);
     let child = eventually("there is a new process", || children(old).first().copied());

@@ -115,7 +115,7 @@ fn a_reload_under_runit_keeps_its_process_and_a_stop_drains() {
     let script = format!("#!/bin/sh\nexec '{PROGRAM}' serve --config '{}'\n", site.config().display());
     let service = site.folder.path("service");
     fs::create_dir(&service).unwrap();
-    super::imposter::put_script(&service.join("run"), script.trim_start_matches("#!/bin/sh\n"));
+    super::fake_successor::put_script(&service.join("run"), script.trim_start_matches("#!/bin/sh\n"));
     let mut runsv = Child::start("runsv", Command::new("runsv").arg(&service), site.folder.path("log"));
     site.wait_until_it_answers();
     let pid = || fs::read_to_string(service.join("supervise/pid")).unwrap();

@@ -29,7 +29,7 @@ pub(super) fn put_script(path: &Path, script: &str) {
 /// version, `fail` and `babble` are said as well, `hang` and `close` are done for ever; at the end he exits.
 pub(super) fn put(path: &Path, part: &str) {
     let program = env::current_exe().unwrap();
-    let test = "upgrade::imposter::plays_its_part";
+    let test = "upgrade::fake_successor::plays_its_part";
     put_script(path, &format!("{PART}='{part}' exec '{}' --exact {test} --nocapture", program.display()));
 }
 

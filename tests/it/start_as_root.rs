@@ -1,7 +1,7 @@
 //! The daemon as root starts it without systemd: what the starter is told, whom the daemon becomes, what it leaves behind; and
 //! the sockets and words that pass between it and a service manager.
 
-mod owned_files;
+mod links;
 mod site;
 
 use std::{
