@@ -23,6 +23,7 @@ mod lifecycle;
 mod load;
 mod log;
 mod memory;
+mod packaging;
 mod polls;
 mod proxy;
 mod publish;
