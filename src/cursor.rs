@@ -5,6 +5,9 @@
 //!
 //! Grammar: `<node>-<position>`, and perhaps `~<entry>`: an entry of a journal, up to which the client has read that. This
 //! version has no journals: it writes none, and takes an id with one for what stands before it.
+//!
+//! A node's name in capitals says that the position is ahead of the clock. It is exact at its own node; another node can't
+//! compare it with its own positions, and treats it as an unknown id.
 
 use std::{fmt, str::FromStr};
 
@@ -13,7 +16,8 @@ use bytes::BufMut;
 /// Most bytes of an id. What is longer, no ssecast has made.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// Names one run of the hub: 8 characters of `0-9a-z`, made at start. Positions of two nodes can be compared as times only.
+/// Names one run of the hub: 8 characters of `0-9a-z`, made at start. Positions of two nodes can be compared as times only, and
+/// not even as times where the name is in capitals ([`NodeId::untimed`]).
 /// The first three are the same for all runs of one instance, as far as these can be known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeId([u8; 8]);
@@ -22,12 +26,15 @@ pub struct NodeId([u8; 8]);
 const INSTANCE: usize = 3;
 
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+/// How many digits the alphabet begins with.
+const DIGITS: usize = 10;
 
 impl NodeId {
-    /// A new name.
+    /// A new name. The last character is a letter, so that a name in capitals differs.
     #[must_use]
     pub fn random() -> Self {
-        Self(std::array::from_fn(|_| ALPHABET[fastrand::usize(..ALPHABET.len())]))
+        let digits_before = |at| if at + 1 == size_of::<Self>() { DIGITS } else { 0 };
+        Self(std::array::from_fn(|at| ALPHABET[fastrand::usize(digits_before(at)..ALPHABET.len())]))
     }
 
     /// A new name for the instance that `instance` describes: the same text for each of its runs, another one for others.
@@ -48,7 +55,25 @@ impl NodeId {
     /// Whether `other` is probably another run of the same instance.
     #[must_use]
     pub fn is_run_of_same_instance(&self, other: &Self) -> bool {
-        self != other && self.0[..INSTANCE] == other.0[..INSTANCE]
+        !self.is_same_node(other) && self.0[..INSTANCE].eq_ignore_ascii_case(&other.0[..INSTANCE])
+    }
+
+    /// The name for ids whose positions are ahead of the clock: in capitals.
+    #[must_use]
+    pub fn untimed(&self) -> Self {
+        Self(self.0.map(|byte| byte.to_ascii_uppercase()))
+    }
+
+    /// Whether positions under this name can be compared as times with those of another node.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        !self.0.iter().any(u8::is_ascii_uppercase)
+    }
+
+    /// Whether both name the same run, with positions that are times or not.
+    #[must_use]
+    pub fn is_same_node(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
     }
 
     /// The name.
@@ -75,12 +100,19 @@ impl FromStr for NodeId {
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
         let name: [u8; 8] = text.as_bytes().try_into().map_err(|_| CursorError)?;
-        if name.iter().all(|byte| ALPHABET.contains(byte)) { Ok(Self(name)) } else { Err(CursorError) }
+        let is_name = |name: &[u8; 8]| name.iter().all(|byte| ALPHABET.contains(byte));
+        let in_capitals = !name.iter().any(u8::is_ascii_lowercase);
+        if is_name(&name) || in_capitals && is_name(&name.map(|byte| byte.to_ascii_lowercase())) {
+            Ok(Self(name))
+        } else {
+            Err(CursorError)
+        }
     }
 }
 
 /// An event's place in the order of everything this node has delivered. Positions strictly grow. A position is the time at
 /// which it was given, in microseconds since 1970, or one more than the position before it where the clock had not moved on.
+/// After a clock was set back it is ahead of the time, until the clock has caught up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Position(pub u64);
 
@@ -198,6 +230,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_in_capitals_is_the_same_node_with_positions_that_are_no_times() {
+        for _ in 0..1000 {
+            let node = NodeId::for_instance("host /run/a");
+            let untimed = node.untimed();
+            assert!(node.is_timed() && !untimed.is_timed() && untimed != node && untimed.is_same_node(&node), "{node}");
+            assert!(!untimed.is_run_of_same_instance(&node), "it is the same run");
+            assert!(NodeId::for_instance("host /run/a").is_run_of_same_instance(&untimed));
+            let cursor = Cursor { node: untimed, position: Position(7) };
+            assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+    }
+
+    #[test]
     fn an_id_with_a_journals_entry_is_taken_for_its_cursor() {
         let cursor: Cursor = "abcdefgh-7".parse().unwrap();
         for id in ["abcdefgh-7~1700000000000-0", "abcdefgh-7~9.x_Y:1"] {
@@ -215,7 +260,7 @@ mod tests {
     #[test]
     fn what_is_no_cursor_is_unknown_and_nothing_is_now() {
         for bad in
-            ["x", "abcdefgh-", "abcdefgh-1x", "abcdefgh-+1", "ABCDEFGH-1", "abcdefgh-99999999999999999999", "\u{e9}-1"]
+            ["x", "abcdefgh-", "abcdefgh-1x", "abcdefgh-+1", "ABCDEFGh-1", "abcdefgh-99999999999999999999", "\u{e9}-1"]
         {
             assert_eq!(Start::from_last_event_id(Some(bad.as_bytes())), Start::Unknown, "{bad}");
         }

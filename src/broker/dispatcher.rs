@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::unix_micros,
-    cursor::{Cursor, Position},
+    cursor::{Cursor, NodeId, Position},
     event::{Event, Message},
     hub::{Hole, Sequencer},
     metrics::Metrics,
@@ -57,6 +57,8 @@ pub(super) struct SourceState {
 pub(super) struct State {
     pub(super) sequencer: Sequencer,
     pub(super) stamps: Stamps,
+    /// Whether positions are times, and not ahead of the clock.
+    timed: bool,
     pub(super) subscriptions: Subscriptions,
     pub(super) sources: Vec<SourceState>,
     /// Whether this process waits for its predecessor's state.
@@ -65,6 +67,14 @@ pub(super) struct State {
     pub(super) held: bool,
     /// The marker's channel, with its generation.
     pub(super) marker: Option<(ChannelName, Generation)>,
+}
+
+impl State {
+    /// The node's name, as ids have it now.
+    fn node(&self) -> NodeId {
+        let node = *self.sequencer.node();
+        if self.timed { node } else { node.untimed() }
+    }
 }
 
 /// See the module.
@@ -95,7 +105,16 @@ impl Dispatcher {
         let lost_after = sequencer.last();
         let source = |(spec, interest)| SourceState { spec, role: Role::Serving, interest, trouble: None, lost_after };
         let sources = sources.into_iter().map(source).collect();
-        let state = State { sequencer, stamps, subscriptions, sources, receiving: false, held: false, marker: None };
+        let state = State {
+            sequencer,
+            stamps,
+            timed: true,
+            subscriptions,
+            sources,
+            receiving: false,
+            held: false,
+            marker: None,
+        };
         Self { state: Mutex::new(state), outlets, metrics, began: Instant::now(), role_changed: Notify::new() }
     }
 
@@ -136,8 +155,8 @@ impl Dispatcher {
         if state.held {
             return None;
         }
-        let node = *state.sequencer.node();
         let events = self.forward(&mut state, messages, Some(receipt));
+        let node = state.node();
         Some(events.into_iter().map(|position| Cursor { node, position }).collect())
     }
 
@@ -165,8 +184,8 @@ impl Dispatcher {
 
     /// Gives messages their positions, which it returns where there is a receipt, and pushes the events to every shard.
     fn forward(&self, state: &mut State, messages: &[Message], receipt: Option<&Arc<Receipt>>) -> Vec<Position> {
-        let node = *state.sequencer.node();
         let now = self.stamp(state);
+        let node = state.node();
         let mut next = |message| -> Arc<Event> { Arc::new(Event::new(&node, state.sequencer.next(now), message)) };
         let events: Vec<Arc<Event>> = messages.iter().map(&mut next).collect();
         let positions = receipt.map(|_| events.iter().map(|event| event.position()).collect()).unwrap_or_default();
@@ -224,10 +243,16 @@ impl Dispatcher {
         state.sequencer.next(stamp)
     }
 
-    /// The time for what happens now: see `stamp`.
-    fn stamp(&self, state: &mut State) -> u64 {
+    /// The time for what happens now: see `stamp`. Where positions begin or cease to be times, the shards are notified.
+    pub(super) fn stamp(&self, state: &mut State) -> u64 {
         let now = self.now(state);
-        state.stamps.stamp(now)
+        let stamp = state.stamps.stamp(now);
+        let timed = !state.stamps.is_ahead(state.sequencer.last().0, now);
+        if timed != state.timed {
+            state.timed = timed;
+            self.push(|| Delivery::Timed(timed));
+        }
+        stamp
     }
 
     pub(super) fn now(&self, state: &mut State) -> u64 {

@@ -71,7 +71,8 @@ impl Dispatcher {
     ) {
         let mut state = self.lock();
         state.sources[source].trouble = None;
-        state.stamps.watermark(source, at);
+        let now = self.now(&mut state);
+        state.stamps.watermark(source, at, now);
         let confirmed = note_marker(&mut state, source, confirmed);
         self.apply(&mut state, |subscriptions, actions| subscriptions.reconnected(source, confirmed, actions));
     }
@@ -86,7 +87,9 @@ impl Dispatcher {
 
     /// All that was published at source `source` before `at` (by [`Dispatcher::source_time`]) has been delivered.
     pub fn watermark(&self, source: SourceId, at: u64) {
-        self.lock().stamps.watermark(source, at);
+        let mut state = self.lock();
+        let now = self.now(&mut state);
+        state.stamps.watermark(source, at, now);
     }
 
     /// Sources that are not connected, by their names, each with the reason.

@@ -20,6 +20,8 @@ pub enum Delivery {
     Refused(ChannelName, Arc<str>),
     /// No event follows with a position up to this one.
     Advance(Position),
+    /// From now on positions are times, or (`false`) ahead of the clock: ids say so.
+    Timed(bool),
     /// No shard is subscribed to the channel any more; from now on its events are incomplete.
     Unsubscribed(ChannelName),
     /// Answer a question.

@@ -4,6 +4,9 @@
 //! A client that moves to another node is given what is younger than its cursor, less `history.skew`. So a position must not
 //! claim more than the node has: all that was published half of `history.skew` before it. The other half is for what the
 //! clocks of two nodes differ.
+//!
+//! Positions only grow. Where a clock was set back, they are ahead of it until it has caught up, and their ids say so
+//! ([`Stamps::is_ahead`]).
 
 use std::time::Duration;
 
@@ -79,7 +82,14 @@ impl Stamps {
 
     /// The time, and whether the wall clock has stepped.
     pub(super) fn now(&mut self, wall: u64, monotonic: u64) -> (u64, Option<Step>) {
-        self.clock.read(wall, monotonic)
+        let (now, step) = self.clock.read(wall, monotonic);
+        if let Some(Step::Followed(by)) = step {
+            // They are times of the clock before its step.
+            for watermark in &mut self.watermarks {
+                *watermark = watermark.saturating_add_signed(by);
+            }
+        }
+        (now, step)
     }
 
     /// The time for the position of what happens `now`.
@@ -88,10 +98,21 @@ impl Stamps {
         now.min(known)
     }
 
-    /// All that was published at the source before `at` has been delivered, or is lost and reported.
-    pub(super) fn watermark(&mut self, source: usize, at: u64) {
-        let watermark = &mut self.watermarks[source];
-        *watermark = at.max(*watermark);
+    /// Whether the last position claims more than is known `now`, so that it must not be taken for a time.
+    pub(super) fn is_ahead(&self, last: u64, now: u64) -> bool {
+        // Of a source that has never been connected, nothing is known and nothing claimed.
+        let connected = self.watermarks.iter().filter(|watermark| **watermark > 0);
+        let known = connected.min().map_or(u64::MAX, |oldest| oldest.saturating_add(self.margin));
+        last > now.min(known).saturating_add(SLEWED)
+    }
+
+    /// All that was published at the source before `at` has been delivered, or is lost and reported. `now`: the time.
+    pub(super) fn watermark(&mut self, source: usize, at: u64, now: u64) {
+        // A later time was read before the clock was set back: the source's next watermark counts.
+        if at <= now {
+            let watermark = &mut self.watermarks[source];
+            *watermark = at.max(*watermark);
+        }
     }
 }
 
@@ -111,12 +132,12 @@ mod tests {
     #[test]
     fn a_lagging_node_does_not_stamp_later_than_its_source_is_known_to_have_delivered() {
         let mut stamps = stamps(2);
-        stamps.watermark(0, START);
-        stamps.watermark(1, START + 5 * SECOND);
+        stamps.watermark(0, START, START);
+        stamps.watermark(1, START + 5 * SECOND, START + 5 * SECOND);
         assert_eq!(stamps.stamp(START + SECOND / 2), START + SECOND / 2);
         assert_eq!(stamps.stamp(START + 4 * SECOND), START + SECOND, "the source that lags most counts");
-        stamps.watermark(0, START + 4 * SECOND);
-        stamps.watermark(0, START + SECOND);
+        stamps.watermark(0, START + 4 * SECOND, START + 5 * SECOND);
+        stamps.watermark(0, START + SECOND, START + 5 * SECOND);
         assert_eq!(stamps.stamp(START + 4 * SECOND), START + 4 * SECOND, "a watermark only rises");
     }
 
@@ -148,7 +169,57 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_clock_that_was_set_back_leaves_positions_ahead_until_it_has_caught_up() {
+        let mut stamps = stamps(1);
+        let (hour, bound) = (3_600 * SECOND, SLEWED);
+        stamps.watermark(0, START, START);
+        let last = stamps.stamp(START);
+        assert!(!stamps.is_ahead(last, START));
+        stamps.now(START - hour, 0);
+        assert_eq!(stamps.now(START - hour + TRUSTED_AFTER, TRUSTED_AFTER).1, Some(Step::Followed(-(hour as i64))));
+        let now = START - hour + TRUSTED_AFTER;
+        stamps.watermark(0, START + SECOND, now); // It was read before the step was followed.
+        assert_eq!(stamps.stamp(now), START - hour + SECOND, "of the source no more is known than before the step");
+        for (elapsed, ahead) in [(TRUSTED_AFTER, true), (hour - bound - 1, true), (hour - bound, false), (hour, false)]
+        {
+            let now = START - hour + elapsed;
+            stamps.watermark(0, now, now);
+            assert_eq!(stamps.is_ahead(last, now), ahead, "{elapsed} us after the step");
+        }
+    }
+
+    #[test]
+    fn positions_of_a_node_whose_source_is_not_connected_are_not_ahead() {
+        assert!(!stamps(1).is_ahead(START, START));
+    }
+
     proptest! {
+        /// Positions as the sequencer makes them, while clocks step and a source lags.
+        #[test]
+        fn a_position_that_is_taken_for_a_time_claims_no_more_than_is_known(
+            inputs in prop::collection::vec((1_u64..5 * SECOND, -10_i64..10, 0_u64..4 * SECOND, 0_usize..3), 1..300),
+        ) {
+            let mut stamps = stamps(1);
+            // `known`: until when the source has delivered everything, by the monotonic clock.
+            let (mut monotonic, mut offset, mut last, mut known) = (0, 0_i64, 0, None);
+            for (elapsed, seconds, lag, input) in inputs {
+                monotonic += elapsed;
+                offset += if seconds.abs() > 7 { seconds * SECOND as i64 } else { 0 };
+                let (now, _) = stamps.now((START + monotonic).checked_add_signed(offset).unwrap(), monotonic);
+                if input == 0 {
+                    let at = monotonic.saturating_sub(lag);
+                    stamps.watermark(0, now - (monotonic - at), now);
+                    known = known.max(Some(at));
+                }
+                last = stamps.stamp(now).max(last + 1);
+                if let Some(known) = known && !stamps.is_ahead(last, now) {
+                    let claimed = last - (now - monotonic);
+                    prop_assert!(claimed <= known + SECOND + 2 * SLEWED, "{claimed} with {known} known");
+                }
+            }
+        }
+
         #[test]
         fn the_steady_clock_never_runs_back_unless_it_follows_a_step(
             steps in prop::collection::vec((1_u64..5 * SECOND, -10_i64..10), 1..200),

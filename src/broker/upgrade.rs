@@ -143,6 +143,8 @@ impl Dispatcher {
         let state = &mut *self.lock();
         let exact = exact && !state.sources.iter().any(|source| source.role.is_broken());
         state.sequencer = sequencer;
+        // The predecessor may have been ahead of the clock.
+        self.stamp(state);
         // What the predecessor has released meanwhile, no shard has; a shard that needs it asks again.
         let kept: HashSet<&ChannelName> = open.iter().collect();
         let released: Vec<ChannelName> =

@@ -94,6 +94,8 @@ impl Channel {
 /// One shard's channels and groups.
 pub struct Hub {
     node: NodeId,
+    /// Whether positions are times, and not ahead of the clock.
+    timed: bool,
     limits: config::History,
     /// Whether sources must be asked for a channel before its events arrive.
     on_demand: bool,
@@ -121,6 +123,7 @@ impl Hub {
     pub fn new(cursor: Cursor, limits: config::History, on_demand: bool) -> Self {
         Self {
             node: cursor.node,
+            timed: true,
             limits,
             on_demand,
             last: cursor.position,
@@ -136,10 +139,15 @@ impl Hub {
         }
     }
 
-    /// The node's name.
+    /// Sets whether positions are times from now on, or ahead of the clock: ids say so.
+    pub fn set_timed(&mut self, timed: bool) {
+        self.timed = timed;
+    }
+
+    /// The node's name, as ids have it now.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        self.node
+        if self.timed { self.node } else { self.node.untimed() }
     }
 
     /// The last position passed.
@@ -156,7 +164,7 @@ impl Hub {
     /// The cursor at `position` of this node.
     #[must_use]
     pub fn cursor_at(&self, position: Position) -> Cursor {
-        Cursor { node: self.node, position }
+        Cursor { node: self.node(), position }
     }
 
     /// Appends `event` to its channel's history and to the batches of the groups that have the channel. Gives back how many
@@ -208,7 +216,7 @@ impl Hub {
     pub fn reader(&self, start: Start, now: u64) -> Reader {
         match start {
             Start::Now => Reader::live(self.last),
-            Start::After(cursor) if cursor.node == self.node => {
+            Start::After(cursor) if cursor.node.is_same_node(&self.node) => {
                 Reader::new(cursor.position.min(self.last), CursorOrigin::Resumed)
             }
             // All that is kept here came after all that an earlier run gave, whatever the clock said: where it has stepped back,
@@ -216,6 +224,8 @@ impl Hub {
             Start::After(cursor) if cursor.node.is_run_of_same_instance(&self.node) => {
                 Reader::new(Position(0), CursorOrigin::Foreign)
             }
+            // Its node's clock was set back, and the position says no time.
+            Start::After(cursor) if !cursor.node.is_timed() => Reader::new(Position(0), CursorOrigin::Foreign),
             Start::After(cursor) => {
                 let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
                 let cursor = Position(cursor.position.0.saturating_sub(skew));

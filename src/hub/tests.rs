@@ -146,6 +146,27 @@ fn a_clock_that_stepped_back_before_a_restart_hides_no_event_from_clients_of_the
 }
 
 #[test]
+fn an_id_from_ahead_of_its_nodes_clock_is_exact_there_and_hides_no_event_at_another_node() {
+    let mut harness = Harness::new(limits(10), false);
+    harness.now += 10 * SECOND;
+    let events = [harness.publish("a", "x"), harness.publish("a", "y")];
+    harness.hub.set_timed(false);
+    let own = harness.hub.cursor_at(events[0]);
+    assert_eq!(own.to_string(), format!("ABCDEFGH-{}", events[0]));
+    harness.hub.set_timed(true);
+    assert_eq!(harness.resume(&["a"], Start::After(own)), [Given::Event(events[1])]);
+    assert_eq!(harness.hub.cursor_at(events[0]).to_string(), format!("abcdefgh-{}", events[0]));
+    // Its clock was 6 s ahead and was set back: by its position the client has both events.
+    harness.now += 10 * SECOND;
+    let other = Cursor { node: "ZZZZZZZZ".parse().unwrap(), position: Position(events[1].0 + 6 * SECOND) };
+    let given = harness.resume(&["a"], Start::After(other));
+    assert!(
+        matches!(&given[..], [Given::Gap(_, _, GapReason::Restart), Given::Event(_), Given::Event(_)]),
+        "{given:?}"
+    );
+}
+
+#[test]
 fn a_cursor_of_another_run_counts_as_a_time() {
     let mut harness = Harness::new(limits(10), false);
     harness.now += 10 * SECOND;

@@ -102,6 +102,7 @@ impl Flushed<'_> {
             Delivery::Reconnected(names, hole) => self.restore(&names, hole),
             Delivery::Refused(name, _) => self.refuse(&name),
             Delivery::Advance(position) => self.hub.advance(position),
+            Delivery::Timed(timed) => self.hub.set_timed(timed),
             Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
             Delivery::Publish(..) | Delivery::Query(_) => {} // `turn` did it.
         }
