@@ -1,4 +1,4 @@
-//! `ssecast bench`: runs the load generator, a program of its own (`ssecast-bench`), with the arguments as they are.
+//! `ssecast bench`: runs the load generator, a separate program (`ssecast-bench`), with the same arguments.
 //!
 //! Nothing is measured here.
 
@@ -28,10 +28,10 @@ pub struct BenchArgs {
     arguments: Vec<OsString>,
 }
 
-/// Becomes the load generator. Returns only if that is impossible.
+/// Replaces this process by the load generator. Returns only if that fails.
 ///
 /// # Errors
-/// There is no such program, or it can't be run.
+/// The program is not found, or it can't be run.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let beside = env::current_exe().ok().and_then(|own| beside(&own));
     let program = beside.unwrap_or_else(|| PathBuf::from(PROGRAM));

@@ -19,10 +19,10 @@ use hyperlocal::UnixConnector;
 use super::{Failure, exit, printable};
 use crate::config::{Address, reason};
 
-/// How long the daemon may take to answer a request. It answers a publish when Redis has it, so this is far above any delay
-/// of a daemon that is well.
+/// Longest wait for an answer. The daemon answers a publish after Redis has accepted it; a healthy daemon is far faster than
+/// this.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Longest answer that is read whole, in bytes; those to a publish are a line.
+/// Most bytes of an answer. The answer to a publish is one line.
 const MAX_ANSWER: usize = 1 << 20;
 
 /// A client of one socket.
@@ -43,7 +43,7 @@ enum Http {
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
+    /// No process listens on the socket.
     #[error(
         "no ssecast answers on {address} ({reason}): is it running? See `systemctl status ssecast`, or give {flag}"
     )]
@@ -55,7 +55,7 @@ pub enum ClientError {
         /// The flag that names another socket.
         flag: &'static str,
     },
-    /// The socket is there, but not for this user.
+    /// This user has no permission to connect.
     #[error("you may not connect to {address} ({reason}): join the group of that socket, or be root")]
     NotAllowed {
         /// Where.
@@ -63,7 +63,7 @@ pub enum ClientError {
         /// What the operating system reports.
         reason: String,
     },
-    /// The connection broke before the answer was complete, or what came was no HTTP.
+    /// The connection broke before the answer was complete, or the answer is not HTTP.
     #[error("{address} broke off before its answer was complete ({reason})")]
     Broken {
         /// Where.
@@ -91,8 +91,8 @@ impl From<ClientError> for Failure {
 }
 
 impl Client {
-    /// A client of the socket at `address`; `flag` is the flag that names another one, for errors. Connects when it sends. To be
-    /// made and used inside of a tokio runtime.
+    /// A client of the socket at `address`. `flag` is the flag that names another socket, for errors. It connects with each
+    /// request. It must be made and used inside a tokio runtime.
     #[must_use]
     pub fn new(address: Address, flag: &'static str) -> Self {
         let mut builder = legacy::Client::builder(TokioExecutor::new());
@@ -113,7 +113,7 @@ impl Client {
     /// Sends a request and waits for the head of the answer, 30 s at most.
     ///
     /// # Errors
-    /// [`ClientError`], where there was none. An answer of any status is not an error here.
+    /// [`ClientError`] if no answer came. An answer with any status is not an error here.
     pub async fn send(
         &self,
         method: Method,
@@ -124,7 +124,7 @@ impl Client {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         request.headers_mut().extend(headers);
-        // A socket's path is no host's name.
+        // HTTP/1.1 needs a host, and the path of a socket is none.
         request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
         let answer = async {
             let answer = match &self.http {
@@ -148,7 +148,7 @@ impl Client {
     /// Reads the whole body of an answer, 1 MiB at most, within 30 s.
     ///
     /// # Errors
-    /// [`ClientError::Broken`] if it ends too soon or is larger, [`ClientError::Silent`] if it doesn't come.
+    /// [`ClientError::Broken`] if the body ends too soon or is larger; [`ClientError::Silent`] if it doesn't arrive in time.
     pub async fn read_body(&self, answer: Response<Incoming>) -> Result<Bytes, ClientError> {
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect();
         match tokio::time::timeout(ANSWER_WITHIN, body).await {
@@ -158,7 +158,7 @@ impl Client {
         }
     }
 
-    /// The failure behind a status other than 200: the sentence of the error in the body, or the status's own words. The exit
+    /// The failure for a status other than 200. Its message is the error in the body or, without one, the status. Its exit
     /// code is that of [`exit_code`].
     pub async fn refusal(&self, answer: Response<Incoming>) -> Failure {
         let status = answer.status();
@@ -190,7 +190,7 @@ impl Client {
 
 fn refusal(address: &Address, status: StatusCode, body: &[u8]) -> Failure {
     let body = String::from_utf8_lossy(body);
-    // Another program may listen there, and pages of HTML help nobody.
+    // Another program may listen there, and answer with a page of HTML, which is not shown.
     match body.lines().next().map(str::trim).filter(|line| line.starts_with('{')) {
         Some(line) => {
             let json = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
@@ -201,8 +201,8 @@ fn refusal(address: &Address, status: StatusCode, body: &[u8]) -> Failure {
     }
 }
 
-/// The exit code for an answer that is no success. A status says more for a program than the sentence does: whether a retry can
-/// help, whether it is a matter of rights, or of what was sent.
+/// The exit code for an answer other than success. It says whether a retry can help, permission is missing, or the request is
+/// wrong.
 fn exit_code(status: StatusCode) -> u8 {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => exit::NO_PERMISSION,
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_answers_it_says_what_to_do() {
+    fn an_unreachable_daemon_is_an_error_that_says_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
         let failure = get(Address::Unix(path.clone())).unwrap_err();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_whole_or_not_at_all() {
+    fn a_truncated_or_invalid_answer_is_an_error() {
         let stub = Stub::start(&[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"]);
         assert_eq!(get(stub.address()).unwrap(), "hello");
         let request = String::from_utf8(stub.requests().remove(0)).unwrap();
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_the_daemons_own_line() {
+    fn a_refusal_shows_the_error_text_of_the_daemon() {
         let stub =
             Stub::start(&[b"HTTP/1.1 403 Forbidden\r\nContent-Length: 27\r\n\r\n{\"error\":\"no such key\x1b[1m\"}"]);
         let failure = get(stub.address()).unwrap_err();

@@ -32,8 +32,8 @@ fn sections() -> String {
 #[test]
 fn docs_configure_lists_every_key_with_its_default() {
     let page = fs::read_to_string(PAGE).unwrap();
-    let (before, rest) = page.split_once(BEGIN).expect("docs/configure.md has lost the comment before its tables");
-    let (written, after) = rest.split_once(END).expect("docs/configure.md has lost the comment after its tables");
+    let (before, rest) = page.split_once(BEGIN).expect("docs/configure.md lacks the comment before its tables");
+    let (written, after) = rest.split_once(END).expect("docs/configure.md lacks the comment after its tables");
     let made = sections();
     if env::var_os("SSECAST_WRITE_DOCS").is_some() {
         fs::write(PAGE, [before, BEGIN, &made, END, after].concat()).unwrap();

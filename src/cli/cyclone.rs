@@ -1,8 +1,8 @@
-//! For those who come from cyclone-sse: an option that only its `twistd` plugin had gets a tip with what ssecast has instead.
+//! Adds a tip to the error of an option that only cyclone-sse had: what to use in ssecast instead. Accepts no option itself.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// cyclone-sse's options, and what to do with ssecast. An option of the form `--redis-*` stands for all that begin so.
+/// Options of cyclone-sse, and what to use instead. `--redis-*` stands for all options that begin with `--redis-`.
 const OPTIONS: [(&str, &str); 14] = [
     ("--port", "ssecast serves a Unix socket, which nginx proxies to; for a port: --socket tcp://127.0.0.1:PORT"),
     ("--listen", "name address and port in one: --socket tcp://ADDRESS:PORT"),
@@ -20,7 +20,8 @@ const OPTIONS: [(&str, &str); 14] = [
     ("--nodaemon", "ssecast stays in the foreground unless --daemon is given"),
 ];
 
-/// Adds the tip to the error of an unknown option, if it was one of cyclone-sse's. clap's own guess at a similar option goes.
+/// Adds the tip to the error of an unknown option if cyclone-sse had that option. The tip replaces clap's suggestion of a
+/// similar option.
 pub(super) fn add_tip(error: &mut clap::Error) {
     if error.kind() != ErrorKind::UnknownArgument {
         return;
@@ -29,7 +30,7 @@ pub(super) fn add_tip(error: &mut clap::Error) {
     let Some(tip) = tip(option) else { return };
     let tip = clap::builder::StyledStr::from(format!("in place of cyclone-sse's {option}: {tip}"));
     if error.remove(ContextKind::SuggestedArg).is_some() {
-        error.remove(ContextKind::Usage); // It was a usage with the guess.
+        error.remove(ContextKind::Usage); // The usage line has the suggested option.
     }
     error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
 }
@@ -55,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn options_of_cyclone_sse_are_answered_with_ssecast_s_way() {
+    fn an_option_of_cyclone_sse_gets_a_tip() {
         for (option, words) in [
             ("--port=8888", "--socket tcp://127.0.0.1:PORT"),
             ("--broker", "--redis-url"),
@@ -67,11 +68,11 @@ mod tests {
             assert!(error.contains("tip: in place of cyclone-sse's --") && error.contains(words), "{error}");
         }
         let error = error_of(&["serve", "--use-ssl"]);
-        assert!(error.contains("TLS is nginx's") && !error.contains("--user"), "clap's guess is gone: {error}");
+        assert!(error.contains("TLS is nginx's") && !error.contains("--user"), "clap's suggestion is removed: {error}");
     }
 
     #[test]
-    fn other_unknown_options_keep_clap_s_own_words() {
+    fn other_unknown_options_keep_clap_s_suggestion() {
         let error = error_of(&["serve", "--sockte", "x"]);
         assert!(error.contains("--socket") && !error.contains("cyclone"), "{error}");
     }

@@ -1,7 +1,7 @@
 //! `ssecast demo`: the daemon, and a page that publishes and reads events, on this machine. Needs no nginx, no Redis and no
 //! configuration, and leaves nothing behind.
 //!
-//! What is started is ended in the reverse order, however the demo ends: the streams, the page's server, the folder.
+//! However the demo ends, it stops its parts in this order: the streams, the page's server, the folder.
 
 mod commands;
 mod folder;
@@ -52,7 +52,7 @@ pub struct DemoArgs {
 /// Runs the demo until SIGINT, SIGTERM or SIGHUP.
 ///
 /// # Errors
-/// What keeps a part of it from starting, or made it end: a Redis that was asked for and doesn't answer, a port that is taken.
+/// A part did not start or ended early: the Redis at `--redis-url` doesn't answer, the port is in use.
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     start_logging();
     super::runtime()?.block_on(demo(args))?;
@@ -60,7 +60,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
 }
 
 async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
-    // Before there is anything that a signal could leave behind.
+    // First of all: from here on a signal ends the demo in order, and nothing is left behind.
     let mut end = EndSignals::listen().context("can't wait for signals")?;
     let redis = redis::find(args.redis_url.as_deref(), args.no_redis).await?;
     let folder = Folder::make().context("can't make a temporary folder")?;
@@ -70,7 +70,7 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     let (over, is_over) = oneshot::channel::<()>();
     let daemon = async {
         let on_ready = || {
-            let _ = ready.send(()); // The receiver below is alive until the daemon is ready or has failed.
+            let _ = ready.send(()); // Can't fail: the receiver below waits until the daemon is ready or has failed.
         };
         let config = config(&folder, &redis);
         let sockets = app::bind(&config)?;
@@ -102,7 +102,7 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     };
     let (served, (server, shown)) = tokio::join!(daemon, page);
 
-    // Only now: the daemon's last words to the streams go through the page's server.
+    // After the daemon: its last events reach the streams through the page's server.
     if let Some(server) = server {
         server.stop().await;
     }
@@ -141,10 +141,10 @@ impl EndSignals {
     }
 }
 
-/// Only what goes wrong is logged: the terminal is for the lines to paste. `RUST_LOG` asks for more.
+/// Logs warnings and errors only, so that the terminal shows the commands to paste. `RUST_LOG` changes the level.
 fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    // A second start in one process keeps the first one's log.
+    // Fails where the process has a log already, which is then used.
     let _ = log.with_ansi(io::stderr().is_terminal()).try_init();
 }

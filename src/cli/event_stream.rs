@@ -1,15 +1,15 @@
-//! Reads an event stream as a browser does (WHATWG HTML 9.2.6), from chunks of bytes cut anywhere. No I/O.
+//! Parses an event stream as a browser does (WHATWG HTML 9.2.6), from chunks of bytes that may be cut anywhere. No I/O.
 //!
-//! Payloads are kept as bytes: decoding them is the caller's.
+//! Payloads stay bytes: the caller decodes them.
 
 use std::time::Duration;
 
-/// One event, as it would reach a listener.
+/// One event, as an event listener would receive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamEvent {
     /// The last event id as of this event.
     pub id: Vec<u8>,
-    /// Its type; empty is what a browser calls `message`.
+    /// Its type. Empty stands for a browser's `message`.
     pub event: Vec<u8>,
     /// The payload, lines joined by LF.
     pub data: Vec<u8>,
@@ -18,45 +18,45 @@ pub struct StreamEvent {
 /// The state of a stream between two chunks.
 #[derive(Debug, Clone, Default)]
 pub struct EventStream {
-    /// The line that isn't complete yet.
+    /// The incomplete last line.
     line: Vec<u8>,
-    /// The last byte was a CR, so that a LF now belongs to it.
+    /// Whether the last byte was a CR. A LF that follows belongs to the same line end.
     after_cr: bool,
     /// Whether the first line was read: only it may begin with a byte order mark.
     begun: bool,
     event: Vec<u8>,
     data: Vec<u8>,
-    /// The id field of the event that isn't complete yet; the events that follow have it as well, until another id comes.
+    /// The last `id:` field, also of an incomplete event. It is the id of all later events until the next `id:`.
     id: Vec<u8>,
     last_event_id: Vec<u8>,
     retry: Option<Duration>,
 }
 
 impl EventStream {
-    /// A stream that resumes after `last_event_id`; empty for a new one.
+    /// A stream that resumes after `last_event_id`; empty for a new stream.
     #[must_use]
     pub fn resume(last_event_id: &[u8]) -> Self {
         Self { id: last_event_id.to_vec(), last_event_id: last_event_id.to_vec(), ..Self::default() }
     }
 
-    /// Forgets what a connection that is over has left unfinished. Id and `retry` are kept for the next one.
+    /// Drops the incomplete event of a connection that has ended. The last event id and `retry` are kept.
     pub fn reconnect(&mut self) {
         *self = Self { retry: self.retry, ..Self::resume(&self.last_event_id) };
     }
 
-    /// The id that a client which reconnects now gives as `Last-Event-ID`; empty if it gives none.
+    /// What to send as `Last-Event-ID` when reconnecting; empty for no header.
     #[must_use]
     pub fn last_event_id(&self) -> &[u8] {
         &self.last_event_id
     }
 
-    /// How long to wait before reconnecting, if the stream has a `retry:`.
+    /// The last `retry:` of the stream: how long to wait before reconnecting.
     #[must_use]
     pub fn retry(&self) -> Option<Duration> {
         self.retry
     }
 
-    /// Takes the next bytes, and gives the events that they complete.
+    /// Parses the next bytes. Returns the events that they complete.
     pub fn feed(&mut self, mut chunk: &[u8]) -> Vec<StreamEvent> {
         let mut events = Vec::new();
         while !chunk.is_empty() {
@@ -73,7 +73,7 @@ impl EventStream {
             chunk = &chunk[end + 1..];
             let mut line = std::mem::take(&mut self.line);
             events.extend(self.take_line(&line));
-            // The allocation is used again.
+            // Reuse the allocation.
             line.clear();
             self.line = line;
         }
@@ -118,7 +118,7 @@ impl EventStream {
         self.last_event_id.clone_from(&self.id);
         let event = std::mem::take(&mut self.event);
         let mut data = std::mem::take(&mut self.data);
-        // The LF after the last line isn't the payload's. Without a line there is no event.
+        // Remove the LF after the last line. Without a `data:` line there is no event.
         data.pop()?;
         Some(StreamEvent { id: self.last_event_id.clone(), event, data })
     }
@@ -140,9 +140,9 @@ mod tests {
         (id.into(), event.into(), data.into())
     }
 
-    /// The examples of the standard, with the results that it states.
+    /// The standard's examples and their results.
     #[test]
-    fn reads_as_the_standard_says() {
+    fn parses_the_examples_of_the_standard() {
         for (stream, events) in [
             ("data: YHOO\ndata: +2\ndata: 10\n\n", vec![event("", "", "YHOO\n+2\n10")]),
             (
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_without_data_counts_and_one_that_was_cut_off_does_not() {
+    fn an_id_without_data_counts_and_an_incomplete_one_does_not() {
         let mut stream = EventStream::resume(b"old");
         assert_eq!(stream.last_event_id(), b"old");
         assert!(stream.feed(b"retry: 1500\nid: new\n\nid: cut\n").is_empty());
@@ -179,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn where_chunks_are_cut_changes_nothing(
+        fn chunk_boundaries_do_not_change_the_events(
             bytes in proptest::collection::vec(prop::sample::select(b"\r\n\n: abdeintv\xef\xbb\xbf".to_vec()), 0..60)
                 .prop_map(|noise| [b"data: x\r\n".to_vec(), noise, b"\n\nid: 7\r\rdata: y\r\n\r\n".to_vec()].concat()),
             cuts in proptest::collection::vec(1usize..9, 1..20),

@@ -1,5 +1,5 @@
-//! `ssecast completions` and `ssecast man`: what packages ship beside the program, made from the grammar and from the list of
-//! configuration keys, so that neither can fall behind. Reads no configuration.
+//! `ssecast completions` and `ssecast man`: shell completions and manual pages for packages, made from the grammar and from the
+//! list of configuration keys, so that they are never out of date. Reads no configuration.
 
 use std::{fs, io, path::PathBuf};
 
@@ -34,7 +34,7 @@ pub struct ManArgs {
 /// Prints completions.
 ///
 /// # Errors
-/// What the system says of standard output.
+/// What the operating system reports about standard output.
 pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut grammar(), "ssecast", &mut script);
@@ -44,7 +44,7 @@ pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
 /// Prints ssecast(1), or writes every page.
 ///
 /// # Errors
-/// What the system says of standard output or of the folder.
+/// What the operating system reports about standard output or the folder.
 pub fn man(args: &ManArgs) -> Result<(), Failure> {
     let Some(folder) = &args.to else {
         let mut page = Vec::new();
@@ -59,11 +59,11 @@ pub fn man(args: &ManArgs) -> Result<(), Failure> {
     written().map_err(|error| Failure::new(exit::IO, format_args!("{}: {error}", folder.display())))
 }
 
-/// The grammar without what is hidden, such as the subcommands here: completions would offer them.
+/// The grammar without hidden subcommands, which completions would offer. `completions` and `man` are hidden.
 fn grammar() -> Command {
     let whole = Cli::command();
     let shown: Vec<_> = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect();
-    // `ssecast help` would be listed with a page that there isn't.
+    // Else `ssecast help` would be listed, with a manual page that does not exist.
     Command::new("ssecast")
         .version(env!("CARGO_PKG_VERSION"))
         .about(whole.get_about().cloned().unwrap_or_default())
@@ -108,7 +108,7 @@ fn configuration_page() -> String {
     page.render()
 }
 
-/// The shortest file that is of use: publishes come from a Redis.
+/// The shortest useful file: it takes events from Redis.
 fn example() -> String {
     let tables = Config::definitions(source::TABLES);
     let url = tables
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_a_page_for_each_subcommand_and_each_key_is_in_the_configurations() {
+    fn manual_has_a_page_for_each_subcommand_and_an_entry_for_each_key() {
         let folder = tempfile::tempdir().unwrap();
         man(&ManArgs { to: Some(folder.path().join("man")) }).unwrap();
         let page = |name: &str| fs::read_to_string(folder.path().join("man").join(name)).unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_subcommands_are_in_no_page_and_no_completion() {
+    fn hidden_subcommands_are_in_no_manual_page_and_no_completion() {
         let mut script = Vec::new();
         clap_complete::generate(clap_complete::Shell::Bash, &mut grammar(), "ssecast", &mut script);
         let script = String::from_utf8(script).unwrap();

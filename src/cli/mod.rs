@@ -41,7 +41,7 @@ pub mod exit {
     pub const UNAVAILABLE: u8 = 69;
     /// A connection, a file or a pipe broke.
     pub const IO: u8 = 74;
-    /// The daemon can't do it at the moment: a retry can help.
+    /// The daemon can't do it now: a retry can help.
     pub const TEMPORARY: u8 = 75;
     /// This user may not connect, or may not do this.
     pub const NO_PERMISSION: u8 = 77;
@@ -81,7 +81,7 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(mut error) => {
             cyclone::add_tip(&mut error);
-            // Help and version come this way too. Where they can't be printed, nobody reads them.
+            // Help and version are "errors" too. If printing fails, there is nowhere to report it.
             let _ = error.print();
             return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
         }
@@ -108,7 +108,7 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 pub struct Failure {
     code: u8,
     message: String,
-    /// Whether the message begins with a place of its own, and not with the program's name.
+    /// Whether the message begins with a file name, and so needs no program name before it.
     placed: bool,
 }
 
@@ -128,7 +128,7 @@ impl Failure {
     /// Prints it on standard error.
     fn report(&self) -> ExitCode {
         let name = if self.placed { "" } else { "ssecast: " };
-        // Where standard error is closed, the exit code is all there is.
+        // If standard error is closed, the exit code alone reports the failure.
         let _ = writeln!(io::stderr(), "{name}{}", self.message);
         ExitCode::from(self.code)
     }
@@ -143,7 +143,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl From<ConfigErrors> for Failure {
-    /// The errors as they are: each begins with its file, as compilers do it, so that editors find the line.
+    /// The errors unchanged. Each begins with its file and line, as a compiler's, so that editors can jump there.
     fn from(errors: ConfigErrors) -> Self {
         Self { code: exit::USAGE, message: errors.to_string(), placed: true }
     }
@@ -162,7 +162,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// A runtime for a subcommand that talks to the daemon: one thread, and made only once it is needed.
+/// A runtime with one thread, for a subcommand that talks to the daemon.
 ///
 /// # Errors
 /// What the operating system reports when it refuses the runtime's file descriptors.
@@ -170,10 +170,10 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Prints an answer. A reader that has closed the pipe is no failure.
+/// Prints an answer. A pipe that its reader has closed is no error.
 ///
 /// # Errors
-/// What else the operating system reports about standard output.
+/// Any other error of standard output.
 fn print(answer: &[u8]) -> io::Result<()> {
     match io::stdout().write_all(answer).and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -181,8 +181,8 @@ fn print(answer: &[u8]) -> io::Result<()> {
     }
 }
 
-/// `text` with `line_feed` for each line feed and with its control characters escaped: the text is a stranger's, and a terminal
-/// obeys control characters.
+/// `text` with each line feed replaced by `line_feed` and each other control character escaped. Strangers can publish the text,
+/// and control characters can take over a terminal.
 fn printable(text: &str, line_feed: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grammar_is_sound() {
+    fn clap_accepts_the_definitions_of_all_commands() {
         Cli::command().debug_assert();
     }
 

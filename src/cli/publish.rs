@@ -74,7 +74,7 @@ pub fn run(args: &PublishArgs) -> Result<(), Failure> {
     Ok(print(&line)?)
 }
 
-/// Cuts one line end from the end: `echo` and files have one, and in a stream it would be an empty last line.
+/// Removes one line end from the end. `echo` and text files add one, which would be an empty last line in the stream.
 fn cut_line_end(message: &mut Vec<u8>) {
     if message.pop_if(|last| *last == b'\n').is_some() {
         message.pop_if(|last| *last == b'\r');
@@ -89,7 +89,7 @@ struct PublishRequest {
 }
 
 impl PublishRequest {
-    /// As cyclone-sse's clients do it; percent-encoding carries any bytes.
+    /// A form, as cyclone-sse's clients send it. Percent-encoding can carry any bytes.
     fn form(args: &PublishArgs) -> Self {
         let message = args.message.as_encoded_bytes();
         let mut body = form_urlencoded::Serializer::new(String::new());
@@ -101,11 +101,11 @@ impl PublishRequest {
         Self { target: "/publish".to_owned(), content_type: "application/x-www-form-urlencoded", body: body.into() }
     }
 
-    /// The message is the body as it is: it may be large, and have any bytes.
+    /// A request with the message as its body, which may be large and have any bytes.
     fn raw(args: &PublishArgs, message: Vec<u8>) -> Self {
-        /// What is allowed unescaped in a path (RFC 3986), less what has a meaning somewhere.
+        /// All but the unreserved characters of RFC 3986.
         const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-        // A channel named "." or ".." would be taken for a step in the path.
+        // As a path segment, "." or ".." would be resolved, not sent.
         let channel = match args.channel.as_str() {
             "." => "%2E".to_owned(),
             ".." => "%2E%2E".to_owned(),
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    /// Head and body of what is sent.
+    /// Returns the head and the body of the request as sent.
     fn sent(request: PublishRequest) -> (String, Vec<u8>) {
         let stub = Stub::start(&[b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"status\":\"ok\"}"]);
         let answer = runtime().unwrap().block_on(request.send(&Client::new(stub.address(), "--admin-socket"))).unwrap();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_any_bytes_goes_as_a_form() {
+    fn a_form_carries_a_message_of_any_bytes() {
         let (head, body) = sent(PublishRequest::form(&args("user/1 x", b"\xff\r\n=&\0")));
         assert!(head.starts_with("POST /publish HTTP/1.1\r\n"), "{head}");
         assert!(head.contains("content-type: application/x-www-form-urlencoded"), "{head}");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_end_is_cut_from_standard_input() {
+    fn one_line_end_is_removed_from_standard_input() {
         for (read, published) in
             [("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a", "a"), ("a\r", "a\r"), ("\n", ""), ("", "")]
         {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_input_goes_as_it_is() {
+    fn standard_input_is_sent_unchanged() {
         let (head, body) = sent(PublishRequest::raw(&args("user/1 \u{e4}#x", b"-"), b"\xff\r\n\0\n".to_vec()));
         assert!(
             head.starts_with("POST /publish/user%2F1%20%C3%A4%23x?event=a+b&key=k%26%C3%A4 HTTP/1.1\r\n"),

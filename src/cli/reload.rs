@@ -17,9 +17,9 @@ use tokio::time::sleep;
 use super::{Failure, client::Client, exit, print, runtime};
 use crate::config::{Address, Listen};
 
-/// How long another reload, or several, are waited for.
+/// Longest wait for other reloads to end.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
-/// How often the daemon is asked meanwhile.
+/// Time between two attempts meanwhile.
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// Have a new process take over: new configuration, new program, and no client is cut
@@ -46,7 +46,7 @@ pub fn run(args: &ReloadArgs) -> Result<(), Failure> {
         Some(address) => address.clone(),
         None => match Listen::load(args.config.as_deref()) {
             Ok(listen) => listen.admin,
-            // The daemon says what is wrong with its file, and notes it.
+            // The daemon reads the file itself, and reports and logs what is wrong with it.
             Err(_) if args.config.is_none() => Listen::default().admin,
             Err(errors) => {
                 let what = format_args!(
@@ -63,7 +63,7 @@ pub fn run(args: &ReloadArgs) -> Result<(), Failure> {
         let began = Instant::now();
         let answer = loop {
             let answer = client.send(Method::POST, &target, no_headers.clone(), Bytes::new()).await?;
-            // Another reload is under way, and its process may have read its configuration already.
+            // Another reload is under way. Its process may have read the configuration before the last change, so ask again.
             if answer.status() != StatusCode::CONFLICT || began.elapsed() > LONGEST_WAIT {
                 break answer;
             }

@@ -1,4 +1,4 @@
-//! `ssecast serve`: the daemon's flags, and the configuration that they and the file make.
+//! `ssecast serve`: the daemon's flags, which override the configuration file. Opens no socket itself.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::{
 
 /// Serve: take publishes in, give events out
 ///
-/// Flags stand over the configuration file, which stands over the defaults; `ssecast check --defaults` prints those.
+/// Flags override the configuration file, which overrides the defaults. `ssecast check --defaults` prints the defaults.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ServeArgs {
     /// The configuration file [default: /etc/ssecast/ssecast.toml, if it is there]
@@ -47,13 +47,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<String>,
 
-    /// Go on in the background; ends with 0 once the daemon serves, else tells why it doesn't
+    /// Run in the background: the command ends with 0 once the daemon serves, else prints why it doesn't
     #[arg(long)]
     pub daemon: bool,
 }
 
 impl ServeArgs {
-    /// The configuration: the file's, with the flags over it.
+    /// The configuration of the file, with the flags put over it.
     ///
     /// # Errors
     /// Every error of the file and of the flags at once.
@@ -75,11 +75,11 @@ impl ServeArgs {
     }
 }
 
-/// Runs the daemon until SIGTERM or SIGINT, or until another process has taken over. With `--daemon`, the process that was
-/// called ends with 0 once the daemon serves.
+/// Runs the daemon until SIGTERM or SIGINT, or until another process has taken over. With `--daemon`, this process ends with 0
+/// once the daemon serves.
 ///
 /// # Errors
-/// Every error of the configuration (exit code 64), or what keeps the daemon from serving (1).
+/// Every error of the configuration (exit code 64), or the reason why the daemon can't serve (1).
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     match app::boot(|| args.config(), args.daemon) {
         Ok(0) => Ok(()),
@@ -90,7 +90,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
 }
 
-/// Whether starting again would not help: a service manager is not to try for ever.
+/// Whether the error lasts, so that another start would fail too. Then a service manager should not try again.
 fn lasts(error: &anyhow::Error) -> bool {
     let wrong_user = matches!(error.downcast_ref(), Some(PrivilegeError::NotRoot { .. }));
     wrong_user || error.downcast_ref().is_some_and(ListenError::is_configuration)
@@ -102,7 +102,7 @@ mod tests {
     use crate::config::Address;
 
     #[test]
-    fn flags_stand_over_the_file() {
+    fn flags_override_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("c.toml");
         std::fs::write(&file, "[listen]\npublic = \"a.sock\"\nadmin = \"b.sock\"\n").unwrap();

@@ -1,4 +1,4 @@
-//! Which of the daemon's sockets a subcommand connects to: the one that a flag names, else the one of the configuration.
+//! Finds the socket that a subcommand connects to: the one named by a flag, else the one in the configuration. Connects to none.
 
 use std::path::PathBuf;
 
@@ -35,7 +35,7 @@ impl AdminSocketArgs {
     /// The socket's address.
     ///
     /// # Errors
-    /// No flag names it, and the configuration can't be read or is wrong there.
+    /// No flag names the socket, and the configuration can't be read or is wrong in `[listen]`.
     pub(super) fn address(&self) -> Result<Address, ConfigErrors> {
         match &self.admin_socket {
             Some(address) => Ok(address.clone()),
@@ -51,7 +51,7 @@ impl PublicSocketArgs {
     /// The socket's address.
     ///
     /// # Errors
-    /// No flag names it, and the configuration can't be read or is wrong there.
+    /// No flag names the socket, and the configuration can't be read or is wrong in `[listen]`.
     pub(super) fn address(&self) -> Result<Address, ConfigErrors> {
         match &self.socket {
             Some(address) => Ok(address.clone()),

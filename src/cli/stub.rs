@@ -1,4 +1,4 @@
-//! A daemon for tests: answers one connection after another with what it was given, and keeps what it was asked.
+//! A server for tests: sends prepared answers, one for each connection, and records the requests. Parses none.
 
 use std::{
     io::{Read as _, Write as _},
@@ -28,7 +28,7 @@ impl Stub {
         Address::Unix(self.folder.path().join("s.sock"))
     }
 
-    /// The requests, once all answers are given.
+    /// Waits until all answers are sent, and returns the requests.
     pub(super) fn requests(self) -> Vec<Vec<u8>> {
         self.thread.join().unwrap()
     }

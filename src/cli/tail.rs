@@ -1,6 +1,6 @@
 //! `ssecast tail`: prints a stream's events as they come, and reconnects as a browser's EventSource does.
 //!
-//! SIGINT keeps its default action, which ends the program at once and quietly, even while its reader is stuck.
+//! SIGINT keeps its default action: it ends the program at once, even while a write to standard output blocks.
 
 use std::{
     io::{self, Write},
@@ -25,9 +25,9 @@ use super::{
     tail_format::{Format, Printer},
 };
 
-/// The wait before reconnecting where the daemon has sent none.
+/// The wait before reconnecting if the stream has no `retry:`.
 const DEFAULT_RETRY: Duration = Duration::from_secs(3);
-/// Longest wait while the daemon doesn't answer, unless it asked for a longer one.
+/// Longest wait between attempts, unless the stream's `retry:` is longer.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
 /// Print the events of channels as they come
@@ -44,7 +44,7 @@ pub struct TailArgs {
     #[command(flatten)]
     socket: PublicSocketArgs,
 
-    /// Begin after the event with this id, with what the daemon still has
+    /// Begin after the event with this id; the daemon sends what it has kept since
     #[arg(long, value_name = "ID", value_parser = parse_id)]
     last_event_id: Option<HeaderValue>,
 
@@ -52,7 +52,7 @@ pub struct TailArgs {
     #[arg(long)]
     json: bool,
 
-    /// Print messages alone, byte for byte, each with a line feed behind it
+    /// Print only the messages, byte for byte, each followed by a line feed
     #[arg(long, conflicts_with = "json")]
     raw: bool,
 }
@@ -61,7 +61,7 @@ pub struct TailArgs {
 ///
 /// # Errors
 /// No daemon at the start (69), not allowed to connect or to read (77), channels refused (65), too many clients (75), wrong
-/// configuration (64). A daemon that ends later is waited for.
+/// configuration (64). If the daemon ends later, `tail` waits and reconnects.
 pub fn run(args: &TailArgs) -> Result<(), Failure> {
     let address = args.socket.address()?;
     let format = match (args.json, args.raw) {
@@ -103,12 +103,12 @@ fn target(channels: &[String], format: Format) -> Result<PathAndQuery, String> {
     target.map_err(|error| format!("too many channels for one request: {error}"))
 }
 
-/// Why a tail ends other than by a 204.
+/// Why `tail` ends before the daemon answers 204.
 #[derive(Debug)]
 enum End {
-    /// Standard output takes no more.
+    /// Standard output can't be written.
     Reader(io::Error),
-    /// There is nothing to wait for.
+    /// Retrying can't help.
     Failed(Failure),
 }
 
@@ -120,7 +120,7 @@ struct Tail<O, E> {
 }
 
 impl<O: Write, E: Write> Tail<O, E> {
-    /// Connects again and again, until the daemon answers 204, by which EventSource ends too.
+    /// Connects again and again until the daemon answers 204, which ends an EventSource too.
     async fn follow(&mut self) -> Result<(), End> {
         let mut connected_once = false;
         let mut failures = 0;
@@ -135,7 +135,7 @@ impl<O: Write, E: Write> Tail<O, E> {
                     failures = 0;
                     self.read(answer).await?;
                 }
-                // A daemon that restarts, or a proxy before it, may answer so for a while.
+                // While a daemon restarts, it or a proxy in front of it may answer like this.
                 Ok(answer) if connected_once && answer.status().is_server_error() => {
                     if failures == 0 {
                         self.printer.note(format_args!("{}; trying on", self.client.refusal(answer).await));
@@ -162,14 +162,14 @@ impl<O: Write, E: Write> Tail<O, E> {
     async fn connect(&mut self) -> Result<Response<Incoming>, ClientError> {
         let mut headers = vec![(ACCEPT, HeaderValue::from_static("text/event-stream"))];
         let id = self.stream.last_event_id();
-        // An id that no header can carry is no id of ssecast's.
+        // Every id of ssecast fits in a header. Another server's may not, and is left out.
         if let Some(id) = Some(id).filter(|id| !id.is_empty()).and_then(|id| HeaderValue::from_bytes(id).ok()) {
             headers.push((HeaderName::from_static("last-event-id"), id));
         }
         self.client.send(Method::GET, &self.target, headers, Bytes::new()).await
     }
 
-    /// Prints a connection's events until it ends. How it ends doesn't matter: the next one resumes after the last whole event.
+    /// Prints a connection's events until it ends, for whatever reason: the next connection resumes after the last whole event.
     async fn read(&mut self, answer: Response<Incoming>) -> Result<(), End> {
         self.stream.reconnect();
         let mut body = answer.into_body();
@@ -190,10 +190,10 @@ fn is_event_stream(answer: &Response<Incoming>) -> bool {
     answer.status() == StatusCode::OK && essence.eq_ignore_ascii_case(b"text/event-stream")
 }
 
-/// How long to wait before the next attempt: as the daemon asked, and twice as long with each attempt that failed.
+/// How long to wait before the next attempt: `retry`, doubled with each failed attempt after the first.
 fn wait(retry: Option<Duration>, failures: u32) -> Duration {
     let retry = retry.unwrap_or(DEFAULT_RETRY);
-    // A daemon that asks for no wait is not asked more often than this while it doesn't answer.
+    // With `retry: 0`, attempts that fail are still at least this far apart.
     let floor = if failures == 0 { retry } else { retry.max(Duration::from_millis(100)) };
     floor.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_RETRY.max(retry))
 }
@@ -205,7 +205,7 @@ mod tests {
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 
-    /// What is printed on standard output and on standard error, and how it ended.
+    /// Returns what is printed on standard output and on standard error, and how `tail` ended.
     fn follow(address: Address, id: &[u8]) -> (String, String, Result<(), End>) {
         runtime().unwrap().block_on(async {
             let (mut out, mut notes) = (Vec::new(), Vec::new());
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn resumes_where_it_was_cut_off() {
+    fn resumes_after_the_last_complete_event() {
         let first = format!(
             "{HEAD}:\nevent: ssecast.open\nretry: 1\ndata: {{}}\nid: n-1\n\n\
              data: one\nid: n-2\n\nevent: ssecast.ping\ndata: {{}}\nid: n-2\n\ndata: half\nid: n-3"
@@ -246,14 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn begins_after_the_id_it_was_given() {
+    fn the_first_request_has_the_given_last_event_id() {
         let stub = Stub::start(&[b"HTTP/1.1 204 No Content\r\n\r\n"]);
         assert!(follow(stub.address(), b"n-7").2.is_ok());
         assert!(String::from_utf8_lossy(&stub.requests()[0]).contains("last-event-id: n-7\r\n"));
     }
 
     #[test]
-    fn an_answer_that_no_retry_changes_ends_it() {
+    fn a_refusal_at_the_first_attempt_ends_it() {
         for (answer, code, said) in [
             ("HTTP/1.1 400 Bad Request\r\nContent-Length: 12\r\n\r\n{\"error\":\"\"}", exit::DATA, "{\"error\":\"\"}"),
             ("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", exit::TEMPORARY, "503"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_as_the_daemon_asked_and_longer_while_it_does_not_answer() {
+    fn waits_for_retry_and_longer_with_each_failed_attempt() {
         let seconds = Duration::from_secs;
         assert_eq!(wait(None, 0), DEFAULT_RETRY);
         assert_eq!(wait(Some(seconds(0)), 0), seconds(0));

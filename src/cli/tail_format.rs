@@ -1,4 +1,5 @@
-//! How `ssecast tail` shows events: as text for people, as JSON, or as the messages alone. Gaps and notes go beside them.
+//! Prints events for `ssecast tail`: as text for people, as JSON, or as the messages alone. Gaps and notes go to another output.
+//! Reads no stream.
 
 use std::{
     borrow::Cow,
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{event_stream::StreamEvent, printable};
 use crate::sse::own_event;
 
-/// Types that begin so are ssecast's own: of the stream, not of a publisher.
+/// How the types of ssecast's own events begin. No publisher can send these.
 const OWN_EVENTS: &[u8] = b"ssecast.";
 
 /// How events are shown.
@@ -26,20 +27,20 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// Whether the stream must say each event's channel.
+    /// Whether the stream must name the channel of each event.
     pub(super) fn needs_envelope(self) -> bool {
         !matches!(self, Self::Raw)
     }
 }
 
-/// Writes events to `out`, and all else to `notes`.
+/// Writes events to `out`, and everything else to `notes`.
 pub(super) struct Printer<O, E> {
     format: Format,
     out: O,
     notes: E,
 }
 
-/// What `envelope=1` makes of a message.
+/// The `data:` of an event with `envelope=1`.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -68,7 +69,7 @@ impl<O: Write, E: Write> Printer<O, E> {
         Self { format, out, notes }
     }
 
-    /// Shows an event; a gap is a note, and ssecast's other events are not shown.
+    /// Prints an event. A gap is printed as a note; ssecast's other events are not printed.
     ///
     /// # Errors
     /// What the operating system reports about `out`: a broken pipe, if its reader has ended.
@@ -78,7 +79,7 @@ impl<O: Write, E: Write> Printer<O, E> {
             return Ok(());
         }
         if event.event.starts_with(OWN_EVENTS) {
-            return Ok(()); // The stream's begin, or a sign of life.
+            return Ok(()); // `ssecast.open`, `ssecast.ping` or `ssecast.close`.
         }
         if self.format == Format::Raw {
             self.out.write_all(&event.data)?;
@@ -86,7 +87,7 @@ impl<O: Write, E: Write> Printer<O, E> {
         }
         let data = String::from_utf8_lossy(&event.data);
         let event_type = String::from_utf8_lossy(&event.event);
-        // What isn't an envelope comes from something else than ssecast, and is shown as it is.
+        // Data that is not an envelope comes from another server. It is shown as it is.
         let envelope: Option<Envelope<'_>> = serde_json::from_str(&data).ok();
         let (channel, data) = match &envelope {
             Some(envelope) => (Some(&*envelope.channel), &*envelope.data),
@@ -109,7 +110,7 @@ impl<O: Write, E: Write> Printer<O, E> {
         self.out.flush()
     }
 
-    /// Writes a note beside the events. One that can't be written is lost.
+    /// Writes a note. Errors are ignored.
     pub(super) fn note(&mut self, note: fmt::Arguments<'_>) {
         let _ = writeln!(self.notes, "ssecast tail: {}", printable(&note.to_string(), " "));
     }
@@ -121,8 +122,8 @@ impl<O: Write, E: Write> Printer<O, E> {
         };
         let why = match &*gap.reason {
             "history" => "what followed is no longer kept",
-            "restart" => "the daemon was started anew, and doesn't know",
-            "source" => "the daemon had lost its source for a while",
+            "restart" => "the daemon was restarted, and has no events from before",
+            "source" => "the daemon was disconnected from its source",
             "slow" => "they were not read in time",
             other => other,
         };
@@ -147,7 +148,7 @@ fn as_text(channel: Option<&str>, event_type: Option<&str>, data: &str) -> Strin
 mod tests {
     use super::*;
 
-    /// What is printed, and the notes beside it.
+    /// Returns what is printed, and the notes.
     fn show(format: Format, event: &str, data: &[u8]) -> (String, String) {
         let mut printer = Printer::new(format, Vec::new(), Vec::new());
         let event = StreamEvent { id: b"abcdefgh-7".to_vec(), event: event.into(), data: data.to_vec() };
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_for_people_and_harmless_to_terminals() {
+    fn text_escapes_control_characters() {
         let message = br#"{"channel":"cats","data":"meow\nand \u001b[31mpurr"}"#;
         assert_eq!(show(Format::Text, "", message).0, "cats: meow\n  and \\u{1b}[31mpurr\n");
         assert_eq!(show(Format::Text, "mood", message).0, "cats (mood): meow\n  and \\u{1b}[31mpurr\n");
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_what_there_is_to_know() {
+    fn json_has_id_channel_type_and_data() {
         let message = r#"{"channel":"größe","data":"a\nb"}"#.as_bytes();
         assert_eq!(
             show(Format::Json, "mood", message).0,
@@ -174,12 +175,12 @@ mod tests {
     }
 
     #[test]
-    fn raw_is_the_message_alone() {
+    fn raw_prints_the_message_alone() {
         assert_eq!(show(Format::Raw, "mood", b"[1,2,3]").0, "[1,2,3]\n");
     }
 
     #[test]
-    fn gaps_are_reported_beside_the_events() {
+    fn gaps_are_printed_as_notes_and_other_own_events_not_at_all() {
         let (out, notes) = show(Format::Raw, own_event::GAP, br#"{"channels":["cats","dogs"],"reason":"history"}"#);
         assert_eq!(out, "");
         assert_eq!(notes, "ssecast tail: events of cats, dogs may have been missed: what followed is no longer kept\n");

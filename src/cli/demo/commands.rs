@@ -1,4 +1,4 @@
-//! Where a demo can be reached, and the commands to paste that are made from that.
+//! The addresses of a demo, and the commands for users to paste. Runs none of them.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::{
     redis::{self, Redis},
 };
 
-/// The places of one demo.
+/// The addresses of one demo.
 #[derive(Debug, Clone)]
 pub(super) struct Places {
     /// The page's port on 127.0.0.1.
@@ -26,7 +26,7 @@ pub(super) struct Command {
 }
 
 impl Places {
-    /// The places of the demo in `folder`, whose page is on `port`.
+    /// The addresses of the demo in `folder` whose page is on `port`.
     pub(super) fn new(folder: &Folder, redis: &Redis, port: u16) -> Self {
         Self { port, admin: folder.admin(), redis: redis.url.as_deref().map(redis::command) }
     }
@@ -54,8 +54,8 @@ impl Places {
             .collect()
     }
 
-    /// The same for the page, as JSON: the page makes commands for the channel in its form. Any user of this machine can read
-    /// the page, so a redis-cli with a password is left out.
+    /// The addresses as JSON. The page makes commands of them, for the channel in its form. Any user of this machine can read the
+    /// page, so a redis-cli command with a password is left out.
     pub(super) fn json(&self) -> String {
         let redis = self.redis.as_ref().filter(|redis| !redis.secret).map(|redis| &redis.text);
         serde_json::json!({ "admin": self.admin, "redisCli": redis }).to_string()
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_in_no_page() {
+    fn a_password_is_not_sent_to_the_page() {
         let command = |url| Some(redis::command(url));
         let places = |redis| Places { port: 80, admin: "/tmp/d/admin.sock".into(), redis };
         assert_eq!(places(None).json(), r#"{"admin":"/tmp/d/admin.sock","redisCli":null}"#);

@@ -19,7 +19,7 @@ use nix::{
 use tempfile::TempDir;
 
 const PREFIX: &str = "ssecast-demo-";
-/// Locked while the demo runs. The kernel gives the lock up when the process ends, however it ends.
+/// Locked while the demo runs. The kernel releases the lock when the process ends, however it ends.
 const LOCK: &str = "lock";
 
 /// The folder. Dropping it removes it as well, but can't report an error.
@@ -29,7 +29,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Makes it, and removes those of this user's demos that were killed.
+    /// Makes it, and removes the folders of killed demos of this user.
     ///
     /// # Errors
     /// What the operating system reports about the temporary folder.
@@ -41,7 +41,7 @@ impl Folder {
         remove_stale(place);
         let mode = fs::Permissions::from_mode(0o700);
         let folder = tempfile::Builder::new().prefix(PREFIX).permissions(mode).tempdir_in(place)?;
-        // Locked before it has its name: a demo that starts now must not take this folder for a stale one.
+        // Lock the file before it gets its name, so that another demo that starts now doesn't take this folder for a stale one.
         let new = folder.path().join("lock.new");
         let lock = lock(File::create_new(&new)?)?;
         fs::rename(&new, folder.path().join(LOCK))?;
@@ -67,7 +67,7 @@ impl Folder {
     }
 }
 
-/// Removes the folders of this user's demos that don't run any more. One that can't be removed stays: it does no harm.
+/// Removes the folders of this user's demos that have ended. A folder that can't be removed stays, and does no harm.
 fn remove_stale(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
     for entry in entries.flatten() {
@@ -87,7 +87,7 @@ fn is_stale(folder: &Path) -> io::Result<bool> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let directory: OwnedFd = open(folder, flags | OFlag::O_DIRECTORY | OFlag::O_RDONLY, Mode::empty())?;
     let file: OwnedFd = openat(&directory, LOCK, flags | OFlag::O_NONBLOCK | OFlag::O_RDWR, Mode::empty())?;
-    // The same folder as was looked at, and a lock that can be had: the demo has ended.
+    // The demo has ended if this is still the folder checked above and nobody holds its lock.
     let same = fs::metadata(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
     Ok(same.ino() == metadata.ino() && same.dev() == metadata.dev() && lock(File::from(file)).is_ok())
 }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_private_and_is_removed() {
+    fn folder_is_private_and_is_removed() {
         let folder = Folder::make().unwrap();
         let path = folder.admin().parent().unwrap().to_owned();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
@@ -111,10 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_demo_s_folder_is_removed_by_the_next_and_a_running_one_s_is_not() {
+    fn the_next_demo_removes_a_killed_demo_s_folder_and_keeps_a_running_one_s() {
         let place = tempfile::tempdir().unwrap();
         let running = Folder::make_in(place.path()).unwrap();
-        // What a killed demo leaves: the folder with an unlocked lock. And what only looks like it.
+        // A killed demo leaves its folder with an unlocked lock file. The others only look like that.
         let killed = place.path().join("ssecast-demo-killed");
         fs::create_dir(&killed).unwrap();
         fs::write(killed.join(LOCK), "").unwrap();

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::{commands::Places, redis::Redis};
 
-/// All that is printed is made from this.
+/// Everything that the output depends on.
 pub(super) struct Output<'a> {
     pub(super) places: &'a Places,
     pub(super) redis: &'a Redis,
@@ -39,7 +39,7 @@ impl Output<'_> {
     }
 }
 
-/// The address of this machine that an ssh client has used, if this is a session of one; else a word to replace.
+/// The address of this machine that the ssh client used, if this is an ssh session; else a placeholder.
 fn ssh_host() -> String {
     let connection = std::env::var("SSH_CONNECTION").unwrap_or_default();
     // Client address, client port, server address, server port: ssh(1).

@@ -1,4 +1,4 @@
-//! The page's files, as they are built into the program.
+//! The page's files, built into the program. Serves nothing.
 
 /// A file of the page.
 pub(super) struct Asset {
@@ -10,7 +10,7 @@ pub(super) struct Asset {
     pub(super) text: &'static str,
 }
 
-/// All of them, but for `places.json`, which each demo makes anew.
+/// All files but `places.json`, which depends on the demo's addresses.
 pub(super) const ASSETS: [Asset; 4] = [
     Asset { name: "index.html", content_type: "text/html; charset=utf-8", text: include_str!("page.html") },
     Asset { name: "page.css", content_type: "text/css; charset=utf-8", text: include_str!("page.css") },

@@ -1,4 +1,5 @@
-//! The demo's Redis: the one that was asked for, or the one on the default address if it answers. And redis-cli's command for it.
+//! Finds the demo's Redis: the one at `--redis-url`, or the one on the default address if it answers. Makes the redis-cli command
+//! for it. Takes no events.
 
 use std::time::Duration;
 
@@ -9,13 +10,13 @@ use tokio::time::timeout;
 use crate::{config::Config, source};
 
 const DEFAULT_URL: &str = "redis://127.0.0.1:6379";
-/// A Redis on this machine answers in far less, one elsewhere in less.
+/// Longest wait for Redis to answer a ping.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Redis {
-    /// The Redis that is used; none: events come from the admin socket alone.
+    /// The URL of the Redis to use. `None`: events come from the admin socket alone.
     pub(super) url: Option<String>,
     /// Why the Redis on the default address is not used.
     pub(super) remark: Option<String>,
@@ -36,10 +37,10 @@ enum NoAnswer {
     Other(RedisError),
 }
 
-/// Looks for a Redis: `url`, or the one on the default address unless `none` is wanted.
+/// Looks for the Redis at `url`; without a URL, for the one on the default address unless `none` is true.
 ///
 /// # Errors
-/// The Redis that was asked for doesn't answer or refuses this client. One that nobody asked for is then not used.
+/// The Redis at `url` doesn't answer or refuses this client. For the one on the default address that is only a remark.
 pub(super) async fn find(url: Option<&str>, none: bool) -> anyhow::Result<Redis> {
     if let Some(url) = url {
         check(url)?;
@@ -64,7 +65,7 @@ pub(super) async fn find(url: Option<&str>, none: bool) -> anyhow::Result<Redis>
 impl NoAnswer {
     fn of(error: RedisError) -> Self {
         let text = error.to_string();
-        // A Redis with a password answers HELLO, the first command of a connection, with a riddle.
+        // HELLO is the first command of a connection. A Redis with a password refuses it in words that don't mention the password.
         if text.contains("NOAUTH") || text.contains("HELLO must be called") {
             Self::NoPassword
         } else if error.kind() == ErrorKind::AuthenticationFailed || text.contains("WRONGPASS") {
@@ -77,7 +78,7 @@ impl NoAnswer {
 
 /// Checks a URL as the configuration does.
 fn check(url: &str) -> anyhow::Result<()> {
-    // What JSON writes as a string, TOML reads as the same string.
+    // A JSON string is a TOML string with the same value.
     let document = format!("redis.url = {}", serde_json::json!(url));
     let Err(errors) = Config::parse(&document, "--redis-url", source::TABLES) else { return Ok(()) };
     let errors = errors.to_string();
@@ -102,7 +103,7 @@ async fn ping(url: &str) -> Result<(), NoAnswer> {
 /// redis-cli with the options that connect it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Command {
-    /// The command, without what it is to do.
+    /// The command line, without a Redis command.
     pub(super) text: String,
     /// Whether there is a password in it.
     pub(super) secret: bool,
@@ -116,13 +117,13 @@ pub(super) fn command(url: &str) -> Command {
     let secret = url.contains('@') || url.contains("pass=");
     let options = match url.split_once("://") {
         Some(("unix" | "redis+unix" | "valkey+unix", path)) => unix_options(path),
-        // redis-cli sends an empty user's name, which no Redis knows.
+        // For `redis://:PASSWORD@`, redis-cli would send an empty user name, which Redis refuses.
         _ => format!("-u {}", quoted(&url.replacen("://:", "://default:", 1))),
     };
     Command { text: format!("redis-cli {options}"), secret }
 }
 
-/// redis-cli takes no URL of a Unix socket, but has an option for each part.
+/// redis-cli accepts no URL of a Unix socket, but has an option for each of its parts.
 fn unix_options(path: &str) -> String {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let mut options = format!("-s {}", quoted(path));
@@ -138,7 +139,7 @@ fn unix_options(path: &str) -> String {
     options
 }
 
-/// A word for a POSIX shell.
+/// `word`, quoted for a POSIX shell.
 fn quoted(word: &str) -> String {
     let plain = |char: char| char.is_ascii_alphanumeric() || "/._-:=+,".contains(char);
     if !word.is_empty() && word.chars().all(plain) {
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_url_has_its_command() {
+    fn each_kind_of_url_gives_its_redis_cli_command() {
         let line = |url| command(url).text;
         assert_eq!(line(DEFAULT_URL), "redis-cli");
         assert_eq!(line("redis://h:1/2"), "redis-cli -u redis://h:1/2");
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_known_as_one() {
+    fn a_command_with_a_password_is_secret() {
         assert!(command("redis://:p@h").secret);
         assert!(command("redis+unix:///r?pass=p").secret);
         assert!(!command("redis+unix:///r?db=1").secret);

@@ -1,8 +1,7 @@
 //! The page's server on loopback, in nginx's place: the page, `/sse/` for the public socket, `/publish` for the admin socket.
 //!
-//! For browsers it does what the nginx snippet does: the prefix is stripped, `X-Real-IP` is the client's, no other header of
-//! ssecast's own comes from outside, and while the daemon doesn't answer, streams are empty ones with a `retry:`. Other sites'
-//! pages can't publish through it.
+//! For browsers it does what the nginx snippet does: it strips the prefix, sets `X-Real-IP` and forwards only a few other headers.
+//! While the daemon doesn't answer, it answers a stream with a `retry:` and no event. Pages of other sites can't publish through it.
 
 use std::{convert::Infallible, io, net::Ipv4Addr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
@@ -30,22 +29,22 @@ use tokio::{
 
 use super::{commands::Places, folder::Folder, page::ASSETS, redis::Redis};
 
-/// The name of the file with the demo's places, which the page makes commands of.
+/// The name of the file with the demo's addresses, from which the page makes commands.
 const PLACES: &str = "places.json";
 
-/// A request's headers that are forwarded.
+/// The request headers that are forwarded.
 const FORWARDED: [HeaderName; 4] = [
     header::ACCEPT,
     header::CONTENT_TYPE,
     HeaderName::from_static("last-event-id"),
     HeaderName::from_static("x-requested-with"),
 ];
-/// A response's headers that concern one connection only (RFC 9110, 7.6.1).
+/// The response headers that concern one connection only (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 2] = [header::CONNECTION, header::TRANSFER_ENCODING];
 
-/// How long accepting pauses when the process has no descriptors left.
+/// How long accepting pauses when the process has no file descriptors left.
 const OUT_OF_FILES: Duration = Duration::from_millis(100);
-/// Longest wait for answers under way at the end.
+/// At the end, longest wait for answers under way.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 type Body = BoxBody<Bytes, hyper::Error>;
@@ -59,10 +58,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Listens on `port`, or on one that is free, and serves.
+    /// Listens on `port`, or on any free port, and serves.
     ///
     /// # Errors
-    /// The port is taken, or not allowed to this user.
+    /// The port is in use, or this user may not listen on it.
     pub(super) async fn start(folder: &Folder, redis: &Redis, port: Option<u16>) -> anyhow::Result<Self> {
         let wanted = port.unwrap_or(0);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
@@ -85,7 +84,7 @@ impl Server {
         self.port
     }
 
-    /// Resolves when it can't accept any more.
+    /// Waits until the server can't accept any more, and returns the reason.
     pub(super) async fn failed(&mut self) -> anyhow::Error {
         match (&mut self.serving).await {
             Ok(Ok(())) => anyhow::anyhow!("the page's server has ended"),
@@ -94,7 +93,7 @@ impl Server {
         }
     }
 
-    /// Ends it when the requests under way have been answered. The daemon has ended the streams by now.
+    /// Stops the server after the requests under way are answered. Call it when the daemon has ended the streams.
     pub(super) async fn stop(mut self) {
         let _ = self.stop.send(true);
         if timeout(ENDS_WITHIN, &mut self.serving).await.is_err() {
@@ -124,7 +123,7 @@ async fn accept(listener: TcpListener, backends: Arc<Backends>, mut stopped: wat
 }
 
 async fn serve(stream: TcpStream, backends: Arc<Backends>, mut stopped: watch::Receiver<bool>) {
-    // Without it the kernel may hold an event back for 40 ms.
+    // Without it the kernel may delay an event by 40 ms.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let backends = Arc::clone(&backends);
@@ -145,7 +144,7 @@ async fn serve(stream: TcpStream, backends: Arc<Backends>, mut stopped: watch::R
     }
 }
 
-/// What requests are answered from.
+/// The daemon's sockets, and the client for them.
 struct Backends {
     public: PathBuf,
     admin: PathBuf,
@@ -157,7 +156,7 @@ impl Backends {
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
         if !is_local(&request) {
-            // A site whose name resolves to 127.0.0.1 could else have its page publish and read here (DNS rebinding).
+            // Else a page of a site whose name resolves to 127.0.0.1 could publish and read here (DNS rebinding).
             let text = "Open this page as 127.0.0.1 or localhost.\n";
             return plain(StatusCode::MISDIRECTED_REQUEST, "text/plain", text);
         }
@@ -172,7 +171,7 @@ impl Backends {
             if matches!(site, Some(b"cross-site" | b"same-site")) {
                 return plain(StatusCode::FORBIDDEN, "text/plain", "Only the demo's own page publishes here.\n");
             }
-            // The admin socket refuses what pages send; this page may publish.
+            // The admin socket refuses requests of pages, by this header. The demo's page may publish.
             request.headers_mut().remove(header::ORIGIN);
             let target = Uri::from(hyperlocal::Uri::new(&self.admin, "/publish"));
             return self.forward(request, target).await.unwrap_or_else(|_| unavailable(false));
@@ -215,17 +214,17 @@ fn wants_json(request: &Request<Incoming>) -> bool {
     accept.contains("application/json") && !accept.contains("text/event-stream")
 }
 
-/// Whether the request names this machine, by whichever port: an ssh tunnel may have another.
+/// Whether the request's host is this machine. Any port is right, since an ssh tunnel may use another one.
 fn is_local(request: &Request<Incoming>) -> bool {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     matches!(name, "127.0.0.1" | "localhost")
 }
 
-/// The daemon doesn't answer. EventSource gives up for good on any status but 200.
+/// The response while the daemon doesn't answer. For a stream it is a 200: EventSource never retries after another status.
 fn unavailable(stream: bool) -> Response<Body> {
     if stream {
-        // No blank line after it: that would dispatch an event without an id, and the browser would forget the id it has.
+        // No blank line after it: a blank line would reset the browser's last event id.
         let retry = format!("retry: {}\n", fastrand::u32(1000..4000));
         return plain(StatusCode::OK, "text/event-stream", retry);
     }
