@@ -8,8 +8,8 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Numbers of connections and of clients, and the limits on both. Like a semaphore, except that what is inherited from a
-/// predecessor is counted even over the limit.
+/// Numbers of connections and of clients, and the limits on both. Like a semaphore, except that connections inherited from a
+/// predecessor are counted even over the limit.
 #[derive(Debug)]
 pub struct ClientLimit {
     connections: AtomicUsize,
@@ -18,11 +18,11 @@ pub struct ClientLimit {
     max_clients: usize,
 }
 
-/// The right to be one of the connections. It is given back when it is dropped.
+/// The right to be one of the connections. Dropping it releases it.
 #[derive(Debug)]
 pub struct ConnectionPermit(Option<Arc<ClientLimit>>);
 
-/// The right to be one of the clients, and so one of the connections. It is given back when it is dropped.
+/// The right to be one of the clients, and so one of the connections. Dropping it releases it.
 #[derive(Debug)]
 pub struct ClientPermit(Option<Arc<ClientLimit>>);
 
@@ -47,7 +47,7 @@ impl ConnectionPermit {
     /// Makes the connection a client.
     ///
     /// # Errors
-    /// The permit itself, where the limit on clients is reached.
+    /// The permit itself if the limit on clients is reached.
     pub fn into_client(mut self) -> Result<ClientPermit, Self> {
         match self.0.take() {
             Some(limit) if add_below(&limit.clients, limit.max_clients) => Ok(ClientPermit(Some(limit))),
@@ -57,7 +57,7 @@ impl ConnectionPermit {
 }
 
 impl ClientPermit {
-    /// Makes the client a connection again, which may become another client.
+    /// Makes the client a plain connection again, which may become a client later.
     #[must_use]
     pub fn into_connection(mut self) -> ConnectionPermit {
         let limit = self.0.take();
@@ -81,7 +81,7 @@ impl ClientLimit {
         Arc::new(Self { connections, clients, max_connections, max_clients: max_clients.min(max_connections) })
     }
 
-    /// A permit for a connection, or `None` where the limit is reached.
+    /// A permit for a connection, or `None` if the limit is reached.
     #[must_use]
     pub fn acquire_connection(self: &Arc<Self>) -> Option<ConnectionPermit> {
         add_below(&self.connections, self.max_connections).then(|| ConnectionPermit(Some(Arc::clone(self))))
@@ -114,7 +114,7 @@ impl ClientLimit {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Most clients.
+    /// The limit on clients.
     #[must_use]
     pub fn max_clients(&self) -> usize {
         self.max_clients
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_end_at_the_limit_and_come_back_when_dropped() {
+    fn a_permit_is_refused_at_the_limit_and_released_when_dropped() {
         let limit = ClientLimit::new(1, 2);
         let (first, second) = (limit.acquire_connection().unwrap(), limit.acquire_connection().unwrap());
         assert!(limit.acquire_connection().is_none());
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_inherited_counts_over_the_limit() {
+    fn inherited_connections_are_counted_over_the_limit() {
         let limit = ClientLimit::new(9, 1);
         assert_eq!(limit.max_clients(), 1);
         let (client, connection) = (limit.acquire_over_limit(), limit.acquire_connection_over_limit());

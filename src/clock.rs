@@ -12,7 +12,7 @@ pub fn unix_micros() -> u64 {
 }
 
 /// Time since the machine started, in tenths of a second (`CLOCK_MONOTONIC`). It never jumps, and is the same in all processes, so
-/// it can be handed to the process that follows.
+/// it can be part of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Uptime(pub u32);
 
@@ -20,7 +20,7 @@ impl Uptime {
     /// The current time.
     #[must_use]
     pub fn now() -> Self {
-        // The clock is there on every Linux; without it nothing would age.
+        // Every Linux has this clock. Without it, no event would ever expire.
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         Self(tenths(now))
     }

@@ -1,28 +1,28 @@
-//! The cursor: what an `id:` line says, and what a client gives back as `Last-Event-ID`.
+//! The cursor: the content of an `id:` line, which a client sends back as `Last-Event-ID`.
 //!
-//! A cursor is a node and a position of that node: "all up to here has passed". It is the node's, not the client's, so one
-//! `id:` line is right for every client, whatever its channels.
+//! A cursor is a node and a position of that node. It means: everything of this node up to this position has been delivered.
+//! It does not depend on the client's channels, so one `id:` line is right for every client.
 //!
-//! Grammar: `<node>-<position>`, and perhaps `~<entry>`: an entry of a journal, up to which the client has read that. This
-//! version has no journals: it writes none, and takes an id with one for what stands before it.
+//! Grammar: `<node>-<position>`, optionally followed by `~<entry>`, the last journal entry that the client has. This version
+//! has no journals: it writes no entry, and ignores the entry of an id that has one.
 //!
-//! A node's name in capitals says that the position is ahead of the clock. It is exact at its own node; another node can't
-//! compare it with its own positions, and treats it as an unknown id.
+//! A node's name in capitals means that the position is ahead of the clock. The cursor is exact at its own node. Another node can't
+//! compare the position with its own, and treats the cursor as an unknown id.
 
 use std::{fmt, str::FromStr};
 
 use bytes::BufMut;
 
-/// Most bytes of an id. What is longer, no ssecast has made.
+/// Most bytes of an id. A longer text is no id of ssecast.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// Names one run of the hub: 8 characters of `0-9a-z`, made at start. Positions of two nodes can be compared as times only, and
-/// not even as times where the name is in capitals ([`NodeId::untimed`]).
-/// The first three are the same for all runs of one instance, as far as these can be known.
+/// Names one run of the hub: 8 characters of `0-9a-z`, made at start. Positions of two nodes can be compared only as times, and not
+/// even as times if the name is in capitals ([`NodeId::untimed`]).
+/// The first three characters are a hash of the instance, and so the same for all its runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NodeId([u8; 8]);
 
-/// How many characters stand for the instance.
+/// Number of characters that identify the instance.
 const INSTANCE: usize = 3;
 
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
@@ -37,11 +37,12 @@ impl NodeId {
         Self(std::array::from_fn(|at| ALPHABET[fastrand::usize(digits_before(at)..ALPHABET.len())]))
     }
 
-    /// A new name for the instance that `instance` describes: the same text for each of its runs, another one for others.
+    /// A new name for the instance that `instance` describes. The text must be the same for each run of an instance, and differ
+    /// between instances.
     #[must_use]
     pub fn for_instance(instance: &str) -> Self {
         let mut name = Self::random();
-        // FNV-1a: the same in every version of this program.
+        // FNV-1a, because this hash must be the same in every version of this program.
         let hash = instance
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
@@ -111,8 +112,8 @@ impl FromStr for NodeId {
 }
 
 /// An event's place in the order of everything this node has delivered. Positions strictly grow. A position is the time at
-/// which it was given, in microseconds since 1970, or one more than the position before it where the clock had not moved on.
-/// After a clock was set back it is ahead of the time, until the clock has caught up.
+/// which it was assigned, in microseconds since 1970, or the previous position plus one if that is later.
+/// After the clock was set back, positions are ahead of the time until the clock has caught up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Position(pub u64);
 
@@ -125,9 +126,9 @@ impl fmt::Display for Position {
 /// How far a client has read: `<node>-<position>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
-    /// Whose position it is.
+    /// The node of the position.
     pub node: NodeId,
-    /// The last position that had passed.
+    /// Everything up to this position has been delivered.
     pub position: Position,
 }
 
@@ -137,9 +138,9 @@ pub struct Cursor {
 pub struct CursorError;
 
 impl Cursor {
-    /// Appends the id. It is made nowhere else.
+    /// Appends the id. No other code writes ids.
     pub fn put(&self, out: &mut impl BufMut) {
-        // By hand: `write!` takes as long as all the rest of a frame.
+        // Not `write!`, which takes as long as encoding the rest of the frame.
         let mut digits = [b'0'; 20];
         let (mut left, mut first) = (self.position.0, digits.len());
         while left > 0 || first == digits.len() {
@@ -187,16 +188,16 @@ impl FromStr for Cursor {
 /// Where a client begins to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// It has no cursor: it wants what comes from now on.
+    /// It has no cursor, and gets the events from now on.
     Now,
     /// It resumes after a cursor.
     After(Cursor),
-    /// It gave an id that no ssecast made: nobody knows what it has missed.
+    /// It sent an id that is no cursor. What it has missed is unknown.
     Unknown,
 }
 
 impl Start {
-    /// Reads what a client sent as `Last-Event-ID`; empty or absent is [`Start::Now`].
+    /// Parses the `Last-Event-ID` of a client; empty or absent is [`Start::Now`].
     #[must_use]
     pub fn from_last_event_id(id: Option<&[u8]>) -> Self {
         match id {
@@ -214,14 +215,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_reads_back_as_it_was_written() {
+    fn a_written_cursor_parses_to_the_same_cursor() {
         let cursor = Cursor { node: NodeId::random(), position: Position(1_700_000_000_000_001) };
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
         assert_eq!(Start::from_last_event_id(Some(cursor.to_string().as_bytes())), Start::After(cursor));
     }
 
     #[test]
-    fn two_runs_of_an_instance_are_known_as_such() {
+    fn two_runs_of_an_instance_have_different_names_with_the_same_beginning() {
         let (one, other) = (NodeId::for_instance("host /run/a"), NodeId::for_instance("host /run/a"));
         assert!(one != other && one.is_run_of_same_instance(&other));
         assert!(!one.is_run_of_same_instance(&one), "it is the same run");
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_capitals_is_the_same_node_with_positions_that_are_no_times() {
+    fn a_name_in_capitals_is_the_same_node_without_times() {
         for _ in 0..1000 {
             let node = NodeId::for_instance("host /run/a");
             let untimed = node.untimed();
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_with_a_journals_entry_is_taken_for_its_cursor() {
+    fn the_journal_entry_of_an_id_is_ignored() {
         let cursor: Cursor = "abcdefgh-7".parse().unwrap();
         for id in ["abcdefgh-7~1700000000000-0", "abcdefgh-7~9.x_Y:1"] {
             assert_eq!(Start::from_last_event_id(Some(id.as_bytes())), Start::After(cursor), "{id}");
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cursor_is_unknown_and_nothing_is_now() {
+    fn an_invalid_id_is_unknown_and_no_id_is_now() {
         for bad in
             ["x", "abcdefgh-", "abcdefgh-1x", "abcdefgh-+1", "ABCDEFGh-1", "abcdefgh-99999999999999999999", "\u{e9}-1"]
         {

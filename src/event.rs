@@ -1,4 +1,4 @@
-//! What is published: a message on a channel, and the event it becomes once it has a position.
+//! A message, and the event that it becomes when it gets a position.
 //!
 //! Nothing here reads a socket or a clock.
 
@@ -13,12 +13,12 @@ use crate::{
     sse,
 };
 
-/// What a publisher sent: not yet an event, since it has no position.
+/// What a publisher sent. It has no position yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Where it goes.
+    /// The channel that it is published on.
     pub channel: ChannelName,
-    /// Its type; `None` is what a browser shows as `message`.
+    /// Its type. `None` stands for a browser's `message`.
     pub event: Option<EventType>,
     /// The payload, any bytes.
     pub data: Bytes,
@@ -34,17 +34,17 @@ pub enum Form {
     Envelope,
 }
 
-/// How a stream's bytes are coded on their way (RFC 9110, 8.4).
+/// The content coding of a stream (RFC 9110, 8.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Coding {
-    /// As they are.
+    /// Not compressed.
     #[default]
     Identity,
     /// Compressed.
     Gzip,
 }
 
-/// What an event costs beside its fields, in bytes: its place in a history, and what the allocator adds to its buffers.
+/// Estimated memory of an event beside its fields, in bytes: its place in a history, and the allocator's overhead.
 const OVERHEAD: usize = 96;
 
 /// A message with its position, encoded. All clients share its bytes.
@@ -53,9 +53,9 @@ pub struct Event {
     position: Position,
     channel: ChannelName,
     plain: Bytes,
-    /// Made when the first client asks for it: few installations use both forms.
+    /// Encoded when the first client needs it, since few installations use both forms.
     envelope: OnceLock<Bytes>,
-    /// Both forms as gzip clients get them.
+    /// Both forms, compressed.
     pieces: OnceLock<Box<[Piece; 2]>>,
 }
 
@@ -67,13 +67,13 @@ impl Event {
         Self::from_frame(position, message.channel.clone(), plain)
     }
 
-    /// An event from the frame that [`Event::frame`] gave for [`Form::Plain`] (by another process).
+    /// An event from its [`Form::Plain`] frame, as a predecessor sends it.
     #[must_use]
     pub fn from_frame(position: Position, channel: ChannelName, plain: Bytes) -> Self {
         Self { position, channel, plain, envelope: OnceLock::new(), pieces: OnceLock::new() }
     }
 
-    /// Where it stands.
+    /// Its position.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
@@ -85,7 +85,7 @@ impl Event {
         &self.channel
     }
 
-    /// Its bytes on the wire, `id:` line to blank line.
+    /// Its frame in `form`: from the first line to the blank line.
     #[must_use]
     pub fn frame(&self, form: Form) -> &Bytes {
         match form {
@@ -94,15 +94,14 @@ impl Event {
         }
     }
 
-    /// Its bytes for a gzip client that has just been given `before` whole and nothing after that; for any client where that is
-    /// `None`.
+    /// Its compressed bytes for a client whose last event was exactly `before`; with `None`, for any client.
     pub fn piece(&self, form: Form, before: Option<&Self>, deflater: &mut Deflater) -> &Bytes {
         let piece = &self.pieces.get_or_init(Box::default)[form as usize];
         let before = before.map(|event| (event.position.0, &event.frame(form)[..]));
         piece.bytes(self.frame(form), before, deflater)
     }
 
-    /// What it takes of memory, in bytes, with the other forms of its frame that were made by now.
+    /// Its memory in bytes, including the forms of its frame that have been encoded by now.
     #[must_use]
     pub fn weight(&self) -> usize {
         let envelope = self.envelope.get().map_or(0, Bytes::len);

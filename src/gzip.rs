@@ -1,32 +1,32 @@
-//! Gzip streams (RFC 1952) put together from pieces that many clients share: bytes only, no sockets.
+//! Gzip streams (RFC 1952), made from compressed pieces that many clients share. Bytes only, no sockets.
 //!
-//! Deflate (RFC 1951) reaches back into what the client has inflated so far, which would make the bytes of each client its
-//! own. So a piece reaches back into nothing, or into exactly one piece that its client has inflated just before: then all
-//! such clients get the same bytes, and one deflating serves them all. Each piece ends on a whole byte.
+//! Deflate (RFC 1951) refers back to earlier data of the stream, so the bytes would be different for each client. To share
+//! them, a piece refers back to nothing, or to exactly the piece before it. All clients that had the same piece before get the
+//! same bytes, and these are compressed once. Each piece ends on a whole byte.
 //!
-//! A stream ends without the last block, checksum and length that the format has at its end: a stream may break off at any time, and
-//! clients that were tried (Chromium, Firefox, npm eventsource, Node's fetch, curl) give what has come and, where they reconnect, do so.
+//! A stream ends without the format's last block, checksum and length. Any stream may break off without these; the clients that
+//! were tried (Chromium, Firefox, npm eventsource, Node's fetch, curl) deliver what has arrived, and reconnect as usual.
 
 use std::sync::OnceLock;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, FlushCompress};
 
-/// What a stream begins with: deflate, no time, no name, made on Unix.
+/// The header of a stream: deflate, no time, no name, made on Unix.
 pub const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
 /// Most bytes in a stored block.
 const STORED: usize = 0xffff;
-/// As far as deflate reaches back.
+/// Deflate refers back at most this many bytes.
 const WINDOW: usize = 32 << 10;
-/// More takes longer and gains next to nothing on what looks back at one piece.
+/// A higher level takes longer, and saves almost nothing on a piece that refers to one other piece.
 const LEVEL: u32 = 6;
 
-/// Deflates pieces one at a time, each by itself. Its 300 KiB are there from the first piece on.
+/// Compresses pieces, one at a time. It allocates 300 KiB with the first piece.
 #[derive(Default)]
 pub struct Deflater(Option<Compress>);
 
 impl Deflater {
-    /// Deflates `text` for clients that have inflated `before` immediately before it, which may be empty: then for all.
+    /// Compresses `text` for clients that have just read `before`; with an empty `before`, for any client.
     pub fn deflate(&mut self, text: &[u8], before: &[u8]) -> Bytes {
         let compress = self.0.get_or_insert_with(|| Compress::new(Compression::new(LEVEL), false));
         compress.reset();
@@ -34,7 +34,7 @@ impl Deflater {
         if !before.is_empty() && compress.set_dictionary(before).is_err() {
             return store(text);
         }
-        // What can't be deflated is stored, with 5 bytes for each block of a few KiB.
+        // Deflate stores what it can't compress, with 5 bytes of overhead for each block of a few KiB.
         let mut deflated = Vec::with_capacity(text.len() + text.len() / 1000 + 64);
         loop {
             let read = usize::try_from(compress.total_in()).unwrap_or(usize::MAX);
@@ -43,19 +43,19 @@ impl Deflater {
                 return store(text);
             }
             if deflated.len() < deflated.capacity() {
-                break; // All is out where room is left.
+                break; // The buffer has free space, so the output is complete.
             }
             deflated.reserve(text.len() / 2 + 64);
         }
         if deflated.len() > text.len() + text.len().div_ceil(STORED) * 5 {
             return store(text);
         }
-        deflated.shrink_to_fit(); // It is kept as long as its event.
+        deflated.shrink_to_fit(); // The event keeps it.
         deflated.into()
     }
 }
 
-/// `text` as it is, for what is too small to be deflated.
+/// `text` in stored (uncompressed) blocks, for text that is too small to be compressed.
 #[must_use]
 pub fn store(text: &[u8]) -> Bytes {
     let mut stored = BytesMut::with_capacity(text.len() + 5 + text.len() / STORED * 5);
@@ -69,30 +69,30 @@ pub fn store(text: &[u8]) -> Bytes {
     stored.freeze()
 }
 
-/// An event's frame as gzip clients get it, made when the first of them asks for it.
+/// An event's frame, compressed when the first client needs it.
 #[derive(Debug, Default)]
 pub struct Piece {
-    /// For whoever comes, whatever it has inflated before.
+    /// For any client, whatever it had before.
     alone: OnceLock<Bytes>,
-    /// For those who have just inflated the piece of that number, which is smaller.
+    /// For clients whose last piece has this number. It is smaller.
     after: OnceLock<(u64, Bytes)>,
 }
 
 impl Piece {
-    /// What its bytes take by now.
+    /// Memory of what is compressed by now, in bytes.
     #[must_use]
     pub fn weight(&self) -> usize {
         self.alone.get().map_or(0, Bytes::len) + self.after.get().map_or(0, |(_, bytes)| bytes.len())
     }
 
-    /// Its bytes for a client that has just inflated `before`, a number and a text; with `None`, for any client.
+    /// Its bytes for a client whose last piece was `before`, a number and a text; with `None`, for any client.
     pub fn bytes(&self, frame: &[u8], before: Option<(u64, &[u8])>, deflater: &mut Deflater) -> &Bytes {
         if let Some((number, text)) = before {
             let (known, bytes) = self.after.get_or_init(|| (number, deflater.deflate(frame, text)));
             if *known == number {
                 return bytes;
             }
-            // Others come after something else: clients of more channels than this one.
+            // Clients with more channels may have had another piece last.
         }
         self.alone.get_or_init(|| deflater.deflate(frame, &[]))
     }
@@ -107,7 +107,7 @@ mod tests {
 
     use super::*;
 
-    /// What a client has of a stream that goes on.
+    /// What a client has read of a stream that has not ended.
     fn inflate(stream: &[u8]) -> Vec<u8> {
         let mut inflater = GzDecoder::new(Vec::new());
         inflater.write_all(stream).unwrap();
@@ -121,7 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_stream_of_pieces_is_what_was_put_in(
+        fn a_stream_of_pieces_inflates_to_the_texts(
             pieces in prop::collection::vec((any::<u8>(), 0_usize..3000, 0_u8..3), 0..20),
         ) {
             let mut deflater = Deflater::default();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_after_something_else_gets_a_piece_of_its_own() {
+    fn a_client_with_another_last_piece_gets_the_piece_for_any_client() {
         let (mut deflater, frame) = (Deflater::default(), text(7, 1000));
         let piece = Piece::default();
         let after = piece.bytes(&frame, Some((1, &frame)), &mut deflater).clone();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_may_come_after_one_longer_than_deflate_reaches_back() {
+    fn a_piece_may_follow_one_longer_than_the_window() {
         let mut deflater = Deflater::default();
         for length in [32_767, 32_768, 32_769, 40_000, 65_535, 65_536, 100_000] {
             let long = text(7, length);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_deflated_takes_little_more() {
+    fn incompressible_text_grows_by_a_few_bytes_only() {
         let mut deflater = Deflater::default();
         let noise: Vec<u8> = (0..200_000).map(|_| fastrand::u8(..)).collect();
         let deflated = deflater.deflate(&noise, &[]);

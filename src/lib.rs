@@ -1,13 +1,12 @@
 //! ssecast turns publishes into Server-Sent Events: nginx faces the browsers and proxies to ssecast's Unix socket,
 //! applications publish with `redis-cli publish` or to an admin socket.
 //!
-//! This is a program; the library is its content. All that it offers is [`run`], the whole command line, and its exit codes: the
-//! modules are private, and change without notice. Programs talk to ssecast over its sockets.
+//! This library is the content of the program `ssecast`. It offers [`run`], which is the whole command line, and the exit codes.
+//! The modules are private, and change without notice. Other programs talk to ssecast over its sockets.
 //!
 //! # Layout
 //!
-//! Modules stand in reading order, lowest floor first; a module imports from lower floors only (`tests/it/floors.rs`
-//! keeps it so).
+//! Modules stand in reading order, lowest floor first. A module imports from lower floors only; `tests/it/floors.rs` checks that.
 
 mod client_limit;
 mod clock;
@@ -27,9 +26,9 @@ mod snapshot;
 mod hub;
 mod http;
 
-#[allow(dead_code, reason = "what other kinds of sources need is there before they are")]
+#[allow(dead_code, reason = "parts of the interface are for sources that do not exist yet")]
 mod broker;
-#[allow(dead_code, reason = "what other authorizers need is there before they are")]
+#[allow(dead_code, reason = "parts of the interface are for authorizers that do not exist yet")]
 mod access;
 
 mod shard;

@@ -1,4 +1,4 @@
-//! Limits how often a log line is written that strangers can provoke: the first time, then at most once a minute with a count.
+//! Limits how often a log line is written that clients can cause: the first time, then at most once a minute with a count.
 //! Writes nothing itself.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 /// Shortest time between two lines about the same thing.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Decides which occurrences of one thing are logged. One value, usually a `static`, stands for one kind of line.
+/// Decides which occurrences of one event are logged. Each kind of line has its own value, usually a `static`.
 /// `if let Some(count) = RATE.count() { tracing::warn!(count, …) }`.
 #[derive(Debug)]
 pub struct LogRate {
@@ -26,7 +26,7 @@ struct State {
 }
 
 impl LogRate {
-    /// The first occurrence is logged.
+    /// A limit whose first occurrence is logged.
     #[must_use]
     pub const fn new() -> Self {
         Self { state: Mutex::new(State { logged: None, unlogged: 0 }) }

@@ -1,4 +1,4 @@
-//! The program: reads its arguments, runs a subcommand, gives its exit code.
+//! The program: runs the command line of the library. Has no logic of its own.
 
 use std::process::ExitCode;
 

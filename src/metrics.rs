@@ -1,4 +1,4 @@
-//! What is counted: written from any thread, shown in `/readyz` and in the status line.
+//! The counters of the process: written by any thread, shown in `/readyz` and in the status line. Computes no rates.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,9 +24,9 @@ impl Counter {
 pub struct Metrics {
     /// Events that got a position.
     pub events: Counter,
-    /// Frames written, or begun, to clients that were not behind.
+    /// Frames whose writing began to clients that were not behind.
     pub deliveries: Counter,
-    /// Frames written to clients that were behind or had come back.
+    /// Frames written to clients that were behind or resumed.
     pub replayed: Counter,
     /// Streams and polls begun.
     pub joined: Counter,
@@ -38,15 +38,15 @@ pub struct Metrics {
     pub gaps: Counter,
     /// Clients and connections refused because of `stream.max_clients` or the limit of open files.
     pub refused: Counter,
-    /// Messages of a source that were dropped since they could not be events.
+    /// Messages of a source that were dropped because they were invalid.
     pub invalid: Counter,
 }
 
 impl Metrics {
-    /// Every counter's name and number so far.
+    /// The name and value of every counter.
     #[must_use]
     pub fn all(&self) -> [(&'static str, u64); 9] {
-        // No `..`: a counter that is not shown does not compile.
+        // Without `..`, so that this does not compile if a counter is left out.
         let Self { events, deliveries, replayed, joined, left, fell_behind, gaps, refused, invalid } = self;
         [
             ("events", events.get()),

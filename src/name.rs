@@ -1,10 +1,10 @@
-//! Names of channels and types of events, checked where they enter: a value of these types needs no further check.
+//! Names of channels and types of events. They are checked when they are made, so a value of these types is valid.
 //!
 //! Nothing here knows what is published under the names.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-/// Longest channel name, in bytes. It bounds what one request can make ssecast remember.
+/// Longest channel name, in bytes. It limits the memory that one request can use.
 pub const MAX_CHANNEL_BYTES: usize = 255;
 /// Longest event type, in bytes.
 pub const MAX_EVENT_TYPE_BYTES: usize = 255;
@@ -54,7 +54,7 @@ impl ChannelName {
         Ok(Self(name.into()))
     }
 
-    /// Checks `name`, which came in as bytes.
+    /// Checks `name`, given as bytes.
     ///
     /// # Errors
     /// As [`ChannelName::new`], and [`ChannelError::NotUtf8`].
@@ -96,7 +96,7 @@ impl std::str::FromStr for ChannelName {
 }
 
 /// An event's type, the `event:` field: what `addEventListener` is given in a browser. 1 to 255 bytes without CR, LF or NUL.
-/// Types that begin with `ssecast.` are ssecast's own; `error` and `open` are the EventSource's.
+/// Types that begin with `ssecast.` are reserved for ssecast, `error` and `open` for the browser's EventSource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventType(Arc<str>);
 
@@ -109,7 +109,7 @@ pub enum EventTypeError {
     /// CR, LF or NUL, with which a publisher could write fields of its own into the stream.
     #[error("event type {0:?} has a line break or a NUL")]
     Control(String),
-    /// A type of ssecast's own.
+    /// A type that is reserved for ssecast.
     #[error("event type {0:?} is ssecast's own: types that begin with \"ssecast.\" can't be published")]
     Reserved(String),
     /// `error` or `open`.
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_refused_with_the_rule_they_break() {
+    fn an_invalid_name_is_refused_with_the_rule_that_it_breaks() {
         assert_eq!(ChannelName::new(""), Err(ChannelError::Empty));
         assert_eq!(ChannelName::new(&"x".repeat(256)), Err(ChannelError::TooLong(256)));
         assert_eq!(ChannelName::from_bytes(b"\xff"), Err(ChannelError::NotUtf8));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn event_types_cannot_write_fields_of_their_own() {
+    fn an_event_type_can_not_inject_fields() {
         for bad in ["a\nid: 7", "a\rb", "a\0"] {
             assert!(matches!(EventType::new(bad), Err(EventTypeError::Control(_))), "{bad:?}");
         }

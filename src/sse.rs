@@ -1,10 +1,10 @@
-//! The event stream's bytes (WHATWG HTML 9.2), and nothing but bytes: no sockets, no clock.
+//! Encodes event streams (WHATWG HTML 9.2). No sockets, no clock.
 //!
-//! A frame is one event from its first line to its blank line. What is written here is read the same by every parser that
-//! follows the standard: CR LF, CR and LF each start a new `data:` line, and a payload's leading space survives.
+//! A frame is one event, from its first line to its blank line. Every parser that follows the standard reads it as the same event.
+//! CR LF, CR and LF in a payload each start a new `data:` line. A leading space is kept.
 //!
-//! `id:` is the last line of a frame: some clients take an id at its line, before the event is complete. Cut off after it, they
-//! would resume behind an event that they have not got.
+//! `id:` is the last line of a frame, because some clients store an id when they read its line. If `id:` came first and the
+//! connection were cut after it, such a client would skip the event when it resumes.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -28,8 +28,8 @@ pub fn encode_event(node: &NodeId, position: Position, event: Option<&EventType>
     frame.freeze()
 }
 
-/// The same event with `data:` as `{"channel":…,"data":…}`, from its frame. Bytes that are not UTF-8 become U+FFFD, as in
-/// every reader of event streams.
+/// Encodes the event of `frame` again, with `data:` as `{"channel":…,"data":…}`. Bytes that are not UTF-8 become U+FFFD, as
+/// in every parser of event streams.
 #[must_use]
 pub fn wrap_in_envelope(channel: &ChannelName, frame: &[u8]) -> Bytes {
     let parts = decode_frame(frame);
@@ -44,22 +44,22 @@ pub fn wrap_in_envelope(channel: &ChannelName, frame: &[u8]) -> Bytes {
     wrapped.freeze()
 }
 
-/// Types of the events that ssecast sends itself. They carry `{}` where nothing is to be said: many clients take no id, and no
-/// `retry:`, from a block without `data:`.
+/// Types of the events that ssecast itself sends. Those without content have `data: {}`, because many clients ignore the `id:` and
+/// `retry:` of an event without `data:`.
 pub mod own_event {
     /// The first event of a stream.
     pub const OPEN: &str = "ssecast.open";
-    /// Shows that a quiet stream is alive.
+    /// Sent after a silence: the stream is still open.
     pub const PING: &str = "ssecast.ping";
     /// The last event of a stream that the server ends.
     pub const CLOSE: &str = "ssecast.close";
-    /// Events may be missing.
+    /// A gap: events may be missing.
     pub const GAP: &str = "ssecast.gap";
 }
 
-/// What a stream begins with: how long to wait before reconnecting, and an id, so that a client which is cut off before
-/// its first event resumes like any other. The comment line before it ends a line that an earlier connection has left
-/// unfinished: some clients go on with it.
+/// Encodes the first event of a stream: how long to wait before reconnecting, and an id, so that a client which is cut off
+/// before its first message can resume too. The comment line before it is for clients that append a new connection's bytes to an
+/// unfinished line of the connection before: it ends that line.
 #[must_use]
 pub fn encode_open(retry: Duration, cursor: &Cursor) -> Bytes {
     let mut frame = BytesMut::with_capacity(96);
@@ -68,8 +68,7 @@ pub fn encode_open(retry: Duration, cursor: &Cursor) -> Bytes {
     frame.freeze()
 }
 
-/// Shows that a stream is alive, with an id, so that a client which is cut off after a long silence comes back with a
-/// cursor that is not as old as its last event.
+/// Encodes a ping. It has an id, so that a client which is cut off after a long silence resumes with a recent cursor.
 #[must_use]
 pub fn encode_ping(cursor: &Cursor) -> Bytes {
     let mut frame = BytesMut::with_capacity(64);
@@ -77,7 +76,7 @@ pub fn encode_ping(cursor: &Cursor) -> Bytes {
     frame.freeze()
 }
 
-/// What a stream ends with that the server closes: how long to wait before reconnecting. `cursor`: what the client has.
+/// Encodes the last event of a stream that the server ends: how long to wait before reconnecting. `cursor` is the client's.
 #[must_use]
 pub fn encode_close(retry: Duration, cursor: &Cursor) -> Bytes {
     let mut frame = BytesMut::with_capacity(96);
@@ -90,9 +89,9 @@ pub fn encode_close(retry: Duration, cursor: &Cursor) -> Bytes {
 pub enum GapReason {
     /// What followed the client's cursor is no longer kept.
     History,
-    /// The cursor is another run's (or nobody's), and this one began too late to know.
+    /// The cursor is of another run, or invalid, and this run has no events from so long ago.
     Restart,
-    /// A source was away.
+    /// A source was disconnected.
     Source,
     /// The client read too slowly, and what it needed was dropped.
     Slow,
@@ -111,7 +110,7 @@ impl GapReason {
     }
 }
 
-/// Reports a gap: events of `channels` may be missing here. `cursor`: what the client has, the gap event included.
+/// Encodes a gap event: events of `channels` may be missing here. `cursor` is the client's, this event included.
 #[must_use]
 pub fn encode_gap(cursor: &Cursor, channels: &[ChannelName], reason: GapReason) -> Bytes {
     let names: Vec<&str> = channels.iter().map(ChannelName::as_str).collect();
@@ -135,7 +134,7 @@ pub struct FrameParts<'a> {
     pub data: Vec<u8>,
 }
 
-/// Takes a frame of this module's own apart again. Fields that it never writes are skipped.
+/// Decodes a frame that this module encoded. Skips fields that this module never writes.
 #[must_use]
 pub fn decode_frame(frame: &[u8]) -> FrameParts<'_> {
     let mut parts = FrameParts { id: b"", event: None, data: Vec::with_capacity(frame.len()) };
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_line_end_starts_a_data_line() {
+    fn each_kind_of_line_end_starts_a_data_line() {
         assert_eq!(encode(b"[1,2,3]"), "data: [1,2,3]\nid: abcdefgh-7\n\n");
         assert_eq!(encode(b"a\r\nb\rc\nd"), "data: a\ndata: b\ndata: c\ndata: d\nid: abcdefgh-7\n\n");
         assert_eq!(encode(b""), "data: \nid: abcdefgh-7\n\n");
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_comes_apart_as_it_was_put_together() {
+    fn an_encoded_frame_decodes_to_its_fields() {
         let node = "abcdefgh".parse().unwrap();
         let event = EventType::new("price").unwrap();
         let frame = encode_event(&node, Position(7), Some(&event), b"a\r\n\xffb");
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_says_channels_and_reason() {
+    fn a_gap_event_has_channels_and_reason() {
         let cursor = "abcdefgh-9".parse().unwrap();
         let channels = [ChannelName::new("cats").unwrap(), ChannelName::new("dogs").unwrap()];
         assert_eq!(

@@ -1,4 +1,4 @@
-//! A connection on either kind of socket, as hyper and the shards use it. It knows nothing of what goes over it.
+//! A connection on a Unix or a TCP socket, as hyper and the shards use it. Parses nothing.
 
 use std::{
     io,
@@ -20,16 +20,16 @@ use tokio::{
 
 use crate::client_limit::ConnectionPermit;
 
-/// A connection that no runtime knows yet.
+/// A connection that is not registered with a runtime.
 pub struct Stream {
     socket: Socket,
-    /// What was read from it and not yet used; read again first.
+    /// Bytes that were read from the socket and not yet used. The next read returns these first.
     unread: Bytes,
-    /// Of a connection that was accepted on the public socket.
+    /// For a connection that was accepted on the public socket.
     permit: Option<ConnectionPermit>,
 }
 
-/// A connected socket of either kind.
+/// A connected socket.
 pub enum Socket {
     /// A Unix socket.
     Unix(std::os::unix::net::UnixStream),
@@ -38,7 +38,7 @@ pub enum Socket {
 }
 
 impl Stream {
-    /// A connection of which nothing was read.
+    /// A connection from which nothing was read.
     #[must_use]
     pub fn new(socket: Socket) -> Self {
         Self { socket, unread: Bytes::new(), permit: None }
@@ -55,10 +55,10 @@ impl Stream {
         self.permit.take()
     }
 
-    /// A connection from its descriptor, with what was read from it and not yet used.
+    /// A connection from its descriptor, with the bytes that were read from it and not yet used.
     ///
     /// # Errors
-    /// What the operating system says; a descriptor that is no socket is an error.
+    /// What the operating system reports, also if the descriptor is no socket.
     pub fn from_fd(fd: OwnedFd, unread: Bytes) -> io::Result<Self> {
         let socket = match getsockname::<SockaddrStorage>(fd.as_raw_fd())?.family() {
             Some(AddressFamily::Unix) => Socket::Unix(fd.into()),
@@ -67,7 +67,7 @@ impl Stream {
         Ok(Self { socket, unread, permit: None })
     }
 
-    /// The number of the connection's descriptor, and what was read from it and not yet used.
+    /// The number of the connection's descriptor, and the bytes that were read from it and not yet used.
     #[must_use]
     pub fn peek(&self) -> (RawFd, Bytes) {
         let fd = match &self.socket {
@@ -80,7 +80,7 @@ impl Stream {
     /// Registers the connection with the current runtime.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system reports.
     pub fn attach(self) -> io::Result<AttachedStream> {
         let socket = match self.socket {
             Socket::Unix(stream) => {
@@ -89,7 +89,7 @@ impl Stream {
             }
             Socket::Tcp(stream) => {
                 stream.set_nonblocking(true)?;
-                // An event is small and has to leave at once.
+                // Events are small, and must be sent at once.
                 stream.set_nodelay(true)?;
                 AttachedSocket::Tcp(TcpStream::from_std(stream)?)
             }
@@ -98,7 +98,7 @@ impl Stream {
     }
 }
 
-/// A connection that the current runtime drives.
+/// A connection that is registered with the current runtime.
 #[derive(Debug)]
 pub struct AttachedStream {
     socket: AttachedSocket,
@@ -116,7 +116,7 @@ impl AttachedStream {
     /// Takes the connection back from the runtime.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system reports.
     pub fn detach(self) -> io::Result<OwnedFd> {
         Ok(match self.socket {
             AttachedSocket::Unix(stream) => stream.into_std()?.into(),
@@ -124,16 +124,16 @@ impl AttachedStream {
         })
     }
 
-    /// Takes the connection back from the runtime, with `read`, which was read from it and not used.
+    /// Takes the connection back from the runtime. `read` are bytes that the caller has read from it and not used.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system reports.
     pub fn into_stream(self, read: Bytes) -> io::Result<Stream> {
         let unread = if self.unread.is_empty() { read } else { [&read[..], &self.unread].concat().into() };
         Stream::from_fd(self.detach()?, unread)
     }
 
-    /// Whether the last write is waiting for the socket to take more.
+    /// Whether the last write waits for space in the socket's buffer. The flag stays up to date.
     #[must_use]
     pub fn stalled(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stalled)

@@ -1,9 +1,9 @@
-// The demo's page: one EventSource, the events that arrive on it, and what happens to it.
+// The demo's page: one EventSource, the events that arrive on it, and the state of its connection.
 
 import { snippets } from "./snippets.js";
 
 const $ = (id) => document.getElementById(id);
-// ssecast's own events: a stream's begin, a sign of life, and events that may be missing.
+// ssecast's own events: the stream has begun; it is still open; events may be missing.
 const OPEN = "ssecast.open";
 const PING = "ssecast.ping";
 const GAP = "ssecast.gap";
@@ -11,7 +11,7 @@ const MOST_ROWS = 300;
 const MOST_SHOWN = 4000;
 const REASONS = {
   history: "the history no longer had all of it",
-  restart: "ssecast was started anew",
+  restart: "ssecast was restarted",
   source: "the connection to the source was down",
   slow: "this page read too slowly",
 };
@@ -25,9 +25,9 @@ let source = null;
 let cursor = "";
 let lostAt = 0;
 let settle = 0;
-// When this page resumed its stream: events published before are marked as delivered late.
+// When this page last resumed its stream: events published before that are marked as late.
 let resumedAt = 0;
-// Channels added since the stream was opened last: that nothing is known of their past is no news.
+// Channels added since the stream was last opened. A gap event for these is not shown: the user asked for no past events.
 const added = new Set();
 
 // ---- the connection
@@ -43,8 +43,8 @@ function open() {
   }
   const opened = (source = new EventSource(`/sse/?${wanted}`));
   show("connecting", "Connecting");
-  // While ssecast doesn't answer, the server in front of it answers with an empty stream: only one that stays is open.
-  // A published event whose type is "open" or "error" comes to the same listeners; it has data, and is no news of the connection.
+  // While ssecast doesn't answer, the server in front of it answers with an empty stream, which ends at once. So the state is
+  // "open" only after a moment. A message of type "open" or "error" would reach these listeners too; only those are MessageEvents.
   opened.onopen = (event) => {
     if (!(event instanceof MessageEvent)) settle = setTimeout(settled, 200);
   };
@@ -52,7 +52,7 @@ function open() {
     if (opened !== source || event instanceof MessageEvent) return;
     clearTimeout(settle);
     if (opened.readyState === EventSource.CLOSED) return refused(wanted);
-    if (!lostAt) note("Connection lost. The browser connects again by itself, and says which event it had last.");
+    if (!lostAt) note("Connection lost. The browser reconnects by itself, and resumes after the last event.");
     lostAt ||= Date.now();
     resumedAt = Date.now();
     show("retrying", "Retrying");
@@ -72,13 +72,13 @@ function settled() {
   added.clear();
   if (document.body.dataset.state === "open") return;
   if (lostAt) note(`Open again after ${((Date.now() - lostAt) / 1000).toFixed(1)} s${cursor ? ", resumed after the last event" : ""}.`);
-  // Another demo may have started on this port, with another socket.
+  // Another demo may run on this port now, with other sockets.
   if (lostAt) findPlaces();
   lostAt = 0;
   show("open", "Open");
 }
 
-// EventSource doesn't give scripts the reason of a refusal; a request of the page's own does.
+// EventSource hides the reason of a refusal from scripts, so a second request asks for it.
 async function refused(wanted) {
   show("refused", "Refused");
   note("The stream was refused.");
@@ -94,7 +94,7 @@ async function refused(wanted) {
     }
     note(`${answer.status}: ${String(reason).slice(0, 300)}`);
   } catch {
-    // No answer: the state says it already.
+    // No answer: the state shows that already.
   }
 }
 
@@ -124,7 +124,7 @@ let delays = [];
 const perSecond = new Array(61).fill(0);
 
 function arrived(event) {
-  // The connection's own "open" and "error" have no data.
+  // Events of the connection itself ("open", "error") are no MessageEvents.
   if (!(event instanceof MessageEvent)) return;
   settled();
   pass(event.lastEventId);
@@ -134,7 +134,7 @@ function arrived(event) {
   try {
     ({ channel, data } = JSON.parse(event.data));
   } catch {
-    // Without an envelope: the data is shown, its channel isn't known.
+    // No envelope: show the data, with an unknown channel.
   }
   measure(event.lastEventId);
   const late = resumedAt > 0 && publishedAt(event.lastEventId) < resumedAt;
@@ -145,16 +145,16 @@ function arrived(event) {
 
 function gap(event) {
   pass(event.lastEventId);
-  let told = {};
+  let details = {};
   try {
-    told = JSON.parse(event.data);
+    details = JSON.parse(event.data);
   } catch {
-    // A gap all the same.
+    // Not JSON: a gap without details.
   }
-  const names = (told.channels ?? []).filter((name) => !added.has(name));
+  const names = (details.channels ?? []).filter((name) => !added.has(name));
   settled();
-  if (told.channels?.length && !names.length) return;
-  const reason = REASONS[told.reason] ?? told.reason ?? "no reason was given";
+  if (details.channels?.length && !names.length) return;
+  const reason = REASONS[details.reason] ?? details.reason ?? "no reason was given";
   push({ gap: true, text: `Events may be missing${names.length ? ` on ${names.join(", ")}` : ""}: ${reason}.`, at: new Date() });
 }
 
@@ -165,7 +165,7 @@ function pass(id) {
   $("read").hidden = false;
 }
 
-// An id has the time at which ssecast got the event, in microseconds. On one machine, that and Date.now() are the same clock.
+// The position in an id is the time of the publish, in microseconds. On one machine it is the same clock as Date.now().
 const publishedAt = (id) => Number(id.split("~")[0].split("-")[1]) / 1000;
 
 function measure(id) {
@@ -179,7 +179,7 @@ function measure(id) {
 
 const note = (text) => push({ note: true, text, at: new Date() });
 
-// Rows are made once a frame, and never more than are kept.
+// Rows are added once a frame, and at most MOST_ROWS are kept.
 function push(item) {
   waiting.push(item);
   if (waiting.length > MOST_ROWS) waiting = waiting.slice(-MOST_ROWS);
@@ -244,7 +244,7 @@ function content(data, cut) {
     try {
       return folded(JSON.parse(data));
     } catch {
-      // Not JSON after all.
+      // Not JSON.
     }
   }
   return make("pre", "data", data.slice(0, MOST_SHOWN) + (cut ? "…" : ""));
@@ -258,7 +258,7 @@ function folded(value) {
   const size = Array.isArray(value) ? `[${value.length}]` : `{${Object.keys(value).length}}`;
   summary.append(short, make("span", "open", size));
   details.append(summary);
-  // Made when it is first opened: most never are.
+  // The long form is made when the user first opens it.
   details.addEventListener("toggle", () => {
     if (details.childElementCount > 1) return;
     const whole = make("pre", "");
@@ -275,7 +275,7 @@ function coloured(json) {
   });
 }
 
-// Hues far from each other, in the order in which channels turn up.
+// A hue for each channel, far from those of the channels before.
 const hues = new Map();
 function hue(name) {
   if (!hues.has(name)) hues.set(name, Math.round(165 + hues.size * 137.508) % 360);
@@ -370,7 +370,7 @@ function listTypes() {
   $("types").replaceChildren(...[...types].map((type) => Object.assign(document.createElement("option"), { value: type })));
 }
 
-// EventSource hands a script only the types it listens for.
+// EventSource delivers only the types that the page listens for.
 function listen(type) {
   if (!type || [OPEN, PING, GAP].includes(type) || types.has(type)) return;
   types.add(type);
@@ -406,15 +406,15 @@ onSubmit("publish", async (form) => {
   try {
     const response = await fetch("/publish", { method: "POST", body: new URLSearchParams(fields) });
     const text = await response.text();
-    let told = {};
+    let reply = {};
     try {
-      told = JSON.parse(text);
+      reply = JSON.parse(text);
     } catch {
-      // An answer of nginx's own.
+      // Not JSON: not ssecast's answer.
     }
     answer.className = response.ok ? "" : "bad";
-    if (!response.ok) return void (answer.textContent = told.error ?? `${response.status} ${response.statusText}`);
-    const readers = told.subscribers;
+    if (!response.ok) return void (answer.textContent = reply.error ?? `${response.status} ${response.statusText}`);
+    const readers = reply.subscribers;
     answer.textContent = readers === undefined ? "Published." : `Published to ${readers} ${readers === 1 ? "subscriber" : "subscribers"}.`;
     if (channels.has(fields.channel)) return;
     const button = make("button", "", `Subscribe to ${fields.channel}`);
@@ -432,7 +432,7 @@ message.onkeydown = (event) => {
   $("publish").requestSubmit();
 };
 
-// ---- the trick: cut the connection, publish, connect again
+// ---- the button that cuts the connection, publishes, and reconnects
 
 const MISSED = 3;
 let trick = null;
@@ -456,7 +456,7 @@ $("trick").onclick = async () => {
     }
     await pause(700);
     open();
-    // A trick that doesn't come off is reported, too.
+    // If the events don't arrive in time, the page says so.
     run.limit = setTimeout(() => finish(false), 8000);
   } catch {
     open();

@@ -1,4 +1,4 @@
-// The code to copy, for one channel: how a page reads it, and how a program publishes on it. Makes text, and touches no page.
+// Code for users to copy: how a page reads a channel, and how a program publishes on it. Makes text only.
 
 const shell = (word) => (/^[\w/.:=+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 const single = (text) => `'${text.replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
@@ -20,7 +20,7 @@ export function snippets(channel, { admin, redisCli }, origin) {
   ${JSON.stringify(`/sse/?channels=${name}`)});
 stream.onmessage = (event) =>
   console.log(event.data);
-// Events may be missing: load anew.
+// Events may be missing: reload the page.
 stream.addEventListener("ssecast.gap",
   () => location.reload());`,
       ],
