@@ -1,4 +1,4 @@
-//! Who may publish and who may subscribe. It knows no socket and no route.
+//! Decides who may publish and who may subscribe. It knows no socket and no route.
 
 mod peer;
 mod publish;

@@ -1,4 +1,4 @@
-//! Which process is at the other end of a Unix socket. It decides nothing.
+//! User and groups of the process at the other end of a Unix socket. It decides nothing.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ impl Peer {
     /// Asks the kernel who has connected (`SO_PEERCRED` and `SO_PEERGROUPS`, unix(7)).
     ///
     /// # Errors
-    /// What the operating system says.
+    /// What the operating system reports.
     pub fn of(socket: &impl AsFd) -> io::Result<Self> {
         let credentials = getsockopt(socket, PeerCredentials)?;
         let mut groups = groups_of(socket)?;
@@ -32,18 +32,18 @@ impl Peer {
     }
 }
 
-/// The peer's groups beside its own, as they were when it connected.
+/// The peer's supplementary groups, as they were when it connected.
 #[expect(unsafe_code, reason = "nix has no SO_PEERGROUPS")]
 fn groups_of(socket: &impl AsFd) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 32];
     loop {
         let mut bytes = libc::socklen_t::try_from(size_of_val(&groups[..])).map_err(io::Error::other)?;
-        // SAFETY: the kernel writes at most `bytes` bytes, which is what the vector has, and each group is a u32.
+        // SAFETY: the kernel writes at most `bytes` bytes, which is the size of the vector, and each group is a u32.
         let done = unsafe {
             let fd = socket.as_fd().as_raw_fd();
             libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &raw mut bytes)
         };
-        // Either as many as there are, or as many as there is room needed for.
+        // On success `bytes` is the size of the groups; on ERANGE it is the size that is needed.
         groups.resize(bytes as usize / size_of::<u32>(), 0);
         if done == 0 {
             return Ok(groups);
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_knows_this_process() {
+    fn the_peer_has_the_user_and_groups_of_this_process() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let peer = Peer::of(&ours).unwrap();
         assert_eq!(peer.user, nix::unistd::geteuid().as_raw());

@@ -1,4 +1,4 @@
-//! Who may publish: users and groups that the kernel knows, or a key. It reads no request.
+//! Decides who may publish, by the peer's user and groups or by a key. It reads no request.
 
 use subtle::ConstantTimeEq;
 
@@ -19,11 +19,11 @@ pub enum Refused {
     User,
 }
 
-/// Whether a peer may publish. Where nothing is configured, any peer that can open the socket may; otherwise it takes a user or a
-/// group that is named, or a key.
+/// Checks whether a peer may publish. If `[publish]` names no user, group or key, any peer that can open the socket may. Else the peer
+/// needs a named user, a named group, or a valid key.
 ///
 /// # Errors
-/// [`Refused`] says what is missing.
+/// [`Refused`]: the reason.
 pub fn may_publish(config: &config::Publish, peer: Option<&Peer>, key: Option<&[u8]>) -> Result<(), Refused> {
     let by_user = !config.users.is_empty() || !config.groups.is_empty();
     let named = peer.is_some_and(|peer| {
@@ -35,7 +35,7 @@ pub fn may_publish(config: &config::Publish, peer: Option<&Peer>, key: Option<&[
         (true, _) => Ok(()),
         (false, None) => Err(Refused::NoKey),
         (false, Some(key)) => {
-            // All are compared, and each in constant time, so that time tells nothing of a key.
+            // Compare with every key, each in constant time, so that the time says nothing about the keys.
             let known = config
                 .key_files
                 .keys
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_user_or_group_or_a_key_opens_the_door() {
+    fn a_named_user_or_group_or_a_valid_key_may_publish() {
         let peer = Peer { user: 33, groups: vec![33, 50] };
         let peer = Some(&peer);
         assert_eq!(may_publish(&config(&[], &[], &[]), peer, None), Ok(()));

@@ -1,4 +1,5 @@
-//! Who may subscribe: the interface that decides it, and the one that lets anyone. It holds no channel and writes no response.
+//! Decides who may subscribe: the [`Authorizer`] interface, and one that allows everything. It subscribes to nothing and writes no
+//! response.
 
 use std::{future::Future, pin::Pin};
 
@@ -6,7 +7,7 @@ use hyper::HeaderMap;
 
 use crate::name::ChannelName;
 
-/// What is known of a client that asks for channels.
+/// A client's request for channels.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscriber<'a> {
     /// The channels it asks for, no name twice.
@@ -24,13 +25,13 @@ pub struct Grant {
     pub channels: Vec<ChannelName>,
 }
 
-/// Why a client is refused; with a sentence for the person who reads it.
+/// Why a client is refused, with a sentence for its user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// It has not said who it is, or can't prove it.
     #[error("{0}")]
     Unidentified(String),
-    /// It may not read what it asked for.
+    /// It may not read one of the channels.
     #[error("{0}")]
     Forbidden(String),
 }
@@ -38,16 +39,16 @@ pub enum Denied {
 /// A decision under way.
 pub type Authorizing<'a> = Pin<Box<dyn Future<Output = Result<Grant, Denied>> + Send + 'a>>;
 
-/// Decides what a client may read. It is asked at each join, a resume included, since rights may end.
+/// Decides what a client may read. It is called at each join, also at a resume, since permissions may have ended.
 pub trait Authorizer: Send + Sync {
     /// Decides on one request.
     ///
     /// # Errors
-    /// [`Denied`], where the client may not have what it asks for.
+    /// [`Denied`] if the client is refused.
     fn authorize<'a>(&'a self, subscriber: Subscriber<'a>) -> Authorizing<'a>;
 }
 
-/// Lets anyone read any channel.
+/// Allows anyone to read any channel.
 #[derive(Debug, Clone, Copy)]
 pub struct Anyone;
 

@@ -1,8 +1,8 @@
-//! Addresses as text: a path, or `tcp://IP:PORT`.
+//! Parses the address of a socket: a path, or `tcp://IP:PORT`. Opens nothing.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-/// A place to listen on or to connect to: a path, or `tcp://ADDRESS:PORT`.
+/// The address of a socket to listen on or to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A Unix socket.
@@ -11,22 +11,22 @@ pub enum Address {
     Tcp(SocketAddr),
 }
 
-/// Longest path of a Unix socket, in bytes: `sun_path` less its closing NUL, unix(7).
+/// Longest path of a Unix socket, in bytes: `sun_path` without its final NUL, unix(7).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-/// Why a text is no address.
+/// Why a text is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// There was no text.
+    /// The text is empty.
     #[error("is empty; write a path or \"tcp://127.0.0.1:8888\"")]
     Empty,
-    /// What follows `tcp://` is no IP address with a port.
+    /// The text after `tcp://` is not an IP address with a port.
     #[error("{0:?} has no IP address with a port; write \"tcp://127.0.0.1:8888\" or \"tcp://[::1]:8888\"")]
     NotTcp(String),
     /// It has a scheme other than `tcp://`.
     #[error("{0:?} is neither a path nor a TCP address; write a path alone, or \"tcp://127.0.0.1:8888\"")]
     Scheme(String),
-    /// It is a port, with a host or without, and has no `tcp://`. The second is what to write instead.
+    /// The text is a port, with or without a host, but has no `tcp://`. The second field is what to write instead.
     #[error("{0:?} is a port, not a path; write \"{1}\"")]
     NoScheme(String, String),
     /// The path is longer than the kernel takes.
@@ -66,8 +66,8 @@ impl FromStr for Address {
     }
 }
 
-/// The TCP address that was meant by `:8888`, `8888`, `localhost:8888`, `host:8888` or `127.0.0.1:8888`, which would be names of
-/// files in the current folder.
+/// The TCP address that `:8888`, `8888`, `localhost:8888`, `host:8888` or `127.0.0.1:8888` probably means. As paths, these would
+/// be files in the current folder.
 fn without_scheme(text: &str) -> Option<String> {
     if text.contains('/') {
         return None;
@@ -97,14 +97,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_reads_back_as_it_was_written() {
+    fn an_address_is_displayed_as_it_was_parsed() {
         for text in ["/run/a.sock", "a.sock", "tcp://127.0.0.1:8888", "tcp://[::1]:0"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
 
     #[test]
-    fn what_is_no_address_says_what_to_write() {
+    fn an_invalid_address_has_its_error() {
         let long = "/x".repeat(54);
         for (text, error) in [
             ("", AddressError::Empty),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_without_tcp_is_no_path() {
+    fn a_port_without_tcp_is_an_error_that_says_what_to_write() {
         for (text, tcp) in [
             (":8080", "tcp://127.0.0.1:8080"),
             ("8080", "tcp://127.0.0.1:8080"),
@@ -132,7 +132,7 @@ mod tests {
             let error = text.parse::<Address>().unwrap_err();
             assert_eq!(error.to_string(), format!("{text:?} is a port, not a path; write \"{tcp}\""));
         }
-        // A colon in a path is a colon.
+        // A path may have a colon.
         for text in ["/run/a:80", "./a:80", "a:b.sock", "a:99999"] {
             assert_eq!(text.parse(), Ok(Address::Unix(text.into())));
         }

@@ -1,4 +1,4 @@
-//! The commented file of defaults, made of the definitions. Reads nothing.
+//! Makes the configuration file of defaults, with comments, from the definitions of the tables. Reads nothing.
 
 use std::fmt::Write as _;
 
@@ -8,14 +8,14 @@ use super::definition::Definition;
 #[must_use]
 pub(crate) fn default_document(tables: &[&Definition]) -> String {
     let mut document = String::from(
-        "# ssecast.toml. Every key is optional; what is commented out is the default.\n\
+        "# ssecast.toml. Every key is optional; the lines that are commented out show the defaults.\n\
          # `ssecast check` prints every error of this file with its line.\n",
     );
     for table in tables {
         // Writing into a String cannot fail.
         let _ = match table.without {
             "" => writeln!(document, "\n[{}]", table.name),
-            // The table itself turns something on, so its heading is commented out as well.
+            // The table turns something on, so its heading is commented out too.
             without => writeln!(document, "\n# {without}\n# [{}]", table.name),
         };
         for key in table.keys {

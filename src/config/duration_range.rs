@@ -1,8 +1,8 @@
-//! A range of durations, from which one is picked at random for each client.
+//! A range of durations, from which one is picked at random. Waits for nothing.
 
 use std::time::Duration;
 
-/// A duration picked at random between two, both included.
+/// A range of durations, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DurationRange {
     /// The shortest.
@@ -12,7 +12,7 @@ pub struct DurationRange {
 }
 
 impl DurationRange {
-    /// One of them, to the millisecond.
+    /// A random duration of the range, in whole milliseconds.
     #[must_use]
     pub fn pick(&self) -> Duration {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: every error at once, each with its place and how to fix it.
+//! The errors of a configuration: all at once, each with its place and how to fix it. Finds none itself.
 
 use std::{fmt, io};
 
@@ -10,7 +10,7 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    /// What was found in `file`, sorted by place.
+    /// The errors found in `file`, sorted by place.
     pub(super) fn new(file: &str, mut errors: Vec<ConfigError>) -> Self {
         errors.sort_by_key(|error| error.place);
         Self { file: file.to_owned(), errors }
@@ -51,7 +51,7 @@ pub(crate) enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ConfigError {
     pub(super) place: Place,
-    /// The key in full, as `stream.retry`; empty where it isn't about one.
+    /// The key with its table, as `stream.retry`; empty if the error is not about a key.
     pub(super) key: String,
     pub(super) problem: Problem,
 }
@@ -65,7 +65,7 @@ impl ConfigError {
             Place::Flag(flag) => flag.to_owned(),
         };
         let key = match (self.key.as_str(), self.place) {
-            // A flag stands for its key.
+            // The name of a flag replaces that of its key.
             ("", _) | (_, Place::Flag(_)) => String::new(),
             (key, _) => format!("{key}: "),
         };
@@ -75,7 +75,7 @@ impl ConfigError {
     }
 }
 
-/// What is wrong with a value, and what to do about it (empty where that goes without saying).
+/// What is wrong with a value, and how to fix it; the fix is empty where it is obvious.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) what: String,
@@ -88,7 +88,7 @@ impl Problem {
     }
 }
 
-/// The problems of one value: more than one where it is a list. Each has the place of its item, or none for the whole value.
+/// The problems of one value; a list can have several. Each has the place of its item, or `None` if it is about the whole value.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Problems(Vec<(Option<Place>, Problem)>);
 
@@ -119,7 +119,7 @@ impl IntoIterator for Problems {
     }
 }
 
-/// What the operating system reports with an error, without its number.
+/// The text of an operating system's error, without its number.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()

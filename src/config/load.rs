@@ -1,4 +1,4 @@
-//! Where a configuration comes from: a file that is named, the default one if it is there, flags over either.
+//! Loads a configuration: a named file or the default file, with flags put over it. Checks no value itself.
 
 use std::{fs, io, path::Path};
 
@@ -11,11 +11,11 @@ use super::{
     tables::{Config, Listen},
 };
 
-/// The file that is read where none is named; it need not be there.
+/// The file that is read if none is named. It need not exist.
 pub const DEFAULT_PATH: &str = "/etc/ssecast/ssecast.toml";
 
 impl Config {
-    /// Reads a file's text; `name` is what errors call it. `sources` are the tables of the sources that there are.
+    /// Reads a file's text. `name` is the file's name in errors. `sources` are the tables of all kinds of sources.
     ///
     /// # Errors
     /// Every error of the text at once.
@@ -23,11 +23,11 @@ impl Config {
         Self::build(text, name, &[], sources)
     }
 
-    /// Reads the file at `path`, or [`DEFAULT_PATH`] if that is there, and puts `overrides` over it. `sources` are the tables of the
-    /// sources that there are.
+    /// Reads the file at `path`, or else [`DEFAULT_PATH`] if that exists, and puts `overrides` over it. `sources` are the tables of
+    /// all kinds of sources.
     ///
     /// # Errors
-    /// Every error of the file and of the flags at once; one if the file can't be read.
+    /// Every error of the file and of the flags at once; or one error if the file can't be read.
     pub fn assemble(
         path: Option<&Path>,
         overrides: &[Override],
@@ -49,11 +49,11 @@ impl Config {
 }
 
 impl Listen {
-    /// Finds the sockets of the daemon that reads the file at `path`, or [`DEFAULT_PATH`]. Where the default file is not there
-    /// or this user may not read it, the sockets are the default ones.
+    /// Finds the sockets of the daemon that reads the file at `path`, or else [`DEFAULT_PATH`]. If the default file does not exist
+    /// or this user may not read it, returns the default sockets.
     ///
     /// # Errors
-    /// What is wrong with the file's `[listen]` or its syntax; one error if a named file can't be read.
+    /// The errors of the file's syntax and of the two addresses; or one error if a named file can't be read.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigErrors> {
         let (name, text) = read(path);
         let text = match text {
@@ -63,7 +63,8 @@ impl Listen {
         let mut errors = Vec::new();
         let raw = Raw::parse(&text, Config::definitions(&[]), &mut errors);
         let listen = Self::read(&mut Reader::new(Self::DEFINITION, &raw, &mut errors));
-        // A source's table, a key of a newer daemon, or a group that only the daemon's container knows, is no reason not to connect.
+        // Ignore all other errors. A client can connect in spite of the table of a source, a key of a newer daemon, or a group that
+        // exists only in the daemon's container.
         errors.retain(|error| {
             matches!(error.place, Place::Line(_, Some(_)))
                 || ["listen.public", "listen.admin"].contains(&error.key.as_str())
@@ -72,7 +73,7 @@ impl Listen {
     }
 }
 
-/// The file's name, and its text: empty where the default file isn't there.
+/// The file's name, and its text. The text is empty if the default file does not exist.
 fn read(path: Option<&Path>) -> (String, io::Result<String>) {
     let file = path.unwrap_or(Path::new(DEFAULT_PATH));
     let text = match fs::read_to_string(file) {

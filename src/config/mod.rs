@@ -1,8 +1,8 @@
 //! The configuration as the program uses it: every value checked, typed and with a default.
 //!
-//! Each key is defined once, in `tables` or, for a source, in the source's own folder: see the `table!` macro. A file is read in
-//! steps: `raw` has what is written, `reader` reads a table of it with the checks in `values`, and `load` finds the file. Every
-//! error is collected on the way. Nothing here opens a socket.
+//! The `table!` macro defines each key once: in `tables` or, for a source, in the source's folder. A file is read in steps: `load`
+//! finds the file, `raw` parses it, and `reader` reads each table with the checks in `values`. Every step collects its errors.
+//! Nothing here opens a socket.
 
 mod address;
 mod duration_range;

@@ -1,4 +1,4 @@
-//! The configuration as it is written: TOML in, located values out. Checks names, never values.
+//! The configuration as it is written: parses TOML into values with their places. Checks names, never values.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -12,23 +12,23 @@ use super::{
     value::{Located, Value, convert},
 };
 
-/// A flag of the command line that stands over a key of the file.
+/// A flag of the command line that overrides a key of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// The flag, as `--socket`: errors name it.
     pub flag: &'static str,
     /// The key, as `listen.public`.
     pub key: &'static str,
-    /// The value, as a text of the file would be.
+    /// The value, as it would stand in quotes in the file.
     pub value: String,
 }
 
-/// What a file has, key by known key, and what flags have put over it.
+/// The values of a file by key, with those of flags put over them.
 #[derive(Debug)]
 pub(super) struct Raw {
-    /// The tables that there can be.
+    /// The tables that are allowed.
     known: Vec<&'static Definition>,
-    /// Those that were given, by name.
+    /// The tables that the file or a flag has, by name.
     given: BTreeMap<&'static str, Entries>,
 }
 
@@ -36,8 +36,8 @@ pub(super) struct Raw {
 pub(super) type Entries = BTreeMap<&'static str, Located>;
 
 impl Raw {
-    /// Reads a file's text, which can have the tables `known`. Syntax errors and unknown names are put into `errors`; everything else
-    /// is kept.
+    /// Parses a file's text, in which the tables `known` are allowed. Adds syntax errors and unknown names to `errors`, and keeps
+    /// everything else.
     pub(super) fn parse(text: &str, known: Vec<&'static Definition>, errors: &mut Vec<ConfigError>) -> Self {
         let lines = Lines(text);
         let (document, syntax) = DeTable::parse_recoverable(text);
@@ -47,8 +47,8 @@ impl Raw {
             raw.read_table(lines, name, value, &mut found);
         }
         if !syntax.is_empty() {
-            // What the parser made of a line that it couldn't read says nothing; and below a heading that it couldn't
-            // read, keys look like tables.
+            // Drop errors and values that only follow from a syntax error: those of the broken line itself; and, below a broken
+            // heading, keys that look like tables.
             let broken: Vec<_> = syntax.iter().map(|error| lines.position(syntax::start(error)).0).collect();
             let is_broken = |place: Place| matches!(place, Place::Line(line, _) if broken.contains(&line));
             let is_heading = |line: usize| text.lines().nth(line - 1).is_some_and(|line| line.trim().starts_with('['));
@@ -77,7 +77,7 @@ impl Raw {
         self.given.entry(table).or_default().insert(key, located);
     }
 
-    /// What was given of a table; `None` where it was not written at all.
+    /// The values of a table; `None` if neither the file nor a flag has the table.
     pub(super) fn table(&self, name: &str) -> Option<&Entries> {
         debug_assert!(self.known.iter().any(|known| known.name == name), "{name} is no table");
         self.given.get(name)

@@ -1,4 +1,4 @@
-//! Reads the values of one table, and collects what is wrong with them. Knows no table.
+//! Reads the values of one table, and collects their errors. Knows no particular table.
 
 use super::{
     definition::Definition,
@@ -7,22 +7,22 @@ use super::{
     value::Value,
 };
 
-/// What a file and the flags give for one table.
+/// Reads one table from a file and the flags.
 pub(crate) struct Reader<'r> {
     table: &'static Definition,
-    /// `None` where neither gives any of it.
+    /// `None` if neither has the table.
     entries: Option<&'r Entries>,
     errors: &'r mut Vec<ConfigError>,
 }
 
 impl<'r> Reader<'r> {
-    /// A reader of `table`. What is wrong is put into `errors`.
+    /// A reader of `table`, which adds its errors to `errors`.
     pub(super) fn new(table: &'static Definition, raw: &'r Raw, errors: &'r mut Vec<ConfigError>) -> Self {
         Self { table, entries: raw.table(table.name), errors }
     }
 
-    /// The value of `key`. Where there is none, or one that `check` refuses, it is the default, so that all other keys can be
-    /// read as well.
+    /// Returns the value of `key`. If there is none, or `check` refuses it, returns the default, so that the other keys can be read
+    /// too.
     pub(crate) fn get<T, E: Into<Problems>>(
         &mut self,
         key: &str,
@@ -41,11 +41,11 @@ impl<'r> Reader<'r> {
         })
     }
 
-    /// Reports a problem between the values of `keys`, at the one that was given last.
+    /// Reports that the values of `keys` don't fit together, at the place of the last of them.
     pub(crate) fn refuse(&mut self, keys: &[&str], problem: Problem) {
         let place = |key: &&str| self.entries.and_then(|entries| entries.get(*key)).map(|located| located.place);
         let given = keys.iter().filter_map(|key| Some((place(key)?, *key))).max();
-        // Defaults alone have no problems.
+        // The defaults fit together, so one of the keys is given.
         let (place, key) = given.unwrap_or((Place::File, keys.first().copied().unwrap_or_default()));
         self.report(key, place, problem);
     }
@@ -60,7 +60,7 @@ impl<'r> Reader<'r> {
     }
 }
 
-/// Reads a default. It must pass the key's check, which a test makes sure of.
+/// Reads a default. It must pass the key's check; a test reads all defaults.
 pub(crate) fn default<T, E: Into<Problems>>(written: &str, check: impl FnOnce(&Value) -> Result<T, E>) -> T {
     let value = Value::parse(written);
     check(&value).unwrap_or_else(|error| panic!("the default {written} doesn't pass its check: {:?}", error.into()))

@@ -1,11 +1,11 @@
-//! Tables that belong to sources. Sources are above this module, so their definitions are given to the parser, and what was read of
-//! them is found by its type.
+//! Tables of the configuration that belong to sources. This module can't import sources, which are on a higher floor. So their
+//! definitions are passed in, and their values are found by type. Knows no source.
 
 use std::{any::Any, fmt::Debug, sync::Arc};
 
 use super::{definition::Definition, errors::ConfigError, raw::Raw, reader::Reader, table::Table};
 
-/// The table of one source: its definition, and how it is read. The table turns the source on.
+/// The table of one source: its definition and its reader. The source runs if the file has the table.
 #[derive(Debug)]
 pub struct SourceTable {
     pub(super) definition: &'static Definition,
@@ -19,7 +19,7 @@ impl SourceTable {
     }
 }
 
-/// A table of any source.
+/// The values of any source's table.
 trait AnyTable: Any + Debug + Send + Sync {
     fn equals(&self, other: &dyn Any) -> bool;
 }
@@ -30,24 +30,24 @@ impl<T: Debug + Eq + Send + Sync + 'static> AnyTable for T {
     }
 }
 
-/// The tables of the sources that are turned on, by type.
+/// The tables of the sources that are configured, by type.
 #[derive(Debug, Clone, Default)]
 pub struct SourceTables(Vec<Arc<dyn AnyTable>>);
 
 impl SourceTables {
-    /// Reads those of `known` that were given. What is wrong is put into `errors`.
+    /// Reads the tables of `known` that the file or a flag has. Adds their errors to `errors`.
     pub(super) fn read(known: &[SourceTable], raw: &Raw, errors: &mut Vec<ConfigError>) -> Self {
         let given = known.iter().filter(|table| raw.table(table.definition.name).is_some());
         Self(given.map(|table| (table.read)(&mut Reader::new(table.definition, raw, errors))).collect())
     }
 
-    /// Whether no source is turned on.
+    /// Whether no source is configured.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The table of type `T`; `None` if it was not given.
+    /// The table of type `T`; `None` if that source is not configured.
     #[must_use]
     pub fn get<T: 'static>(&self) -> Option<&T> {
         self.0.iter().find_map(|table| {
@@ -56,7 +56,7 @@ impl SourceTables {
         })
     }
 
-    /// Adds a table, or puts it in the place of the one of its type.
+    /// Adds a table, or replaces the one of the same type.
     pub fn set<T: Debug + Eq + Send + Sync + 'static>(&mut self, table: T) {
         self.0.retain(|known| {
             let known: &dyn Any = &**known;
@@ -67,7 +67,7 @@ impl SourceTables {
 }
 
 impl PartialEq for SourceTables {
-    /// Whether both have the same tables with the same values, in whatever order.
+    /// Whether both have the same tables with the same values, in any order.
     fn eq(&self, other: &Self) -> bool {
         self.0.len() == other.0.len() && self.0.iter().all(|one| other.0.iter().any(|other| one.equals(&**other)))
     }

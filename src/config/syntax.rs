@@ -1,4 +1,4 @@
-//! What is wrong with a text that is not TOML, and on which line. Knows no key.
+//! Errors of a text that is not TOML, with line and column. Knows no key.
 
 use toml::de::DeTable;
 
@@ -9,13 +9,13 @@ pub(super) fn start(error: &toml::de::Error) -> usize {
     error.span().map_or(0, |span| span.start)
 }
 
-/// The table that a line begins, `listen` for `[listen]` or `[[listen]]`.
+/// The table that a line begins: `listen` for `[listen]` or `[[listen]]`.
 fn heading(line: &str) -> Option<&str> {
     let name = line.trim().strip_prefix('[')?.trim_start_matches('[').split(']').next()?.trim();
     Some(name).filter(|name| !name.is_empty())
 }
 
-/// A name as it can be printed in a line.
+/// `name` with control characters escaped.
 pub(super) fn show(name: &str) -> String {
     name.escape_debug().to_string()
 }
@@ -37,7 +37,7 @@ impl Lines<'_> {
         Place::Line(self.position(offset).0, None)
     }
 
-    /// What is wrong with the TOML, and what to do about it. `document` is what the parser made of the rest.
+    /// Makes the error for a syntax error. `document` has what the parser could read.
     pub(super) fn syntax_error(self, error: &toml::de::Error, document: &DeTable<'_>) -> ConfigError {
         let (line, column) = self.position(start(error));
         let place = Place::Line(line, Some(column));
@@ -47,15 +47,15 @@ impl Lines<'_> {
             return ConfigError { place, key, problem };
         }
         let value = content.split_once('=').map_or("", |(_, value)| value);
-        // By far the most frequent of them.
+        // The most frequent syntax error.
         let unquoted = !value.trim().is_empty() && !value.contains(['"', '\'', '[', '{']);
         let fix = if unquoted { "texts, durations, sizes and modes are written in quotes" } else { "" };
-        // "Expected nothing" is the parser's way to say that it has nothing to propose.
+        // The parser writes "expected nothing" if it has no suggestion.
         let what = error.message().trim_end_matches(", expected nothing");
         ConfigError { place, key: String::new(), problem: Problem::new(format!("not TOML: {what}"), fix) }
     }
 
-    /// A table or a key that is in the file twice: the key, and where the first one is. `line` is the second one's.
+    /// The key and the problem of a table or key that is in the file twice. `line` is the line of the second one.
     fn duplicate(self, line: usize, content: &str, document: &DeTable<'_>) -> (String, Problem) {
         let on_line = |first: Option<usize>| {
             first.filter(|&first| first < line).map_or(String::new(), |first| format!(" on line {first}"))

@@ -1,4 +1,4 @@
-//! How a table of the configuration file is defined: [`table!`] makes everything else of one definition. Reads no file.
+//! The [`table!`] macro, which defines a table of the configuration file. Reads no file.
 
 use super::{definition::Definition, reader::Reader};
 
@@ -7,7 +7,7 @@ pub(crate) trait Table: Sized {
     /// The table's name and keys.
     const DEFINITION: &'static Definition;
 
-    /// Reads every key. Where a value is missing or wrong, the default takes its place; what is wrong goes to the reader.
+    /// Reads every key. A missing or wrong value becomes the default. The reader collects the errors.
     fn read(reader: &mut Reader<'_>) -> Self;
 }
 
@@ -23,13 +23,13 @@ pub(crate) trait Table: Sized {
 /// }
 /// ```
 ///
-/// A key has a doc comment, a name, a type, a check and a default. The doc comment is one line, and is what the documentation says
-/// of the key. The default is what one would write in the file. The check is a function from [`Value`](super::value::Value) to the type, or to what is
-/// wrong with the value (see [`super::values`]); the default passes it as well. `from [redis] else "…"` is for a table that
-/// turns something on: the text says what holds without it.
+/// A key has a doc comment, a name, a type, a check and a default. The doc comment is one line, which is also the key's help in the
+/// documentation. The default is written as in the file. The check is a function from [`Value`](super::value::Value) to the type or
+/// to a problem (see [`super::values`]); the default must pass it. `from [redis] else "…"` is for a table that turns something on:
+/// the text says what happens without the table.
 ///
-/// Of this are made the struct, its `Default`, and its [`Table`]. The list of keys in `Table::DEFINITION` makes the parser's
-/// error messages, `ssecast check --defaults`, ssecast.toml(5) and docs/configure.md.
+/// The macro makes the struct, its `Default`, and its [`Table`]. From `Table::DEFINITION` are made the parser's error messages,
+/// `ssecast check --defaults`, ssecast.toml(5) and docs/configure.md.
 macro_rules! table {
     (
         $(#[doc = $table_doc:literal])+

@@ -1,4 +1,4 @@
-//! The configuration from outside: files in, configurations or lists of errors out.
+//! Tests of the configuration as a whole: files in, configurations or lists of errors out.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -31,13 +31,13 @@ fn with_radio(radio: Radio) -> Config {
 }
 
 #[test]
-fn nothing_is_the_default() {
+fn an_empty_file_gives_the_defaults() {
     assert_eq!(parse("").unwrap(), Config::default());
     assert_eq!(parse("\u{feff}# all of it\r\n\r\n[stream]\r\n").unwrap(), Config::default());
 }
 
 #[test]
-fn the_default_document_is_the_default_whether_commented_out_or_not() {
+fn the_default_document_gives_the_defaults_commented_out_or_not() {
     let document = default_document(&Config::definitions(SOURCES));
     assert_eq!(parse(&document).unwrap(), Config::default());
     let settings = |line: &&str| !line.starts_with("# ") || line.contains(" = ") || line.starts_with("# [");
@@ -46,7 +46,7 @@ fn the_default_document_is_the_default_whether_commented_out_or_not() {
 }
 
 #[test]
-fn no_known_key_is_left_unread() {
+fn every_defined_key_is_read() {
     for table in Config::definitions(SOURCES) {
         for key in table.keys {
             let path = format!("{}.{}", table.name, key.name);
@@ -57,7 +57,7 @@ fn no_known_key_is_left_unread() {
 }
 
 #[test]
-fn everything_can_be_set() {
+fn every_key_can_be_set() {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys");
     fs::write(&keys, "# publishers\none\n\n  two  \n").unwrap();
@@ -157,9 +157,9 @@ fn everything_can_be_set() {
     assert_eq!(parse(&text).unwrap(), expected);
 }
 
-/// One value a line, and what the error says.
+/// A wrong line, and a part of its error.
 #[test]
-fn wrong_values_say_what_to_write() {
+fn the_error_of_a_wrong_value_says_what_to_write() {
     for (line, said) in [
         (r#"stream.retry = "4s..1s""#, r#""4s..1s" ends before it begins; write the shorter one first: "1s..4s""#),
         (r#"stream.retry = "1s..""#, r#""" is not a duration"#),
@@ -219,8 +219,8 @@ fn wrong_values_say_what_to_write() {
 }
 
 #[test]
-fn every_error_of_a_file_is_told_at_once_in_its_order() {
-    let text = r#"# the configuration of nobody
+fn all_errors_of_a_file_are_reported_at_once_in_order() {
+    let text = r#"# a file with many errors
 [listen]
 public = "tcp://localhost:80"
 admin_mode = "0888"
@@ -263,13 +263,13 @@ t.toml:25: history.spread: there is no such key; `spread` belongs under [drain]"
 }
 
 #[test]
-fn a_broken_heading_accuses_no_innocent_key() {
+fn a_broken_heading_causes_no_errors_for_the_keys_below_it() {
     assert_eq!(errors("[stream\nretry = \"1s\"\n"), ["t.toml:1:8: not TOML: unclosed table, expected `]`"]);
     assert_eq!(errors("x = \"abc\n[stream]\n"), ["t.toml:1:9: not TOML: invalid basic string, expected `\"`"]);
 }
 
 #[test]
-fn a_table_or_key_that_is_there_twice_names_the_line_of_the_first() {
+fn the_error_of_a_duplicate_names_the_line_of_the_first() {
     let text = "[listen]\npublic = \"a.sock\"\n\n[radio]\n[listen]\npublic = \"b.sock\"\nadmin = \"c.sock\"\n[[radio]]\nstation = \"p\"\n";
     assert_eq!(
         errors(text),
@@ -284,7 +284,7 @@ fn a_table_or_key_that_is_there_twice_names_the_line_of_the_first() {
 }
 
 #[test]
-fn who_reaches_an_admin_socket_on_tcp_needs_a_key_unless_it_is_loopback() {
+fn an_admin_socket_on_tcp_needs_a_key_unless_it_is_on_loopback() {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys");
     fs::write(&keys, "k").unwrap();
@@ -295,7 +295,7 @@ fn who_reaches_an_admin_socket_on_tcp_needs_a_key_unless_it_is_loopback() {
 }
 
 #[test]
-fn two_tcp_sockets_clash_as_the_kernel_sees_it() {
+fn tcp_sockets_with_clashing_addresses_are_refused() {
     for (public, admin, clash) in [
         ("127.0.0.1:1", "127.0.0.1:1", true),
         ("0.0.0.0:1", "127.0.0.1:1", true),
@@ -309,7 +309,7 @@ fn two_tcp_sockets_clash_as_the_kernel_sees_it() {
 }
 
 #[test]
-fn flags_stand_over_the_file_and_their_errors_name_them() {
+fn flags_override_the_file_and_are_named_in_errors() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     fs::write(&file, "[listen]\npublic = \"a.sock\"\nadmin = \"b.sock\"\n[radio]\nstation = \"p\"").unwrap();
@@ -328,7 +328,7 @@ fn flags_stand_over_the_file_and_their_errors_name_them() {
 }
 
 #[test]
-fn a_file_that_was_named_must_be_there() {
+fn a_named_file_that_can_not_be_read_is_an_error() {
     let found = Config::assemble(Some(Path::new("/nowhere/c.toml")), &[], SOURCES).unwrap_err().to_string();
     assert_eq!(found, "/nowhere/c.toml: there is no such file; correct the path, or leave it out for the defaults");
     let found = Config::assemble(Some(Path::new("/")), &[], SOURCES).unwrap_err().to_string();
@@ -345,7 +345,7 @@ fn a_file_that_was_named_must_be_there() {
 }
 
 #[test]
-fn who_connects_is_not_kept_from_it_by_what_only_the_daemon_needs() {
+fn clients_find_the_sockets_in_a_file_with_other_errors() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     fs::write(&file, "[listen]\nadmin = \"b.sock\"\nadmin_group = \"no-such-group\"\n[future]\nkey = 1\n").unwrap();

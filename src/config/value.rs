@@ -1,10 +1,10 @@
-//! A value as it is written in the file, and where. Knows no key.
+//! A value as it is written in the file, and its place. Knows no key.
 
 use toml::de::DeValue;
 
 use super::{errors::Place, syntax::Lines};
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug)]
 pub(crate) struct Located {
     pub(crate) place: Place,
@@ -22,12 +22,12 @@ pub(crate) enum Value {
     },
     Boolean(bool),
     List(Vec<Located>),
-    /// What no key takes, described.
+    /// A value of a type that no key has, described in words.
     Other(String),
 }
 
 impl Value {
-    /// Reads a value as a key's definition gives its default. Whatever isn't TOML passes no check.
+    /// Parses the default in a key's definition. A text that isn't TOML becomes [`Value::Other`], which passes no check.
     pub(super) fn parse(text: &str) -> Self {
         match DeValue::parse(text) {
             Ok(value) => convert(Lines(text), value.get_ref()),
@@ -35,7 +35,7 @@ impl Value {
         }
     }
 
-    /// The value for an error message.
+    /// Describes the value for an error message.
     pub(crate) fn describe(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
@@ -47,7 +47,7 @@ impl Value {
     }
 }
 
-/// Makes a value of what the parser has read.
+/// Converts a value of the TOML parser.
 pub(super) fn convert(lines: Lines<'_>, value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::Text(text.clone().into_owned()),

@@ -1,4 +1,4 @@
-//! Checks that more than one table uses. Each takes one value from what is written to its type, or says what is wrong with it.
+//! Checks that several tables use. Each converts one written value to its type, or returns what is wrong with it. Knows no key.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,12 +12,12 @@ use super::{
     value::Value,
 };
 
-/// Longest duration. Beyond it clocks could overflow, and nobody waits.
+/// Longest duration. Longer ones could overflow a clock.
 const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// Most that a count or a size may be: far above any machine, far below what arithmetic could overflow at.
+/// Largest count or size: more than any machine has, and far too small to overflow.
 const MAX_NUMBER: u64 = 1 << 50;
 
-/// The problem of a value that is of another type than the key takes.
+/// The problem of a value whose type is wrong for its key.
 pub(crate) fn wrong_type(value: &Value, fix: &str) -> Problem {
     Problem::new(format!("can't be {}", value.describe()), fix)
 }

@@ -1,7 +1,7 @@
-//! A connection that hyper serves until a shard takes it, for a stream, or another process, at an upgrade. It knows no route.
+//! A connection that hyper serves until a shard takes it for a stream, or a successor takes it at an upgrade. It knows no route.
 //!
-//! Invariant: a connection is taken only when no response is under way on it, or by the request that is under way; so
-//! nothing that hyper still had to write is lost.
+//! Invariant: a connection is taken only by the request under way, or while no request is under way. So no bytes that hyper still
+//! has to write are lost.
 
 use std::{
     convert::Infallible,
@@ -24,30 +24,30 @@ use crate::stream::{AttachedStream, Stream};
 
 /// The outcome of a request.
 pub enum Answer<T> {
-    /// The response; with `Connection: close`, the connection is not handed over any more.
+    /// The response. If it has `Connection: close`, the connection ends after it, and is not handed over.
     Response(Response<Full<Bytes>>),
     /// The request takes the connection: hyper writes nothing more to it.
     Take(T),
 }
 
-/// How hyper's part of a connection ended.
+/// How hyper's service of a connection ended.
 pub enum Ended<T> {
     /// It was closed.
     Closed,
     /// A request took it.
     Taken(AttachedStream, T),
-    /// It was handed over between two requests.
+    /// It was left between two requests, for a successor.
     Left(Stream),
 }
 
-/// The same, while the connection is still hyper's.
+/// [`Ended`], while hyper still has the connection.
 enum Part<T> {
     Closed,
     Taken(T),
     Left,
 }
 
-/// Serves a connection by `answer`. When `leave` resolves, and no request is under way, hyper's part ends.
+/// Serves a connection with `answer`, until it is closed or taken, or until `leave` has resolved and no request is under way.
 pub async fn serve<T, F>(
     stream: AttachedStream,
     builder: &http1::Builder,
@@ -63,17 +63,17 @@ where
     let service = service_fn(|request| {
         busy.store(true, Ordering::Relaxed);
         let (answering, take, busy) = (answer(request), take.clone(), Arc::clone(&busy));
-        // A box, since hyper wants futures that it may move.
+        // Boxed, because hyper needs a future that is Unpin.
         Box::pin(async move {
             match answering.await {
                 Answer::Response(response) => {
-                    // What is left of a request that was answered before its end is no request.
+                    // After `Connection: close`, the rest of the bytes may be an unread body, so the connection is not handed over.
                     let closes = response.headers().contains_key(header::CONNECTION);
                     busy.store(closes, Ordering::Relaxed);
                     Ok::<_, Infallible>(response)
                 }
                 Answer::Take(what) => {
-                    // There is one request at a time on a connection, so there is room.
+                    // Never waits: a connection has one request at a time.
                     let _ = take.send(what).await;
                     std::future::pending().await
                 }
@@ -84,7 +84,7 @@ where
     let mut leave = pin!(leave);
     let mut leaving = false;
     let ended = poll_fn(|cx| {
-        // Errors of a connection are its client's: hyper has answered what could be answered.
+        // Ignore errors: they are the client's, and hyper has answered what it could.
         let closed = Pin::new(&mut connection).poll(cx).is_ready();
         if let Poll::Ready(Some(what)) = taken.poll_recv(cx) {
             return Poll::Ready(Part::Taken(what));
@@ -93,7 +93,7 @@ where
         if closed {
             return Poll::Ready(Part::Closed);
         }
-        // A response that was made has been written by now, unless the socket would not take all of it.
+        // hyper has written the last response by now, unless the socket is full.
         let under_way = busy.load(Ordering::Relaxed) || stalled.load(Ordering::Relaxed);
         if leaving && !under_way { Poll::Ready(Part::Left) } else { Poll::Pending }
     });

@@ -1,4 +1,4 @@
-//! HTTP as both sockets use it: connections that hyper serves, and replies in JSON. It knows no route and no client.
+//! HTTP for both sockets: connections that hyper serves, and JSON replies. It knows no route and no client.
 
 mod connection;
 pub mod reply;

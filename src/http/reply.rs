@@ -1,4 +1,4 @@
-//! Replies of both sockets: JSON, errors, plain text. It knows no route.
+//! Makes replies for both sockets: JSON, errors, plain text. It knows no route.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// A whole response.
 pub type Reply = Response<Full<Bytes>>;
 
-/// An error, as one line of JSON: `code` is for programs and stays as it is, `what` is for people and says how to fix it.
+/// An error as one line of JSON. `code` is for programs, and never changes. `what` is for people: what is wrong and how to fix it.
 #[must_use]
 pub fn error(status: StatusCode, code: &'static str, what: &str) -> Reply {
     json(status, &json!({ "status": "error", "code": code, "error": what }))
@@ -32,13 +32,13 @@ pub fn unavailable(code: &'static str, what: &str, retry_after: u64) -> Reply {
     reply
 }
 
-/// `body` on one line.
+/// A reply with `body` as one line of JSON.
 #[must_use]
 pub fn json(status: StatusCode, body: &Value) -> Reply {
     with_type(status, "application/json", format!("{body}\n"))
 }
 
-/// `body` as it is.
+/// A reply with `body` unchanged.
 #[must_use]
 pub fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
     let mut reply = Response::new(Full::new(body.into()));
@@ -47,7 +47,7 @@ pub fn with_type(status: StatusCode, content_type: &'static str, body: impl Into
     reply
 }
 
-/// The same, with the connection closed after it: what follows on the connection may be the rest of a body.
+/// Adds `Connection: close`, for a request whose body was not read to its end: the rest of it must not be read as a request.
 #[must_use]
 pub fn closing(mut reply: Reply) -> Reply {
     reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,4 +1,4 @@
-//! Asks the [`Authorizer`] what a client may read, and makes its refusal a response. It holds no channel.
+//! Asks the [`Authorizer`] what a client may read, and turns a refusal into a response. It subscribes to nothing.
 
 use hyper::{HeaderMap, StatusCode};
 
@@ -8,10 +8,10 @@ use crate::{
     http::reply::{self, Reply},
 };
 
-/// The grant for a request.
+/// Returns the grant for a request.
 ///
 /// # Errors
-/// The response to a client that is refused: 401 where it can identify itself, else 403.
+/// The response to a refused client: 401 if it has not identified itself, else 403.
 pub(super) async fn authorize(
     authorizer: &dyn Authorizer,
     request: &SubscribeRequest,
@@ -37,7 +37,7 @@ mod tests {
         public::request::parse,
     };
 
-    /// Allows the one channel, to a client with any token.
+    /// Allows only this channel, to a client with any token.
     struct Only(&'static str);
 
     impl Authorizer for Only {
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_a_401_or_a_403_and_anyone_has_what_was_asked_for() {
+    async fn a_refusal_is_a_401_or_a_403_and_anyone_grants_all_channels() {
         let mut headers = HeaderMap::new();
         let request = parse("channels=a,b", &headers, &Stream::default()).unwrap();
         let grant = authorize(&Anyone, &request, "", &headers).await.unwrap();

@@ -1,5 +1,5 @@
-//! The public socket, which nginx proxies `/sse/` to: parses a request, authorizes it, and gives its connection to the
-//! shard. It answers what is not a stream or a poll itself, and never writes to a client that is one.
+//! The public socket, to which nginx proxies `/sse/`: parses each request, authorizes it, and passes the connection of a stream or
+//! poll to the shard. It answers all other requests itself, and never writes to a stream or poll.
 
 mod authorize;
 mod request;
@@ -20,7 +20,7 @@ use crate::{
     stream::Stream,
 };
 
-/// What the public socket answers with.
+/// What the public socket needs to answer requests.
 struct Public {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
@@ -28,7 +28,7 @@ struct Public {
     authorizer: Arc<dyn Authorizer>,
 }
 
-/// The permit of a connection, while no request has taken it to make the connection a client.
+/// The permit of a connection, until a request makes the connection a client.
 struct Permit(Cell<Option<ConnectionPermit>>);
 
 impl Permit {
@@ -36,7 +36,7 @@ impl Permit {
         Self(Cell::new(Some(permit)))
     }
 
-    /// Takes it and makes it a client's; `None`, where the limit on clients is reached.
+    /// Turns it into a client's permit; `None` if the limit on clients is reached.
     fn take_for_client(&self) -> Option<ClientPermit> {
         match self.0.take()?.into_client() {
             Ok(client) => Some(client),
@@ -47,16 +47,16 @@ impl Permit {
         }
     }
 
-    /// Takes back the permit of a client that was refused, whose connection goes on.
-    fn give_back(&self, client: ClientPermit) {
+    /// Puts back the permit of a refused client, whose connection stays open.
+    fn put_back(&self, client: ClientPermit) {
         self.0.set(Some(client.into_connection()));
     }
 }
 
-/// A stream or a poll that may begin.
+/// A stream or poll that the shard is to begin.
 type Accepted = (Joining, Hold);
 
-/// What a shard calls for each connection that is accepted on the public socket.
+/// Returns what a shard calls for each connection that was accepted on the public socket.
 #[must_use]
 pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, client_limit: Arc<ClientLimit>) -> ServeConnection {
     let public = Rc::new(Public { config, metrics, client_limit, authorizer: Arc::new(Anyone) });
@@ -72,7 +72,7 @@ async fn answer(
     permit: &Permit,
 ) -> Answer<Accepted> {
     match request.uri().path() {
-        // The snippet strips the prefix; another location may not.
+        // The nginx snippet strips the prefix; another configuration may not.
         "/" | "/sse/" | "/sse" => {}
         "/healthz" => return Answer::Response(response::health()),
         path => return Answer::Response(response::not_found(path)),
@@ -86,10 +86,10 @@ async fn answer(
     }
 }
 
-/// Makes a request a stream or a poll.
+/// Turns a request into a stream or a poll.
 ///
 /// # Errors
-/// The response to a request that is none, or is refused.
+/// The response to any other request, or to a refused one.
 async fn join(
     request: &Request<Incoming>,
     shard: &ShardHandle,
@@ -115,7 +115,7 @@ async fn join(
     let hold = match shard.hold(&grant.channels).await {
         Ok(hold) => hold,
         Err(channel) => {
-            permit.give_back(client);
+            permit.put_back(client);
             return Err(response::refused_by_source(&channel));
         }
     };

@@ -1,5 +1,4 @@
-//! What a client asks for: parses the query and the headers of a request on the public socket. It decides nothing and
-//! writes no response.
+//! Parses the query and the headers of a request on the public socket. It grants nothing and writes no response.
 
 use hyper::{HeaderMap, header};
 use percent_encoding::percent_decode;
@@ -13,11 +12,11 @@ use crate::{
     shard::PollReply,
 };
 
-/// Beginnings of channel names that are for Redis's own channels (keyspace events, Sentinel) and for ssecast's: what is
-/// published there is nobody's to read from outside.
+/// Prefixes of reserved channel names. Redis's own channels (keyspace events, Sentinel) and ssecast's begin with these. Clients may
+/// not read them.
 const RESERVED: [&str; 2] = ["__", "ssecast:"];
 
-/// Why a request is answered 400.
+/// Why a request is answered with 400.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
     /// No channel was named.
@@ -31,10 +30,10 @@ pub(super) enum RequestError {
         /// The limit.
         allowed: usize,
     },
-    /// A name that no channel can have.
+    /// An invalid name.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// A name that is not for clients.
+    /// A reserved name.
     #[error(
         "channel {0} can't be subscribed to: names that begin with __ or ssecast: are reserved for Redis's and ssecast's \
          own messages; use another name"
@@ -43,14 +42,14 @@ pub(super) enum RequestError {
     /// A `%` that is not followed by two hexadecimal digits.
     #[error("the query has a % that is not followed by two hexadecimal digits; write a literal % as %25")]
     PercentEncoding,
-    /// A parameter with a value that it can't have.
+    /// A parameter with an invalid value.
     #[error("{name}={value:?} is not understood; allowed: {allowed}")]
     Value {
         /// The parameter.
         name: &'static str,
         /// The value in the request.
         value: String,
-        /// The values it can have.
+        /// The valid values.
         allowed: &'static str,
     },
 }
@@ -95,9 +94,9 @@ pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result
             "channels" | "channels%5B%5D" | "channels[]" => add_channels(&mut channels, &decode(value)?, config)?,
             "envelope" => form = envelope(&decode(value)?)?,
             "last_event_id" => last_event_id = Some(decode(value)?),
-            // What event-source-polyfill adds by itself when it reconnects: newer than what the page wrote.
+            // event-source-polyfill adds this when it reconnects, so it is newer than the page's own parameter.
             "lastEventId" => polyfill_id = Some(decode(value)?),
-            _ => {} // Pages add parameters of their own, against caches for instance.
+            _ => {} // Pages may add other parameters, for example against caches.
         }
     }
     if channels.is_empty() {
@@ -152,7 +151,7 @@ fn envelope(value: &[u8]) -> Result<Form, RequestError> {
     }
 }
 
-/// Decodes a query's value: `+` is a space, `%` begins a byte.
+/// Decodes a value of a query: `+` is a space, `%` and two digits are a byte.
 fn decode(value: &str) -> Result<Vec<u8>, RequestError> {
     let spaced = value.replace('+', " ");
     let bytes = spaced.as_bytes();
@@ -165,7 +164,7 @@ fn decode(value: &str) -> Result<Vec<u8>, RequestError> {
     Ok(percent_decode(bytes).collect())
 }
 
-/// A request that wants JSON, or that jQuery made, is a long poll.
+/// How a long poll is answered; `None` for a stream. A request that accepts JSON, or that jQuery made, is a long poll.
 fn poll_reply(headers: &HeaderMap, form: Form) -> Option<PollReply> {
     let has = |name: header::HeaderName, what: &str| {
         headers.get_all(name).iter().any(|value| value.to_str().is_ok_and(|value| value.contains(what)))
@@ -191,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn channels_are_repeated_or_separated_by_commas_and_taken_once() {
+    fn channels_are_repeated_or_separated_by_commas_and_duplicates_are_dropped() {
         assert_eq!(names("channels=a&channels=b").unwrap(), ["a", "b"]);
         assert_eq!(names("x=1&channels=a,b%2Cc,,a").unwrap(), ["a", "b", "c"]);
         assert_eq!(names("channels[]=gr%C3%B6%C3%9Fe+1").unwrap(), ["größe 1"]);
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn the_error_of_a_wrong_query_says_what_is_wrong() {
         assert!(names("").unwrap_err().starts_with("no channel"));
         assert!(names("channels=").unwrap_err().starts_with("no channel"));
         assert!(names("channels=%zz").unwrap_err().contains("%25"));
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parameter_of_event_source_polyfill_is_a_cursor_as_well() {
+    fn the_parameter_of_event_source_polyfill_is_a_cursor_too() {
         let start = |query| parse(query, &HeaderMap::new(), &Stream::default()).unwrap().start;
         let newer = Start::After("abcdefgh-2".parse().unwrap());
         assert_eq!(start("channels=a&lastEventId=abcdefgh-2"), newer);
@@ -239,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_for_those_who_ask_for_it_where_it_is_configured() {
+    fn gzip_is_used_if_it_is_configured_and_the_client_accepts_it() {
         let coding = |accepted: &'static str, gzip| {
             let mut headers = HeaderMap::new();
             headers.insert("accept-encoding", accepted.parse().unwrap());

@@ -1,4 +1,4 @@
-//! What the public socket answers: heads of streams and polls, CORS, errors. It decides nothing.
+//! Makes the responses of the public socket: heads of streams and polls, CORS headers, errors. It decides nothing.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::Full;
@@ -17,13 +17,13 @@ use crate::{
     shard::PollReply,
 };
 
-/// The standard has UTF-8 for every event stream (WHATWG HTML, 9.2.5); clients that are no browsers want to read it here.
+/// The standard has UTF-8 for every event stream (WHATWG HTML, 9.2.5). Some clients other than browsers need the charset here.
 const EVENT_STREAM: &str = "text/event-stream; charset=utf-8";
-/// What a page of another origin may send: what EventSource and its imitations by `fetch` send, and a token.
+/// Headers that a page of another origin may send: those of EventSource, of its replacements with `fetch`, and a token.
 const ALLOWED_HEADERS: &str =
     "Authorization, Last-Event-ID, X-Requested-With, Accept, Cache-Control, Content-Type, Pragma";
 
-/// The response head of a stream, whole; of a poll, without its length and the blank line.
+/// The complete response head of a stream; or the head of a poll without `Content-Length` and the blank line.
 pub(super) fn head(request: &SubscribeRequest, headers: &HeaderMap, config: &Stream) -> Bytes {
     let mut head = BytesMut::with_capacity(256);
     let mut put = |parts: [&str; 4]| parts.iter().for_each(|part| head.put_slice(part.as_bytes()));
@@ -84,7 +84,7 @@ impl Cors {
     }
 }
 
-/// What `stream.allow_origins` says of the request's origin (Fetch, 3.3.3).
+/// The headers that `stream.allow_origins` gives for the request's origin (Fetch, 3.3.3).
 pub(super) fn cors(headers: &HeaderMap, config: &Stream) -> Cors {
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
     let allows = |what: &str| config.allow_origins.iter().any(|allowed| allowed == what);
@@ -129,13 +129,13 @@ pub(super) fn bad_request(error: &RequestError) -> Reply {
     reply::error(StatusCode::BAD_REQUEST, error.code(), &error.to_string())
 }
 
-/// The answer where a source may not deliver a channel.
+/// The response for a channel that a source refuses to deliver.
 pub(super) fn refused_by_source(channel: &ChannelName) -> Reply {
     let what = format!("channel {channel} is refused by the source (Redis's ACL): ask for another, or allow it there");
     reply::error(StatusCode::FORBIDDEN, "refused_by_source", &what)
 }
 
-/// The answer to a client over the limit of `max` clients.
+/// The response to a client over the limit of `max` clients.
 pub(super) fn too_many_clients(max: usize, config: &Stream) -> Reply {
     let what = format!("{max} clients are connected, and no more are allowed (stream.max_clients): try again later");
     reply::unavailable("too_many_clients", &what, config.retry.pick().as_secs().max(1))
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_utf_8_and_is_stored_nowhere() {
+    fn the_head_has_utf_8_and_forbids_storing_and_buffering() {
         let head = head_of(&HeaderMap::new(), &Stream::default());
         assert!(head.contains("\r\nContent-Type: text/event-stream; charset=utf-8\r\n"), "{head}");
         assert!(head.contains("\r\nCache-Control: no-store\r\n"), "{head}");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_head_names_the_coding_and_what_it_depends_on() {
+    fn the_head_has_content_encoding_and_vary() {
         let mut headers = HeaderMap::new();
         let origins = vec!["https://a.example".to_owned()];
         let gzip = |gzip| Stream { gzip, allow_origins: origins.clone(), ..Stream::default() };
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_allowed_only_as_configured() {
+    fn cors_headers_are_sent_to_configured_origins_only() {
         let mut headers = HeaderMap::new();
         headers.insert("origin", "https://a.example".parse().unwrap());
         let mut config = Stream::default();

@@ -1,5 +1,5 @@
-//! One connection on the public socket: hyper parses its requests; once one is accepted, the connection is taken from hyper
-//! and given to the shard.
+//! One connection on the public socket: hyper serves its requests until one of them becomes a stream or poll. Then the connection is
+//! taken from hyper and passed to the shard. It parses nothing itself.
 
 use std::{rc::Rc, time::Duration};
 
@@ -20,9 +20,9 @@ const MAX_HEAD_BYTES: usize = 32 << 10;
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 100;
 
-/// Serves one connection until it ends or belongs to the shard.
+/// Serves one connection until it ends or is passed to the shard.
 pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Public>) {
-    // A connection that came from a predecessor has none yet.
+    // A connection inherited from a predecessor has no permit yet.
     let permit = stream.take_permit().unwrap_or_else(|| public.client_limit.acquire_connection_over_limit());
     let permit = Rc::new(Permit::new(permit));
     let stream = match stream.attach() {

@@ -1,4 +1,4 @@
-//! `[listen]`, and that its two sockets are two.
+//! `[listen]`, and the check that its two sockets have different addresses.
 
 use std::net::SocketAddr;
 
@@ -39,14 +39,14 @@ impl Listen {
         if clash {
             let problem = Problem::new(
                 format!("both sockets would be {}", self.admin),
-                "give listen.public and listen.admin an address each: who can reach the admin socket can publish",
+                "give listen.public and listen.admin different addresses: anyone who reaches the admin socket can publish",
             );
             reader.refuse(&["public", "admin"], problem);
         }
     }
 }
 
-/// Whether two TCP addresses can't be listened on both. Port 0 is a free port each time.
+/// Whether a process can't listen on both addresses. Port 0 never clashes: it stands for any free port.
 fn clash(one: &SocketAddr, other: &SocketAddr) -> bool {
     let any = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && (any || one.ip() == other.ip())

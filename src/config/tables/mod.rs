@@ -1,5 +1,5 @@
-//! The tables of the configuration file, a file each: their keys, and what must hold between the keys of one table. Here they become
-//! one value. The tables of sources belong to the sources.
+//! The tables of the configuration file, one file for each, with the checks between the keys of a table. Here they are combined into
+//! one `Config`. The tables of sources are defined by the sources.
 
 mod drain;
 mod history;
@@ -26,7 +26,7 @@ use super::{
     table::Table,
 };
 
-/// Everything that can be configured. The default is what a machine with no configuration file gets.
+/// The whole configuration. The default is what a daemon without a configuration file has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// `[listen]`
@@ -37,7 +37,7 @@ pub struct Config {
     pub stream: Stream,
     /// `[history]`
     pub history: History,
-    /// `[redis]` and its like, each turned on by its table. Without any, events come from the admin socket alone.
+    /// `[redis]` and the tables of other sources. Without any, events come from the admin socket alone.
     pub sources: SourceTables,
     /// `[publish]`
     pub publish: Publish,
@@ -54,7 +54,7 @@ impl Config {
         tables
     }
 
-    /// Reads every table, and checks what must hold between keys. What is wrong is put into `errors`.
+    /// Reads every table, and checks that the keys fit together. Adds the errors to `errors`.
     pub(super) fn read(raw: &Raw, sources: &[SourceTable], errors: &mut Vec<ConfigError>) -> Self {
         fn table<T: Table>(raw: &Raw, errors: &mut Vec<ConfigError>) -> T {
             T::read(&mut Reader::new(T::DEFINITION, raw, errors))

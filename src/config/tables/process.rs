@@ -1,4 +1,4 @@
-//! `[process]`, and that a group is taken only together with a user.
+//! `[process]`, and the check that a group is set only together with a user.
 
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
@@ -37,7 +37,7 @@ table! {
 /// A user of this machine, with the group that is to be its first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Its name, by which the list of its further groups is found.
+    /// Its name, for looking up its supplementary groups.
     pub name: String,
     /// Its user id; never root's.
     pub uid: u32,
@@ -115,7 +115,7 @@ fn limit(value: &Value) -> Result<Option<u64>, Problem> {
 
 /// A number of threads.
 fn threads(value: &Value) -> Result<NonZeroUsize, Problem> {
-    /// More would be a typing error: there is no gain in more threads than cores.
+    /// More threads than cores gain nothing; a larger number is probably a typing error.
     const MOST: usize = 64;
     NonZeroUsize::new(count(value)?)
         .filter(|threads| threads.get() <= MOST)

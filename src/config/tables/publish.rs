@@ -1,4 +1,4 @@
-//! `[publish]`, and that an admin socket on TCP needs a key.
+//! `[publish]`, and the check that an admin socket on TCP needs a key.
 
 use std::{fs, path::PathBuf};
 
@@ -26,20 +26,20 @@ table! {
     }
 }
 
-/// Files of keys, and what was read from them.
+/// Files with keys, and the keys in them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeyFiles {
     /// The files.
     pub paths: Vec<PathBuf>,
-    /// Every key of every file.
+    /// The keys of all files.
     pub keys: Vec<String>,
 }
 
 impl Publish {
-    /// Checks that who reaches an admin socket on TCP may publish. `reader` is that of `[listen]`.
+    /// Checks that an admin socket on TCP is protected by a key, unless it is on loopback. `reader` is that of `[listen]`.
     pub(in crate::config) fn check(&self, listen: &Listen, reader: &mut Reader<'_>) {
         let Address::Tcp(address) = listen.admin else { return };
-        // Key files that can't be read are reported already.
+        // Errors of the key files have been reported already.
         if !self.key_files.keys.is_empty() || reader.has_error("publish.key_files") {
             return;
         }
