@@ -1,7 +1,7 @@
-//! Bodies of requests on the admin socket: read within a time, a length, and the memory that all of them share. It does not
-//! know what is in them.
+//! Reads bodies of requests on the admin socket, with limits on time, length, and the memory of all bodies together. It does not
+//! parse them.
 //!
-//! Invariant: no byte of a body is kept without a permit for it, until what was made of it has been published.
+//! Invariant: each byte of a body is covered by a permit, until the body's messages have been published.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -18,17 +18,17 @@ use crate::http::{
     reply::{self, Reply},
 };
 
-/// Longest time for a body to arrive, the wait for memory included.
+/// Longest time for a body to arrive, including the wait for memory.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Memory for the bodies of callers that may publish.
 const MEMORY: usize = 48 << 20;
-/// Memory for the bodies of callers whose key is still to come, so that they can't use up the others'.
+/// Memory for the bodies of callers whose key is in the body. It is separate, so that they can't use up the memory of the others.
 const MEMORY_WITHOUT_KEY: usize = 16 << 20;
 /// Memory is counted in units of this many bytes.
 const UNIT: usize = 1 << 10;
-/// Most bytes of a refused request's body that are read and dropped, so that its connection can be used again.
+/// Most bytes of a refused request's body that are read and dropped so that the connection can stay open.
 const DROPPED: usize = 64 << 10;
-/// Longest time for them.
+/// Longest time for reading and dropping them.
 const TIME_TO_DROP: Duration = Duration::from_secs(1);
 
 /// The memory that all bodies share.
@@ -37,7 +37,7 @@ pub struct Bodies {
     without_key: Semaphore,
 }
 
-/// A whole body, and its permit.
+/// A complete body, and the permit for its memory.
 #[derive(Debug)]
 pub(super) struct Body<'a> {
     pub(super) bytes: Bytes,
@@ -58,7 +58,7 @@ pub(super) enum ReadError {
 }
 
 impl Bodies {
-    /// Memory for bodies with messages of at most `max_message` bytes; one body may use up all of it.
+    /// Memory for bodies with messages of at most `max_message` bytes. It is at least enough for one body of the largest size.
     #[must_use]
     pub fn new(max_message: usize) -> Self {
         let longest = super::publish::longest_body(max_message);
@@ -66,8 +66,8 @@ impl Bodies {
         Self { with_right: memory(MEMORY), without_key: memory(MEMORY_WITHOUT_KEY) }
     }
 
-    /// Reads `body` of at most `longest` bytes, `within` a time. A body that says its length waits until there is memory for
-    /// it, if its sender `has_right`; any other is refused where there is none.
+    /// Reads a body of at most `longest` bytes, `within` a time. If there is no memory: a body with a `Content-Length` whose sender
+    /// `has_right` waits for memory, and any other body is refused.
     pub(super) async fn read<B>(
         &self,
         body: B,
@@ -117,7 +117,7 @@ where
                 None => permit = Some(added),
             }
         }
-        // Most bodies come in one piece, which is not copied.
+        // Most bodies arrive in one piece, which is not copied.
         if first.is_empty() && more.is_empty() {
             first = data;
         } else {
@@ -131,8 +131,8 @@ where
     Ok(Body { bytes: if more.is_empty() { first } else { more.freeze() }, _permit: permit })
 }
 
-/// Answers a request without a look at its body: that is read and dropped, or else the connection is closed, since what is
-/// left of a body is no request.
+/// Answers a request without using its body. A short body is read and dropped. After a longer one the connection is closed, so that
+/// the rest of the body is not read as a request.
 pub(super) async fn refuse<B>(body: B, refusal: Reply) -> Answer<Infallible>
 where
     B: HttpBody<Data = Bytes> + Unpin,
@@ -140,7 +140,7 @@ where
     Answer::Response(if drop_rest(body).await { refusal } else { reply::closing(refusal) })
 }
 
-/// Reads and drops a body; true if it was whole.
+/// Reads and drops a body. Returns whether it was complete.
 async fn drop_rest<B>(mut body: B) -> bool
 where
     B: HttpBody<Data = Bytes> + Unpin,
@@ -182,7 +182,7 @@ mod tests {
     const NO_TIME: Duration = Duration::from_millis(20);
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// Pieces, and then perhaps nothing for ever.
+    /// A body of pieces. If it `hangs`, it never ends.
     struct Pieces {
         pieces: Vec<&'static [u8]>,
         declared: Option<u64>,
@@ -210,13 +210,13 @@ mod tests {
         Pieces { pieces: pieces.to_vec(), declared, hangs }
     }
 
-    /// A whole body of that many bytes.
+    /// A body of that many bytes.
     fn long(bytes: usize) -> Full<Bytes> {
         Full::new(vec![b'x'; bytes].into())
     }
 
     #[tokio::test]
-    async fn a_body_is_whole_or_the_reason_is_said() {
+    async fn a_body_is_complete_or_its_error_is_returned() {
         let bodies = Bodies::new(1 << 20);
         let read = |body| bodies.read(body, 6, true, NO_TIME);
         assert_eq!(read(pieces(&[b"ab", b"", b"cd", b"ef"], None, false)).await.unwrap().bytes, "abcdef");
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bodies_wait_for_memory_or_are_refused_and_small_ones_of_others_are_not_in_their_way() {
+    async fn bodies_wait_for_memory_or_are_refused_and_those_without_key_have_their_own() {
         let bodies = Bodies::new(1 << 20);
         let read = |body, has_right, within| bodies.read(body, 64 << 20, has_right, within);
         let all = read(long(MEMORY), true, PATIENCE).await.unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_follows_a_refused_body_is_a_request_only_if_the_body_was_whole() {
+    async fn a_refused_body_is_dropped_only_if_it_is_short_and_complete() {
         assert!(drop_rest(pieces(&[b"abc"], Some(3), false)).await);
         assert!(!drop_rest(pieces(&[], Some(DROPPED as u64 + 1), true)).await);
         assert!(!drop_rest(long(DROPPED + 1)).await);

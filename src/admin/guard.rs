@@ -1,4 +1,4 @@
-//! Who may ask the admin socket for what, decided before a body is read wherever the head decides it.
+//! Decides who may use which route of the admin socket, before the body is read if possible. It reads no body.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::{
     http::reply::{self, Reply},
 };
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Debug, Clone)]
 pub(super) enum Caller {
     /// A process on this machine, if the kernel knows it.
     Unix(Option<Arc<Peer>>),
-    /// Any process that reaches the address.
+    /// An unknown process, over TCP.
     Tcp,
 }
 
@@ -27,26 +27,26 @@ impl Caller {
         }
     }
 
-    /// Whether it may end this process: root, and the user of this process.
+    /// Whether it is root or the user of this process, who may end this process.
     pub(super) fn owns_this_process(&self) -> bool {
         self.peer().is_some_and(|peer| peer.user == 0 || peer.user == nix::unistd::geteuid().as_raw())
     }
 }
 
-/// What the head says of the right to publish.
+/// The right to publish, as far as the request's head decides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Publisher {
-    /// It may.
+    /// The caller may publish.
     Allowed,
-    /// A key in the body may give the right.
+    /// The caller may publish if the body has a valid key.
     KeyInBody,
 }
 
 impl Admin {
-    /// Whether a request's head gives the right to publish. Any valid key is enough; a wrong one is refused.
+    /// Checks the right to publish by a request's head. A valid key is enough; a wrong one is refused.
     ///
     /// # Errors
-    /// Why it may not publish, whatever its body says.
+    /// The caller may not publish, whatever the body has.
     pub(super) fn publisher(
         &self,
         caller: &Caller,
@@ -61,18 +61,18 @@ impl Admin {
         }
     }
 
-    /// Whether `key`, from a body, gives the right to publish.
+    /// Checks the right to publish by the `key` of a body.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The key is missing or wrong.
     pub(super) fn check_key(&self, key: Option<&[u8]>) -> Result<(), Refused> {
         access::may_publish(&self.config, None, key)
     }
 
-    /// Lets a caller look at what is not a secret on this machine: over TCP, where keys are configured, it needs one.
+    /// Checks the right to see statistics. On the Unix socket everyone may. Over TCP, if keys are configured, the caller needs one.
     ///
     /// # Errors
-    /// Why it may not.
+    /// The key is missing or wrong.
     pub(super) fn may_look(&self, caller: &Caller, request: &Request<impl Sized>) -> Result<(), Refused> {
         if matches!(caller, Caller::Unix(_)) || self.config.key_files.keys.is_empty() {
             return Ok(());
@@ -89,7 +89,7 @@ fn key_in_head(headers: &HeaderMap, query: &str) -> Option<Vec<u8>> {
     bearer.map(<[u8]>::to_vec).or_else(in_query)
 }
 
-/// The answer to a caller that is refused.
+/// The reply to a refused caller.
 pub(super) fn forbidden(refused: Refused) -> Reply {
     let code = match refused {
         Refused::NoKey => "key_missing",
@@ -99,9 +99,8 @@ pub(super) fn forbidden(refused: Refused) -> Reply {
     reply::error(StatusCode::FORBIDDEN, code, &refused.to_string())
 }
 
-/// Refuses what a page in somebody's browser sends: any page may post a form to an address on the machine that it is read on
-/// (Fetch, 2.2.6; Fetch Metadata, 2.1).
-/// `None` for what is no page.
+/// The refusal of a request that a page in a browser sent; `None` for any other request. Without it, any page could post a form to an
+/// address on its reader's machine (Fetch, 2.2.6; Fetch Metadata, 2.1).
 pub(super) fn refuse_pages(request: &Request<impl Sized>) -> Option<Reply> {
     let site = request.headers().get("sec-fetch-site").map(header::HeaderValue::as_bytes);
     if request.headers().contains_key(header::ORIGIN) || matches!(site, Some(b"cross-site" | b"same-site")) {
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_known_by_what_browsers_add() {
+    fn requests_with_a_browsers_headers_are_refused() {
         assert!(from_page(&[("origin", "https://evil.example")]));
         assert!(from_page(&[("origin", "null")]));
         assert!(from_page(&[("sec-fetch-site", "cross-site")]));
@@ -135,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_stands_in_the_header_or_the_query() {
+    fn the_key_is_taken_from_the_header_or_else_the_query() {
         let mut headers = HeaderMap::new();
         assert_eq!(key_in_head(&headers, "event=a&key=a%20b"), Some(b"a b".to_vec()));
         headers.insert("authorization", "Bearer x".parse().unwrap());

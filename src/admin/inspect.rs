@@ -1,4 +1,4 @@
-//! What may be known of the daemon: `/stats`, `/healthz`, `/readyz`. It changes nothing.
+//! Shows the daemon's state: `/stats`, `/healthz`, `/readyz`. It changes nothing.
 
 use std::convert::Infallible;
 
@@ -9,7 +9,7 @@ use super::{Admin, Asked, done, guard::forbidden};
 use crate::http::{Answer, reply};
 
 impl Admin {
-    /// `[["cats",946],…]`: every channel that has clients, as cyclone-sse.
+    /// Every channel that has clients, with their number, as cyclone-sse does: `[["cats",946],…]`.
     pub(super) async fn stats(&self, asked: Asked) -> Answer<Infallible> {
         if let Err(refused) = self.may_look(&asked.caller, &asked.request) {
             return done(forbidden(refused));
@@ -37,8 +37,9 @@ impl Admin {
             let each: Vec<String> = disconnected.iter().map(|(source, why)| format!("{source} ({why})")).collect();
             let what =
                 format!("disconnected: {}; clients stay connected and get a gap event on reconnect", each.join(", "));
-            let away: Vec<&str> = disconnected.iter().map(|(source, _)| *source).collect();
-            body = json!({ "status": "not ready", "code": "source_disconnected", "error": what, "away": away });
+            let names: Vec<&str> = disconnected.iter().map(|(source, _)| *source).collect();
+            body =
+                json!({ "status": "not ready", "code": "source_disconnected", "error": what, "disconnected": names });
         }
         if let Some(phase) = self.reloads.phase() {
             body["upgrade"] = phase.into();

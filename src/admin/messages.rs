@@ -14,14 +14,14 @@ use crate::{
     name::{ChannelError, ChannelName, EventType, EventTypeError},
 };
 
-/// Fields of a publish.
+/// The fields of a publish.
 const FIELDS: [&str; 4] = ["channel", "message", "event", "key"];
-/// Parameters in the query of a publish whose body is the message.
+/// The query parameters of a publish whose body is the message.
 const PARAMETERS: [&str; 2] = ["event", "key"];
-/// How like a known name a wrong one must be to be taken for a slip (Jaro-Winkler).
+/// Least similarity to a known name for which a typing error is likely (Jaro-Winkler).
 const LIKE: f64 = 0.8;
 
-/// Why a publish is refused before it is tried.
+/// Why a request to publish is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
     #[error(transparent)]
@@ -64,7 +64,7 @@ impl BodyError {
     }
 }
 
-/// What is wrong with a name that is none of `known`, and which it may have been meant to be.
+/// The error text for a name that is not in `known`, with the most similar one.
 fn unknown(name: &str, known: &[&str]) -> String {
     let likeness = |known: &&&str| strsim::jaro_winkler(name, known);
     let nearest =
@@ -92,7 +92,7 @@ pub(super) struct Request {
     pub(super) shape: Shape,
 }
 
-/// How the results are given.
+/// The form of the results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     /// One result for the request.
@@ -127,7 +127,7 @@ pub(super) fn from_form(body: &[u8]) -> Result<Request, BodyError> {
     Ok(Request { messages: channels.into_iter().map(message).collect(), key, shape: Shape::One })
 }
 
-/// The fields of `application/x-www-form-urlencoded`, as bytes: they may be no UTF-8.
+/// Decodes the fields of `application/x-www-form-urlencoded`. They are bytes, since they may not be UTF-8.
 pub(super) fn fields(body: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
     let decode = |part: &[u8]| -> Vec<u8> {
         let spaced: Vec<u8> = part.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect();
@@ -222,7 +222,7 @@ impl Item<'_> {
         }
         let event = self.event.filter(|event| !event.is_empty()).map(|event| EventType::new(&event)).transpose()?;
         let message = self.message.ok_or(BodyError::Missing("message"))?.get();
-        // A string is its text; any other value is published as it was written.
+        // Publish the text of a string, and any other value exactly as it is written.
         let data = match message.starts_with('"') {
             true => Bytes::from(serde_json::from_str::<String>(message).map_err(BodyError::Json)?),
             false => Bytes::copy_from_slice(message.as_bytes()),
@@ -252,7 +252,7 @@ pub(super) fn from_lines(body: &[u8]) -> Result<Request, BodyError> {
     from_items(lines.map(|line| serde_json::from_slice(line).map_err(BodyError::Json)), Shape::Lines)
 }
 
-/// All or nothing: one that can't be published refuses the request, naming it, before anything is published.
+/// Makes one request of all items. If one of them is invalid, the whole request is refused, so that all messages are published or none.
 fn from_items<'a>(
     items: impl Iterator<Item = Result<Item<'a>, BodyError>>,
     shape: Shape,
@@ -274,7 +274,7 @@ fn from_items<'a>(
     Ok(Request { messages, key: key.map(String::into_bytes), shape })
 }
 
-/// The body as it is, for the channel in the path.
+/// The body as one message, for the channel in the path.
 pub(super) fn from_raw(channel: &[u8], query: &str, body: Bytes) -> Result<Request, BodyError> {
     let channel = ChannelName::from_bytes(channel)?;
     let (mut event, mut key) = (None, None);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_where() {
+    fn errors_say_what_is_wrong_and_in_which_message() {
         let error = |result: Result<Request, BodyError>| result.unwrap_err().to_string();
         assert!(error(from_form(b"message=x")).starts_with("channel is missing"));
         assert!(error(from_form(b"channel=x")).starts_with("message is missing"));
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_none_is_named_with_the_one_that_it_may_have_been() {
+    fn an_unknown_field_is_named_with_the_most_similar_one() {
         let error = |result: Result<Request, BodyError>| {
             let error = result.unwrap_err();
             (error.code(), error.to_string())

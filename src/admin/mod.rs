@@ -1,4 +1,4 @@
-//! The admin socket: publishes, and what may be known of the daemon. It never writes to a client.
+//! The admin socket: publishes, statistics, health and reloads. It never writes to a client's stream.
 
 mod body;
 mod guard;
@@ -32,49 +32,49 @@ use crate::{
     stream::{AttachedStream, Stream},
 };
 
-/// Longest time for a request's head to arrive; a connection that is kept open and silent longer is closed.
+/// Longest time for a request's head to arrive. A connection that stays silent for longer is closed.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether connections are to end after the request under way.
+/// Whether connections must end after the request under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// They are not.
+    /// They may stay open.
     No,
-    /// They are; a request that is not whole within the time is refused.
+    /// They must end. A request that has not arrived completely within this time is refused.
     Within(Duration),
 }
 
-/// What the admin socket answers with.
+/// What the admin socket needs to answer requests.
 pub struct Admin {
     /// Who may publish, and how much.
     pub config: config::Publish,
-    /// Where publishes go.
+    /// The route of publishes: to the dispatcher, or through a source.
     pub publisher: Arc<dyn Publisher>,
-    /// What the shards know.
+    /// For questions to the shards.
     pub dispatcher: Arc<Dispatcher>,
-    /// Where a new process is asked for.
+    /// Requests for reloads.
     pub reloads: Arc<Reloads>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Memory for requests' bodies.
+    /// The memory for bodies of requests.
     pub bodies: Bodies,
 }
 
-/// A request, and what is known of it before its body is read.
+/// A request, and what is known about it before its body is read.
 struct Asked {
     request: Request<Incoming>,
-    /// What stood in the place of `{…}` in the route's path, percent-decoded; else empty.
+    /// The part of the path that matches `{…}` in the route's path, percent-decoded; else empty.
     name: Vec<u8>,
     caller: Caller,
     ending: watch::Receiver<Ending>,
 }
 
 impl Admin {
-    /// Serves one connection until it ends. Once `ending` says so, and the request under way is answered, the connection is
-    /// given back.
+    /// Serves one connection until it ends. If `ending` says that connections must end, answers the request under way and returns
+    /// the connection.
     pub async fn serve(self: Arc<Self>, stream: AttachedStream, ending: watch::Receiver<Ending>) -> Option<Stream> {
         let caller = match stream.as_unix() {
-            // A peer that the kernel doesn't know has no rights by being one.
+            // If the kernel doesn't know the peer, it has no rights as a user.
             Some(stream) => Caller::Unix(Peer::of(stream).ok().map(Arc::new)),
             None => Caller::Tcp,
         };
@@ -84,7 +84,7 @@ impl Admin {
         };
         let mut until = ending.clone();
         let leave = async move {
-            // An error says that the sender is gone, and with it everything.
+            // An error means that the sender is dropped: the process ends.
             let _ = until.wait_for(|ending| *ending != Ending::No).await;
         };
         let mut builder = http1::Builder::new();
@@ -107,7 +107,7 @@ impl Admin {
         }
     }
 
-    /// A new process takes over. Only who may end this one may ask for that: root, and the daemon's own user.
+    /// Starts an upgrade. Only root and the daemon's own user may do that, since they may also end this process.
     async fn reload(&self, asked: Asked) -> Answer<Infallible> {
         if !asked.caller.owns_this_process() {
             let what = "only root and the daemon's own user may ask for a reload, on the Unix socket";
@@ -130,17 +130,17 @@ impl Admin {
     }
 }
 
-/// Resolves when a request can't be waited for any more to be whole.
+/// Resolves when a request that has not arrived completely must be refused.
 async fn too_late(mut ending: watch::Receiver<Ending>) {
     let ending = ending.wait_for(|ending| *ending != Ending::No).await.map(|ending| *ending);
     match ending {
         Ok(Ending::Within(time)) => sleep(time).await,
-        // The sender is gone: this connection ends without a wait for its requests.
+        // The sender is dropped: the process ends, and this connection with it.
         _ => std::future::pending().await,
     }
 }
 
-/// An answer to a request that needs no wait.
+/// Makes a reply an answer.
 fn done(reply: Reply) -> Answer<Infallible> {
     Answer::Response(reply)
 }

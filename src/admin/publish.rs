@@ -1,4 +1,4 @@
-//! `POST /publish`: reads a body, has it parsed and published, and answers with what became of it. It knows no form of a body.
+//! `POST /publish`: reads a body, has it parsed and published, and answers with the result. It parses nothing itself.
 
 use std::convert::Infallible;
 
@@ -21,9 +21,9 @@ use crate::{
     },
 };
 
-/// A request with many messages may be this many times as long as one message.
+/// Longest request, as a multiple of the longest message.
 const MESSAGES_A_REQUEST: usize = 16;
-/// What an event is taken to have beside its message, in bytes.
+/// Estimated size of an event beside its message, in bytes.
 const EVENT_BYTES: usize = 64;
 
 /// Longest body of a request, for messages of at most `max_message` bytes.
@@ -32,12 +32,12 @@ pub(super) fn longest_body(max_message: usize) -> usize {
 }
 
 impl Admin {
-    /// A form, JSON, an array or NDJSON.
+    /// Publishes a form, JSON, an array or NDJSON.
     pub(super) async fn publish(&self, asked: Asked) -> Answer<Infallible> {
         self.take(asked, None).await
     }
 
-    /// The body is the message, for the channel in the path.
+    /// Publishes the body as one message, on the channel in the path.
     pub(super) async fn publish_raw(&self, mut asked: Asked) -> Answer<Infallible> {
         let channel = std::mem::take(&mut asked.name);
         self.take(asked, Some(channel)).await
@@ -62,7 +62,7 @@ impl Admin {
         };
         let body = match read {
             Ok(body) => body,
-            // What is left of the request's body is no request.
+            // Close the connection, so that the rest of the body is not read as a request.
             Err(error) => return done(reply::closing(unread(&error))),
         };
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -100,7 +100,7 @@ impl Admin {
         if let Some(given) = request.messages.iter().map(|message| message.data.len()).find(|&given| given > allowed) {
             return Err(BodyError::TooLong { given, allowed });
         }
-        // One message on many channels is as many events.
+        // A message on several channels counts once for each.
         let given = request.messages.iter().map(|message| message.data.len() + EVENT_BYTES).sum();
         let allowed = longest_body(allowed);
         if given > allowed { Err(BodyError::TooMuch { given, allowed }) } else { Ok(request) }
@@ -115,7 +115,7 @@ fn render(published: &[Published], shape: Shape) -> Reply {
     let each = || published.iter().map(|one| result(one.id.map(|id| id.to_string()), one.subscribers));
     match shape {
         Shape::One => {
-            // One message on several channels: the id is the last one's, the clients are all.
+            // For one message on several channels: the last event's id, and the subscribers of all.
             let id = published.last().and_then(|one| one.id).map(|id| id.to_string());
             reply::json(StatusCode::OK, &result(id, published.iter().map(|one| one.subscribers).sum()))
         }
@@ -127,7 +127,7 @@ fn render(published: &[Published], shape: Shape) -> Reply {
     }
 }
 
-/// The answer where there is no whole body.
+/// The answer if the body could not be read.
 fn unread(error: &ReadError) -> Reply {
     match error {
         ReadError::TooLong(_) => {
@@ -140,7 +140,7 @@ fn unread(error: &ReadError) -> Reply {
     }
 }
 
-/// The answer to a publish that was not whole in time. What comes of it later is dropped.
+/// The answer to a publish that did not arrive completely in time. The connection is closed after it.
 fn broken_off() -> Reply {
     let what = "ssecast stops or a new process takes over, and the request was not whole in time; nothing was published: \
                 publish again";

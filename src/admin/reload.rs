@@ -1,4 +1,4 @@
-//! Reloads: asked for on the admin socket or by a signal, one at a time. What a reload does is not this module's business.
+//! Requests for reloads, from the admin socket or a signal, one at a time. It carries out none of them.
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
@@ -7,26 +7,26 @@ use std::sync::{
 
 use tokio::sync::{Notify, oneshot};
 
-/// What became of a reload.
+/// The outcome of a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reloaded {
     /// The process with this id has taken over.
     By(u32),
-    /// None has, and everything is as it was; with the reason.
+    /// It failed, and nothing has changed. The text is the reason.
     Failed(String),
-    /// Another reload is under way, and its process may have read its configuration already: ask again.
+    /// Another reload is under way. Its process may have read the configuration before the last change, so ask again.
     Busy,
 }
 
-/// A reload that is to be carried out.
+/// A reload that must be carried out.
 #[derive(Debug)]
 pub struct ReloadRequest(Option<oneshot::Sender<Reloaded>>);
 
 impl ReloadRequest {
-    /// Answers, if somebody waits for it: a signal doesn't.
+    /// Answers the request, if it came from the admin socket. A signal gets no answer.
     pub fn answer(self, outcome: Reloaded) {
         if let Some(answer) = self.0 {
-            // The client may have gone.
+            // Fails if the client has disconnected.
             let _ = answer.send(outcome);
         }
     }
@@ -34,29 +34,29 @@ impl ReloadRequest {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Asked for on the admin socket, and not begun.
+    /// A request from the admin socket that has not begun.
     asked: Option<oneshot::Sender<Reloaded>>,
-    /// Asked for by a signal, and not begun.
+    /// Whether a signal has requested a reload that has not begun.
     signalled: bool,
-    /// One is under way.
+    /// Whether a reload is under way.
     running: bool,
-    /// Why there will be none.
+    /// If reloads are refused: the reason.
     closed: Option<String>,
     phase: Option<&'static str>,
     last_failure: Option<String>,
 }
 
-/// Where reloads are asked for, and what became of the last one.
+/// Requests for reloads, and the outcome of the last one.
 #[derive(Debug, Default)]
 pub struct Reloads {
-    /// A lock, since a request is accepted or refused at once.
+    /// Locked for a few instructions only: a request is accepted or refused at once.
     state: Mutex<State>,
     requested: Notify,
-    /// Requests on the admin socket that wait for their outcome.
+    /// Number of requests on the admin socket that wait for their outcome.
     waiting: AtomicUsize,
 }
 
-/// Counts a request as long as it waits.
+/// Counts a waiting request until it is dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -66,7 +66,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Reloads {
-    /// Asks for a reload, and waits for the outcome.
+    /// Requests a reload, and waits for the outcome.
     pub async fn ask(&self) -> Reloaded {
         let (answer, answered) = oneshot::channel();
         let waiting = {
@@ -87,13 +87,13 @@ impl Reloads {
         outcome
     }
 
-    /// Asks for a reload without waiting. While one is under way, another one follows it.
+    /// Requests a reload without waiting. If one is under way, another one follows it.
     pub fn signal(&self) {
         self.lock().signalled = true;
         self.requested.notify_one();
     }
 
-    /// Waits for the next request. The reload is under way from then on, until [`Reloads::finish`].
+    /// Waits for the next request. From then on a reload is under way, until [`Reloads::finish`].
     pub async fn next(&self) -> ReloadRequest {
         loop {
             {
@@ -108,14 +108,14 @@ impl Reloads {
         }
     }
 
-    /// Notes that the reload has ended, and why it failed if it did.
+    /// Records that the reload has ended, and the reason if it failed.
     pub fn finish(&self, failure: Option<String>) {
         let mut state = self.lock();
         (state.running, state.phase) = (false, None);
         state.last_failure = failure;
     }
 
-    /// Whether a signal has asked for another reload since the last one began.
+    /// Whether a signal has requested another reload since the last one began.
     #[must_use]
     pub fn is_signalled(&self) -> bool {
         self.lock().signalled
@@ -130,24 +130,24 @@ impl Reloads {
         }
     }
 
-    /// Requests that wait for the outcome of the reload that is under way: one, or none.
+    /// Number of requests on the admin socket that wait for the outcome of the reload under way: 0 or 1.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Notes how far the reload is.
+    /// Records the phase of the reload under way.
     pub fn show_phase(&self, phase: &'static str) {
         self.lock().phase = Some(phase);
     }
 
-    /// How far the reload is that is under way.
+    /// The phase of the reload under way.
     #[must_use]
     pub fn phase(&self) -> Option<&'static str> {
         self.lock().phase
     }
 
-    /// Why the last reload failed, if it did.
+    /// The reason if the last reload failed.
     #[must_use]
     pub fn last_failure(&self) -> Option<String> {
         self.lock().last_failure.clone()
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_reload_at_a_time_and_a_signal_is_not_forgotten() {
+    async fn one_reload_runs_at_a_time_and_a_signal_meanwhile_requests_another() {
         let reloads = Arc::new(Reloads::default());
         let asking = tokio::spawn({
             let reloads = Arc::clone(&reloads);

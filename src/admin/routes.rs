@@ -1,4 +1,4 @@
-//! The table of routes, from which 404 and 405 and the documentation are made. It answers nothing else.
+//! The table of routes, from which 404 and 405 replies are made and with which a test compares the documentation. It answers nothing else.
 
 use std::{convert::Infallible, future::Future, pin::Pin};
 
@@ -13,12 +13,12 @@ use crate::http::{
 /// An answer under way.
 pub(super) type Answering<'a> = Pin<Box<dyn Future<Output = Answer<Infallible>> + Send + 'a>>;
 
-/// What is served at one path with one method.
+/// A route: one path with one method.
 pub(super) struct Route {
     method: &'static str,
-    /// A path; `{…}` at its end stands for any name.
+    /// The path. `{…}` at its end matches any name.
     path: &'static str,
-    /// What it answers, in one line of the documentation.
+    /// What it does, in one line of the documentation.
     #[cfg_attr(not(test), expect(dead_code, reason = "a test compares it with the documentation"))]
     help: &'static str,
     pub(super) handler: for<'a> fn(&'a Admin, Asked) -> Answering<'a>,
@@ -65,7 +65,7 @@ const ROUTES: &[Route] = &[
 ];
 
 impl Route {
-    /// The name at the path's end, where `path` is this route's; of a path without one it is empty.
+    /// If `path` matches the route, returns the name at its end, which is empty for a route without a name.
     fn name_in<'a>(&self, path: &'a str) -> Option<&'a str> {
         match self.path.split_once('{') {
             Some((prefix, _)) => path.strip_prefix(prefix),
@@ -81,7 +81,7 @@ impl Route {
 /// The route of a request, and the name in its path.
 ///
 /// # Errors
-/// 404 or 405, with what there is.
+/// 404 with all routes, or 405 with the allowed methods.
 pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<u8>), Box<Reply>> {
     let here = || ROUTES.iter().filter_map(|route| Some((route, route.name_in(path)?)));
     if let Some((route, name)) = here().find(|(route, _)| route.allows(method)) {
@@ -105,14 +105,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_documentation_has_the_table_of_routes() {
+    fn docs_operate_has_the_table_of_routes() {
         let row = |Route { method, path, help, .. }: &Route| format!("| `{method} {path}` | {help} |\n");
         let table: String = ROUTES.iter().map(row).collect();
         let page = include_str!("../../docs/operate.md");
         assert!(page.contains(&table), "docs/operate.md should have:\n{table}");
     }
 
-    /// The route's path and the name in the request's; or the status and the methods allowed.
+    /// Returns the route's path and the name; or the status and the allowed methods.
     fn found(method: Method, path: &str) -> String {
         match find(&method, path) {
             Ok((route, name)) => format!("{} {:?}", route.path, String::from_utf8_lossy(&name)),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_and_a_method_find_their_route_or_what_is_allowed() {
+    fn a_path_and_a_method_find_their_route_or_the_allowed_methods() {
         assert_eq!(found(Method::POST, "/publish"), "/publish \"\"");
         assert_eq!(found(Method::POST, "/publish/a%20b/c"), "/publish/{channel} \"a b/c\"");
         assert_eq!(found(Method::HEAD, "/stats"), "/stats \"\"");

@@ -1,10 +1,9 @@
-//! Accepting on the two sockets, in a way that can be paused and taken up again. It parses nothing.
+//! Accepts connections on the two sockets. Accepting can be paused and resumed. It parses nothing.
 //!
 //! Invariants:
-//! - An error concerns one connection, unless the socket itself is lost: then the whole process ends, since one that accepts
-//!   nothing helps nobody.
-//! - The public socket never takes the descriptors that publishing, sources and upgrades need: over the limit a connection is
-//!   answered 503 and closed.
+//! - An error ends one connection only. If the listening socket itself is lost, the process ends, because it could accept nothing more.
+//! - The public socket leaves enough file descriptors for publishing, sources and upgrades: over the limit, a connection is answered
+//!   with 503 and closed.
 
 use std::{
     io, mem,
@@ -34,26 +33,26 @@ use crate::{
     stream::{Socket, Stream},
 };
 
-/// How long accepting rests when the process or the system has no descriptors left.
+/// Pause of accepting when the process or the system has no file descriptors left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
-/// How long accepting rests after any other error, so that one that stays does not take a whole core.
+/// Pause of accepting after any other error, so that a permanent error does not use a whole core.
 const AFTER_ERROR: Duration = Duration::from_millis(1);
-/// How long a publish that has begun may take to be whole once a new process takes over: clients wait meanwhile.
+/// At an upgrade, longest wait for a publish whose request has not arrived completely. All clients wait meanwhile.
 const TO_BE_WHOLE: Duration = Duration::from_millis(200);
 
-/// Longest beginning of a request that is read before the answer to a connection too many: the answer to a request that was not
-/// read may be lost.
+/// Most bytes of a request that are read before a connection over the limit is refused. If nothing were read, the kernel could
+/// discard the answer when the socket is closed.
 const READ_BEFORE_REFUSAL: usize = 16 << 10;
-/// The answer to a connection too many.
+/// The answer to a connection over the limit.
 const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 135\r\n\
     Cache-Control: no-store\r\nRetry-After: 3\r\nConnection: close\r\n\r\n\
     {\"status\":\"error\",\"code\":\"too_many_connections\",\
     \"error\":\"as many connections are open as files may be (LimitNOFILE): try again later\"}\n";
 
-/// What takes the connections of the public socket.
+/// Where connections of the public socket go, and their limit.
 #[derive(Clone)]
 pub(super) struct PublicSide {
-    /// The shards', which are given connections by turns.
+    /// The queues of the shards, which get connections in turn.
     pub(super) queues: Vec<Arc<Queue>>,
     pub(super) limit: Arc<ClientLimit>,
     pub(super) metrics: Arc<Metrics>,
@@ -61,7 +60,7 @@ pub(super) struct PublicSide {
     pub(super) exit_guards: ExitGuards,
 }
 
-/// Connections of the admin socket that were left between two requests.
+/// Connections of the admin socket that are open, without a request under way.
 type Left = Arc<Mutex<Vec<Stream>>>;
 
 /// A listening socket, registered with the runtime.
@@ -70,7 +69,7 @@ enum Listening {
     Tcp(TcpListener),
 }
 
-/// Second descriptors of both listening sockets: accepting can be paused and resumed with them, and nothing of that can fail.
+/// Duplicated descriptors of both listening sockets, made in advance, so that pausing and resuming can't fail.
 #[derive(Clone)]
 pub(super) struct Listeners {
     public: Arc<Listening>,
@@ -89,7 +88,7 @@ pub(super) struct Accepting {
 struct Running {
     ending: watch::Sender<Ending>,
     public: JoinHandle<()>,
-    /// Ends with the requests that still wait for the outcome of a reload.
+    /// Ends when only requests that wait for the outcome of a reload are left.
     admin: JoinHandle<()>,
     /// Requests that wait for the outcome of a reload, once accepting has ended.
     answering: Arc<Mutex<JoinSet<()>>>,
@@ -100,21 +99,21 @@ impl Listeners {
     /// Duplicates both sockets and registers them with the current runtime. Accepts nothing.
     ///
     /// # Errors
-    /// No descriptors left.
+    /// No file descriptors are left.
     pub(super) fn new(public: &Listener, admin: &Listener) -> io::Result<Self> {
         Ok(Self { public: Arc::new(Listening::new(public)?), admin: Arc::new(Listening::new(admin)?) })
     }
 }
 
 impl Accepting {
-    /// Takes connections up: new ones, and `inherited` ones of the admin socket.
+    /// Starts accepting, and serves `inherited` connections of the admin socket.
     pub(super) fn start(listeners: Listeners, public: PublicSide, service: Arc<Admin>, inherited: Vec<Stream>) -> Self {
         let running = Running::start(&listeners, &public, &service, inherited);
         Self { listeners, public, service, running }
     }
 
-    /// Stops accepting, and resolves when no request is under way on the admin socket but the one for this reload. It may be
-    /// given up at any time: [`Accepting::resume`] goes on.
+    /// Stops accepting, and resolves when no request is under way on the admin socket, except the one for this reload. It can be
+    /// cancelled at any time; then call [`Accepting::resume`].
     ///
     /// # Errors
     /// A request has taken longer than `within`.
@@ -122,12 +121,13 @@ impl Accepting {
         timeout(within, self.running.end(TO_BE_WHOLE)).await.context("a publish under way takes too long")
     }
 
-    /// After [`Accepting::pause`]: the descriptors of connections that are left on the admin socket, and what was read of each.
+    /// After [`Accepting::pause`]: the descriptors of the open connections on the admin socket, each with the bytes that were read
+    /// and not used.
     pub(super) fn left(&self) -> Vec<(RawFd, Bytes)> {
         self.running.left.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Stream::peek).collect()
     }
 
-    /// After [`Accepting::pause`]: waits until the request that has asked for the reload is answered, at most for `within`.
+    /// After [`Accepting::pause`]: waits until the request for the reload is answered, at most for `within`.
     pub(super) async fn answer_all(&self, within: Duration) {
         let mut answering = mem::take(&mut *self.running.answering.lock().unwrap_or_else(PoisonError::into_inner));
         let answered = timeout(within, async { while answering.join_next().await.is_some() {} });
@@ -136,15 +136,15 @@ impl Accepting {
         }
     }
 
-    /// Goes on as if [`Accepting::pause`] had not been.
+    /// Resumes after [`Accepting::pause`], with the same connections.
     pub(super) fn resume(&mut self) {
         mem::take(&mut *self.running.answering.lock().unwrap_or_else(PoisonError::into_inner)).detach_all();
         let left = mem::take(&mut *self.running.left.lock().unwrap_or_else(PoisonError::into_inner));
         self.running = Running::start(&self.listeners, &self.public, &self.service, left);
     }
 
-    /// Stops accepting, and resolves when all requests under way on the admin socket are answered; those that are not whole
-    /// `within` the time are refused.
+    /// Stops accepting, and resolves when all requests under way on the admin socket are answered. A request that has not arrived
+    /// completely `within` the time is refused.
     pub(super) async fn stop(mut self, within: Duration) {
         self.running.end(within).await;
     }
@@ -169,7 +169,7 @@ impl Running {
     }
 
     async fn end(&mut self, within: Duration) {
-        let _ = self.ending.send(Ending::Within(within)); // Nobody listens who has ended already.
+        let _ = self.ending.send(Ending::Within(within)); // Fails if both tasks have ended already.
         for task in [&mut self.public, &mut self.admin] {
             if !task.is_finished() {
                 let _ = task.await;
@@ -204,19 +204,19 @@ impl Listening {
             match accepted {
                 Ok(socket) => return Ok(socket),
                 Err(error) if is_lost(&error) => return Err(error),
-                Err(error) => rest(&error).await,
+                Err(error) => pause_after(&error).await,
             }
         }
     }
 }
 
-/// Whether an error of accept(2) says that nothing will ever be accepted.
+/// Whether an error of accept(2) means that the listening socket will never accept again.
 fn is_lost(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP))
 }
 
-/// A failed accept is one connection's; or there are no descriptors, and some may be closed meanwhile.
-async fn rest(error: &io::Error) {
+/// Logs an error of one accept, and pauses. Meanwhile, file descriptors may become free.
+async fn pause_after(error: &io::Error) {
     static RATE: LogRate = LogRate::new();
     if let Some(count) = RATE.count() {
         tracing::warn!(%error, count, "a connection could not be accepted; if files are short, raise LimitNOFILE");
@@ -225,7 +225,7 @@ async fn rest(error: &io::Error) {
     sleep(if out { OUT_OF_DESCRIPTORS } else { AFTER_ERROR }).await;
 }
 
-/// An accept loop has ended: because it was asked to, or because its socket is lost.
+/// Handles the end of an accept loop: it was stopped, or its socket is lost.
 fn finish(mut exit_guard: ThreadExitGuard, ended: io::Result<()>) {
     match ended {
         Ok(()) => exit_guard.disarm(),
@@ -233,7 +233,7 @@ fn finish(mut exit_guard: ThreadExitGuard, ended: io::Result<()>) {
     }
 }
 
-/// Accepts on the public socket and gives the connections to the shards by turns.
+/// Accepts on the public socket, and passes the connections to the shards in turn.
 async fn accept_public(listening: &Listening, side: &PublicSide, mut ended: watch::Receiver<Ending>) -> io::Result<()> {
     let PublicSide { queues, limit, metrics, .. } = side;
     let accepting = async {
@@ -255,7 +255,7 @@ async fn accept_public(listening: &Listening, side: &PublicSide, mut ended: watc
     }
 }
 
-/// Answers a connection too many, as far as it takes the answer at once.
+/// Refuses a connection over the limit. It does not wait for the client to read the answer.
 fn refuse(socket: &Socket, connections: usize) {
     static RATE: LogRate = LogRate::new();
     if let Some(count) = RATE.count() {
@@ -265,7 +265,7 @@ fn refuse(socket: &Socket, connections: usize) {
             "connections are refused: as many are open as the limit of open files allows"
         );
     }
-    // What the client does not take, it need not have.
+    // An error is ignored: the connection is closed anyway.
     let _ = answer(socket);
 }
 
@@ -286,7 +286,7 @@ fn answer(socket: &Socket) -> io::Result<()> {
     }
 }
 
-/// Accepts on the admin socket, and serves there until it is stopped and the requests under way are answered.
+/// Accepts on the admin socket and serves its connections, until it is stopped and the requests under way are answered.
 async fn accept_admin(
     listening: Arc<Listening>,
     admin: Arc<Admin>,
@@ -323,7 +323,7 @@ async fn accept_admin(
             _ = ended.wait_for(|ending| *ending != Ending::No) => break Ok(()),
         }
     };
-    // A request that waits for the outcome of this very pause is answered later.
+    // A request that waits for the outcome of the current reload is answered later.
     while serving.len() > admin.reloads.waiting() && serving.join_next().await.is_some() {}
     *answering.lock().unwrap_or_else(PoisonError::into_inner) = serving;
     accepted
@@ -334,15 +334,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_refusal_is_as_long_as_it_says() {
+    fn content_length_of_the_refusal_is_right() {
         let (head, body) = REFUSAL.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
     }
 
     #[tokio::test]
-    async fn a_listening_socket_that_is_lost_ends_the_accepting_with_the_reason() {
+    async fn accept_returns_the_error_of_a_lost_listening_socket() {
         use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-        // A socket that does not listen: accept(2) says EINVAL.
+        // A socket that does not listen: accept(2) fails with EINVAL.
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let listener = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
         let listener = std::os::unix::net::UnixListener::from(listener);
