@@ -1,4 +1,4 @@
-//! Clients nobody here wrote read the same streams as ours: curl, the npm package `eventsource`, and Chromium.
+//! Third-party clients: curl, the npm package `eventsource`, and Chromium read the same events as the tests' own client.
 
 use std::{path::Path, process::Command};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Child, Daemon, Folder, Nginx, Subscription, eventually, program_in_path};
 
-/// What an EventSource gives a page, event by event.
+/// A program with an EventSource that prints each event that a page would get.
 struct EventSource(Child);
 
 impl EventSource {
@@ -28,7 +28,7 @@ impl EventSource {
         Self(Child::start(name, command, folder.path(&format!("{name}.log"))))
     }
 
-    /// All it was given so far.
+    /// All events so far.
     fn received(&self) -> Vec<Value> {
         let log = self.0.log();
         let whole_lines = log.rfind('\n').map_or("", |end| &log[..end]);
@@ -108,7 +108,7 @@ fn curl_publishes_and_resumes_on_the_unix_sockets() {
 }
 
 #[test]
-fn eventsources_read_what_ours_reads() {
+fn eventsources_read_the_same_events_as_our_client() {
     needs!("chromium", "nginx", "node");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
@@ -154,7 +154,7 @@ fn chromium_loses_nothing_of_compressed_streams() {
 
 fn read_while_streams_end(open: fn(&Folder, &str) -> EventSource, more: &str) {
     let folder = Folder::new();
-    // More than is published while a browser on a busy machine comes back.
+    // More than is published while a browser on a busy machine reconnects.
     let history = "[history]\nmessages = 1_000_000\n";
     let tables = format!("{history}[stream]\nmax_lifetime = \"150ms\"\nretry = \"10ms..20ms\"\n{more}");
     let daemon = Daemon::start(&folder, &tables);
@@ -174,7 +174,7 @@ fn read_while_streams_end(open: fn(&Folder, &str) -> EventSource, more: &str) {
 }
 
 #[test]
-fn an_eventsource_outlives_the_daemon_and_is_told_the_gap() {
+fn an_eventsource_reconnects_to_a_restarted_daemon_and_gets_a_gap() {
     needs!("nginx", "node");
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[stream]\nretry = \"10ms..20ms\"\n");
@@ -185,9 +185,9 @@ fn an_eventsource_outlives_the_daemon_and_is_told_the_gap() {
     theirs.wait_for("the event", |event| event["data"] == "before");
     daemon.child().kill();
     theirs.wait_for("the end of the stream", |event| event["type"] == "error");
-    // nginx answers for the daemon meanwhile: an open stream that ends at once.
+    // Meanwhile nginx answers with an empty stream that ends at once.
     let opens = theirs.received().iter().filter(|event| event["type"] == "open").count();
-    eventually("it has come back to an empty stream", || {
+    eventually("it has connected to an empty stream", || {
         (theirs.received().iter().filter(|event| event["type"] == "open").count() > opens).then_some(())
     });
     daemon.start_again();

@@ -1,4 +1,4 @@
-//! A window in which events are gathered: they leave together, in order, and none is lost to what happens meanwhile.
+//! `stream.coalesce`: events of one window are sent together, in order, and none is lost when something else happens meanwhile.
 
 use std::{
     thread,
@@ -24,10 +24,10 @@ fn numbers(from: usize, to: usize) -> Vec<String> {
 }
 
 #[test]
-fn publishers_are_answered_at_once_and_events_leave_together() {
+fn publishers_are_answered_at_once_and_events_are_sent_together() {
     let (_folder, daemon) = start("[stream]\ncoalesce = \"1s\"\nping_interval = \"1h\"\n");
     let mut stream = open(&daemon);
-    // Some part of a second ticks by where the shard looks after itself, and sends what it has: another try.
+    // The shard also sends at the tick of its timer. If a tick falls into the window, try again.
     for first in (0..500).step_by(5) {
         let start = Instant::now();
         for number in first..first + 5 {
@@ -45,7 +45,7 @@ fn publishers_are_answered_at_once_and_events_leave_together() {
 }
 
 #[test]
-fn whoever_joins_resumes_polls_or_reads_slowly_misses_nothing() {
+fn clients_that_join_resume_poll_or_read_slowly_get_every_event() {
     let (_folder, daemon) = start("[stream]\ncoalesce = \"30ms\"\ngzip = true\n[history]\nmessages = 100_000\n");
     let mut clients = vec![(0, open(&daemon)), (0, Subscription::to(&["cats"]).zipped().open(daemon.public()))];
     let start = clients[0].1.last_event_id();
@@ -59,7 +59,7 @@ fn whoever_joins_resumes_polls_or_reads_slowly_misses_nothing() {
             }
         });
         while !publishing.is_finished() {
-            drop(open(&daemon)); // One that leaves.
+            drop(open(&daemon)); // One client disconnects.
             let poll = Request::get(format!("/?channels=cats&last_event_id={start}"))
                 .header("Accept", "application/json")
                 .send(daemon.public());
@@ -80,7 +80,7 @@ fn whoever_joins_resumes_polls_or_reads_slowly_misses_nothing() {
 }
 
 #[test]
-fn what_is_gathered_crosses_a_reload() {
+fn events_of_a_window_are_delivered_over_a_reload() {
     let (_folder, mut daemon) = start("[stream]\ncoalesce = \"1s\"\n");
     let mut streams: Vec<Stream> = (0..5).map(|_| open(&daemon)).collect();
     let mut next = 0;

@@ -1,4 +1,4 @@
-//! Gaps: where events may have been missed, the stream says so, once, for the right channels and with the right reason.
+//! Gap events: where a client may have missed events, it gets one gap event, with the right channels and the right reason.
 
 use crate::support::{Daemon, Folder, Gap, Stream, Subscription, eventually};
 
@@ -10,13 +10,13 @@ fn resume(daemon: &Daemon, channels: &[&str], cursor: &str) -> Stream {
     Subscription::to(channels).after(cursor).open(daemon.public())
 }
 
-/// The id of a client that has read everything up to now.
+/// The last event id of a client that has read everything up to now.
 fn cursor_now(daemon: &Daemon) -> String {
     Subscription::to(&["nothing here"]).open(daemon.public()).last_event_id()
 }
 
 #[test]
-fn what_is_no_longer_kept_is_told_and_then_comes_what_is_kept() {
+fn a_resume_beyond_the_history_gets_a_gap_and_then_what_is_kept() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "[history]\nmessages = 10\nstretch = \"0s\"\n");
     let cursor = cursor_now(&daemon);
@@ -28,16 +28,16 @@ fn what_is_no_longer_kept_is_told_and_then_comes_what_is_kept() {
         daemon.publish("cats", &number.to_string());
     }
     let mut stream = resume(&daemon, &["cats"], &cursor);
-    let told = stream.event();
-    assert_eq!(told.gap(), Some(gap(&["cats"], "history")));
+    let first = stream.event();
+    assert_eq!(first.gap(), Some(gap(&["cats"], "history")));
     assert_eq!(stream.texts(10), (20..30).map(|number| number.to_string()).collect::<Vec<_>>());
 
-    let mut stream = resume(&daemon, &["cats"], &told.id);
-    assert_eq!(stream.texts(1), ["20"], "a gap is reported once where no other channel has events in between");
+    let mut stream = resume(&daemon, &["cats"], &first.id);
+    assert_eq!(stream.texts(1), ["20"], "the gap is not reported again");
 }
 
 #[test]
-fn only_the_channels_concerned_are_named() {
+fn a_gap_names_only_the_channels_with_missing_events() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "[history]\nmessages = 10\nstretch = \"0s\"\n");
     let cursor = cursor_now(&daemon);
@@ -45,37 +45,37 @@ fn only_the_channels_concerned_are_named() {
     daemon.publish_many("cats", ["x"; 50]);
     daemon.publish_many("birds", ["x"; 50]);
     let mut stream = resume(&daemon, &["birds", "cats", "dogs", "fish"], &cursor);
-    let mut told = Vec::new();
+    let mut named = Vec::new();
     let mut texts = Vec::new();
     while texts.len() < 21 {
         let event = stream.event();
         match event.gap() {
             Some(gap) => {
                 assert_eq!(gap.reason, "history");
-                told.extend(gap.channels);
+                named.extend(gap.channels);
             }
             None => texts.push(event.text()),
         }
     }
-    told.sort();
-    assert_eq!(told, ["birds", "cats"]);
-    assert!(texts.contains(&"a dog".to_owned()), "what is older than the gap of another channel is kept all the same");
+    named.sort();
+    assert_eq!(named, ["birds", "cats"]);
+    assert!(texts.contains(&"a dog".to_owned()), "an event that is older than another channel's gap is delivered");
 }
 
 #[test]
-fn an_event_is_kept_for_its_age_only() {
+fn an_event_is_dropped_after_history_age() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "[history]\nage = \"200ms\"\n");
     let cursor = cursor_now(&daemon);
     daemon.publish("cats", "short-lived");
-    eventually("the event is forgotten", || {
+    eventually("the event is dropped", || {
         let event = resume(&daemon, &["cats"], &cursor).event();
-        event.gap().map(|told| assert_eq!(told, gap(&["cats"], "history")))
+        event.gap().map(|found| assert_eq!(found, gap(&["cats"], "history")))
     });
 }
 
 #[test]
-fn all_channels_together_keep_no_more_than_is_configured() {
+fn all_channels_together_keep_at_most_history_bytes() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[history]\nbytes = \"1MiB\"\nmessages = 100000\n");
     let before = daemon.child().memory();
@@ -85,16 +85,16 @@ fn all_channels_together_keep_no_more_than_is_configured() {
         daemon.publish_many(&format!("channel {channel}"), std::iter::repeat_n(message.as_str(), 100));
     }
     let grown = daemon.child().memory().saturating_sub(before);
-    assert!(grown < 16 << 20, "50 MB were published, 1 MiB may be kept, {grown} bytes were taken");
+    assert!(grown < 16 << 20, "50 MB were published, 1 MiB may be kept, but memory has grown by {grown} bytes");
     let mut first = resume(&daemon, &["channel 0"], &cursor);
-    assert_eq!(first.gap(), gap(&["channel 0"], "history"), "the channel published to least recently gives way");
+    assert_eq!(first.gap(), gap(&["channel 0"], "history"), "the channel with the oldest events loses them first");
     let mut last = resume(&daemon, &["channel 49"], &cursor);
     let kept = std::iter::from_fn(|| Some(last.event())).take_while(|event| event.gap().is_none()).next();
     assert!(kept.is_none() || kept.is_some_and(|event| event.text() == message));
 }
 
 #[test]
-fn an_id_that_nobody_gave_is_a_restart_and_all_that_is_kept() {
+fn an_invalid_id_gets_a_gap_with_reason_restart_and_all_that_is_kept() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     daemon.publish("cats", "1");
@@ -110,7 +110,7 @@ fn an_id_that_nobody_gave_is_a_restart_and_all_that_is_kept() {
 }
 
 #[test]
-fn after_a_restart_a_client_is_told_once_and_goes_on() {
+fn after_a_restart_a_client_gets_one_gap_and_then_events() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
     let mut stream = Subscription::to(&["cats"]).open(daemon.public());
@@ -141,11 +141,11 @@ fn a_cursor_of_another_node_resumes_by_its_time() {
     });
     other.publish("cats", "after the cursor");
     let mut stream = resume(&other, &["cats"], &cursor);
-    assert_eq!(stream.texts(1), ["after the cursor"], "no gap: this node knows all of that time");
+    assert_eq!(stream.texts(1), ["after the cursor"], "no gap: this node has all events since then");
 }
 
 #[test]
-fn a_cursor_of_the_future_loses_nothing_silently() {
+fn a_cursor_ahead_of_the_node_gets_a_gap_or_the_next_event() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let id = daemon.publish("cats", "1").id.unwrap();
@@ -154,16 +154,16 @@ fn a_cursor_of_the_future_loses_nothing_silently() {
     let mut stream = resume(&daemon, &["cats"], &future);
     let published = daemon.publish("cats", "2");
     let event = stream.event();
-    // Either the id is told to be nobody's, or the stream goes on from now.
+    // Either the client gets a gap, or the next event.
     if event.gap().is_none() {
         assert_eq!((event.text().as_str(), Some(event.id)), ("2", published.id));
     }
 }
 
 #[test]
-fn a_gap_in_an_envelope_is_the_same_gap() {
+fn a_stream_with_envelopes_gets_the_same_gap_event() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
-    let mut stream = Subscription::to(&["cats"]).in_envelopes().after("nobody's").open(daemon.public());
+    let mut stream = Subscription::to(&["cats"]).in_envelopes().after("no-cursor").open(daemon.public());
     assert_eq!(stream.gap(), gap(&["cats"], "restart"));
 }

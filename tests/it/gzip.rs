@@ -1,4 +1,4 @@
-//! Compressed streams: the same events as in plain ones, for every client's own way through them, whole to the last byte.
+//! Compressed streams: they have the same events as plain ones, whatever the client's channels and place, up to the last byte.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ fn open(daemon: &Daemon, subscription: Subscription) -> Stream {
     stream
 }
 
-/// Quotes that differ in their figures: about 200 bytes.
+/// A JSON message of about 200 bytes, which differs from others in its numbers.
 fn quote(number: usize) -> String {
     let price = number.wrapping_mul(7919) % 10_000;
     format!(
@@ -29,7 +29,7 @@ fn quote(number: usize) -> String {
     )
 }
 
-/// Asserts that both have the same up to the `ends`th event with "the end".
+/// Asserts that both streams have the same events, until `ends` events with "the end" have arrived.
 fn assert_same(plain: &mut Stream, zipped: &mut Stream, mut ends: usize) {
     while ends > 0 {
         let event = plain.event();
@@ -39,7 +39,7 @@ fn assert_same(plain: &mut Stream, zipped: &mut Stream, mut ends: usize) {
 }
 
 #[test]
-fn plain_and_compressed_streams_say_the_same() {
+fn plain_and_compressed_streams_have_the_same_events() {
     let tables = "ping_interval = \"100ms\"\n[process]\nworkers = 2\n[history]\nmessages = 100_000\n";
     let (_folder, daemon) = start(&format!("{GZIP}{tables}"));
     let subscriptions = [
@@ -82,7 +82,7 @@ fn plain_and_compressed_streams_say_the_same() {
 }
 
 #[test]
-fn who_resumes_or_reads_slowly_gets_all_of_it_compressed() {
+fn compressed_streams_that_resume_or_read_slowly_get_every_event() {
     let (_folder, daemon) = start(&format!("{GZIP}[history]\nmessages = 20_000\n"));
     let mut first = open(&daemon, Subscription::to(&["cats"]));
     let mut slow = open(&daemon, Subscription::to(&["cats"]));
@@ -107,7 +107,7 @@ fn who_resumes_or_reads_slowly_gets_all_of_it_compressed() {
 }
 
 #[test]
-fn a_gap_is_told_in_a_compressed_stream() {
+fn a_compressed_stream_gets_a_gap_event() {
     let (_folder, daemon) = start(&format!("{GZIP}[history]\nmessages = 10\n"));
     let id = open(&daemon, Subscription::to(&["cats"])).last_event_id();
     let all: Vec<String> = (0..50).map(quote).collect();
@@ -118,7 +118,7 @@ fn a_gap_is_told_in_a_compressed_stream() {
 }
 
 #[test]
-fn a_compressed_stream_crosses_a_reload() {
+fn a_compressed_stream_continues_over_a_reload() {
     let (_folder, mut daemon) = start(GZIP);
     let mut streams: Vec<Stream> = (0..20).map(|_| open(&daemon, Subscription::to(&["cats"]))).collect();
     let mut published = Vec::new();
@@ -132,7 +132,10 @@ fn a_compressed_stream_crosses_a_reload() {
         }
         daemon.reload();
     }
-    assert!(!Subscription::to(&["cats"]).zipped().open(daemon.public()).is_zipped(), "the new rule is for the new");
+    assert!(
+        !Subscription::to(&["cats"]).zipped().open(daemon.public()).is_zipped(),
+        "the new configuration is for new streams"
+    );
     daemon.terminate();
     for stream in &mut streams {
         assert_eq!(stream.texts(published.len()), published);
@@ -141,7 +144,7 @@ fn a_compressed_stream_crosses_a_reload() {
 }
 
 #[test]
-fn a_compressed_stream_whose_time_is_over_ends_and_is_resumed() {
+fn a_compressed_stream_ends_at_max_lifetime_and_resumes() {
     let (_folder, daemon) = start(&format!("{GZIP}max_lifetime = \"300ms\"\n"));
     let mut stream = open(&daemon, Subscription::to(&["cats"]));
     assert_eq!(stream.rest(), []);
@@ -165,7 +168,7 @@ fn only_streams_whose_client_accepts_gzip_are_compressed() {
 }
 
 #[test]
-fn curl_inflates_through_nginx_what_a_plain_stream_says() {
+fn curl_inflates_a_compressed_stream_through_nginx() {
     needs!("curl", "nginx");
     let (folder, daemon) = start(GZIP);
     let nginx = Nginx::start(&folder, &daemon);
@@ -181,12 +184,12 @@ fn curl_inflates_through_nginx_what_a_plain_stream_says() {
         let message = quote(number);
         let id = daemon.publish("cats", &message).id.unwrap();
         expected += &format!("data: {message}\nid: {id}\n\n");
-        // Each has come before the next is published: nobody holds a compressed event back.
+        // Each event arrives before the next is published: nginx delays none.
         eventually("curl has it", || curl.log().ends_with(&expected).then_some(()));
         assert_eq!(plain.texts(1), [message]);
     }
     let head = std::fs::read_to_string(folder.path("curl.head")).unwrap();
     assert!(head.to_lowercase().contains("content-encoding: gzip"), "{head}");
     daemon.terminate();
-    assert!(curl.wait().success(), "curl says that the stream broke off: {}", curl.log());
+    assert!(curl.wait().success(), "curl reports a broken stream: {}", curl.log());
 }

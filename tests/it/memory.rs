@@ -1,4 +1,4 @@
-//! Memory: what many connections took comes back to the system when they have gone.
+//! Memory that many connections used is returned to the system after they are closed.
 
 use std::{io::Write as _, os::unix::net::UnixStream};
 
@@ -9,9 +9,9 @@ use crate::support::{Daemon, Folder, eventually};
 const CONNECTIONS: usize = 8_000;
 const MIB: usize = 1 << 20;
 
-/// What 10,000 half-open requests had taken, 120 MiB, stayed with the process until the next reload.
+/// 10,000 unfinished requests used 120 MiB, which the process kept until the next reload.
 #[test]
-fn what_half_open_requests_took_is_returned_when_they_have_gone() {
+fn memory_of_unfinished_requests_is_returned_after_they_are_closed() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let folder = Folder::new();
@@ -28,7 +28,7 @@ fn what_half_open_requests_took_is_returned_when_they_have_gone() {
         (memory > before + 20 * MIB).then_some(memory)
     });
     drop(streams);
-    // The allocator may keep some, and what is in pages that are used in part.
+    // The allocator may keep some, such as pages that are partly in use.
     eventually(&format!("memory goes from {peak} bytes back towards {before}"), || {
         (daemon.child().memory() < before + (peak - before) / 2).then_some(())
     });

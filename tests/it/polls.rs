@@ -1,4 +1,4 @@
-//! Long polls: for those who can't read a stream, the same events with the same cursors.
+//! Long polls: they get the same events with the same cursors as streams.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Endpoint, Folder, Nginx, Parser, Request, Response, Subscription, eventually};
 
-/// A daemon whose polls wait for `wait` at most.
+/// A daemon whose polls wait at most for `wait`.
 fn start(wait: &str) -> (Folder, Daemon) {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, &format!("[stream]\nping_interval = {wait:?}\n[history]\nmessages = 10000\n"));
     (folder, daemon)
 }
 
-/// The request of a poll that goes on after `cursor`.
+/// The request of a poll that resumes after `cursor`.
 fn request(endpoint: &Endpoint, channels: &str, cursor: &str) -> Request {
     let target = format!("{}?channels={channels}&last_event_id={cursor}", endpoint.base());
     Request::get(target).header("Connection", "close")
@@ -30,13 +30,13 @@ fn poll(endpoint: &Endpoint, channels: &str, cursor: &str) -> Value {
     response.json()
 }
 
-/// The cursor that an answer gives for the next poll.
+/// The cursor in an answer, for the next poll.
 fn cursor(answer: &Value) -> String {
     answer["cursor"].as_str().unwrap_or_else(|| panic!("no cursor in {answer}")).to_owned()
 }
 
 #[test]
-fn a_poll_without_anything_due_waits_for_the_next_event() {
+fn a_poll_without_events_waits_for_the_next_one() {
     let (_folder, daemon) = start("1h");
     thread::scope(|scope| {
         let polling = scope.spawn(|| poll(daemon.public(), "cats,dogs", ""));
@@ -47,11 +47,11 @@ fn a_poll_without_anything_due_waits_for_the_next_event() {
         assert_eq!((&answer["events"], &answer["gap"]), (&json!([event]), &json!([])));
         assert_eq!(Some(cursor(&answer)), id);
     });
-    eventually("an answered poll is no client", || daemon.stats().is_empty().then_some(()));
+    eventually("an answered poll is not counted", || daemon.stats().is_empty().then_some(()));
 }
 
 #[test]
-fn a_poll_with_something_due_is_answered_at_once() {
+fn a_poll_with_events_is_answered_at_once() {
     let (_folder, daemon) = start("1h");
     let first = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
     let ids: Vec<_> = (0..5).map(|number| daemon.publish("cats", &number.to_string()).id).collect();
@@ -66,7 +66,7 @@ fn a_poll_with_something_due_is_answered_at_once() {
 }
 
 #[test]
-fn a_poll_is_answered_with_nothing_when_its_time_is_over() {
+fn a_poll_without_events_is_answered_empty_after_the_ping_interval() {
     let (_folder, daemon) = start("100ms");
     let answer = poll(daemon.public(), "cats", "");
     assert_eq!((&answer["events"], &answer["gap"]), (&json!([]), &json!([])));
@@ -76,15 +76,15 @@ fn a_poll_is_answered_with_nothing_when_its_time_is_over() {
 }
 
 #[test]
-fn polls_tell_gaps() {
+fn a_poll_answer_has_gaps() {
     let (_folder, daemon) = start("1h");
     daemon.publish("cats", "kept");
-    let answer = poll(daemon.public(), "cats", "nobody's");
+    let answer = poll(daemon.public(), "cats", "no-cursor");
     assert_eq!(answer["gap"], json!([{ "channels": ["cats"], "reason": "restart" }]));
     assert_eq!(answer["events"][0]["data"], "kept");
 }
 
-/// Polls `endpoint` while events are published, and asserts that each came once and in order.
+/// Polls `endpoint` while events are published, and asserts that each arrives once and in order.
 fn poll_while_published(daemon: &Daemon, endpoint: &Endpoint, count: usize) {
     let done = AtomicBool::new(false);
     let mut cursor = cursor(&poll(endpoint, "cats,dogs", ""));
@@ -108,24 +108,24 @@ fn poll_while_published(daemon: &Daemon, endpoint: &Endpoint, count: usize) {
 }
 
 #[test]
-fn one_poll_after_another_misses_nothing() {
+fn consecutive_polls_get_every_event_once() {
     let (_folder, daemon) = start("50ms");
     poll_while_published(&daemon, daemon.public(), 2000);
 }
 
 #[test]
-fn one_poll_after_another_through_nginx_misses_nothing() {
+fn consecutive_polls_through_nginx_get_every_event_once() {
     needs!("nginx");
     let (folder, mut daemon) = start("50ms");
     let nginx = Nginx::start(&folder, &daemon);
     poll_while_published(&daemon, &nginx.sse(), 500);
     daemon.child().kill();
     let response = request(&nginx.sse(), "cats", "").header("Accept", "application/json").send(&nginx.sse());
-    assert_eq!(response.status(), 503, "an empty event stream would be no answer to a poll");
+    assert_eq!(response.status(), 503, "a poll can't be answered with an empty event stream");
 }
 
 #[test]
-fn more_than_one_answer_holds_comes_in_several() {
+fn events_that_do_not_fit_in_one_answer_come_in_several() {
     let (_folder, daemon) = start("100ms");
     let mut next = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
     let message = "x".repeat(50_000);
@@ -140,7 +140,7 @@ fn more_than_one_answer_holds_comes_in_several() {
 }
 
 #[test]
-fn cyclone_sse_s_plugin_gets_an_event_stream_that_ends() {
+fn a_poll_of_cyclone_sse_s_plugin_is_answered_with_an_event_stream() {
     let (_folder, daemon) = start("1h");
     let first = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
     let id = daemon.publish("cats", "meow").id.unwrap();
@@ -150,11 +150,11 @@ fn cyclone_sse_s_plugin_gets_an_event_stream_that_ends() {
     let (mut parser, mut events) = (Parser::default(), Vec::new());
     parser.feed(&response.body(), &mut events);
     assert_eq!(events.iter().map(|event| (event.text(), &event.id)).collect::<Vec<_>>(), [("meow".to_owned(), &id)]);
-    assert_eq!(parser.committed_id, Some(id), "the next poll goes on there");
+    assert_eq!(parser.committed_id, Some(id), "the next poll resumes there");
 }
 
 #[test]
-fn a_poll_that_is_given_up_is_forgotten() {
+fn a_poll_whose_client_disconnects_is_removed() {
     use std::io::Write;
     let (_folder, daemon) = start("1h");
     let mut socket = daemon.public().connect().unwrap();
@@ -162,5 +162,5 @@ fn a_poll_that_is_given_up_is_forgotten() {
     socket.write_all(&request.to_bytes()).unwrap();
     eventually("it waits", || (daemon.subscribers("cats") == 1).then_some(()));
     drop(socket);
-    eventually("it is forgotten", || daemon.stats().is_empty().then_some(()));
+    eventually("it is not counted", || daemon.stats().is_empty().then_some(()));
 }

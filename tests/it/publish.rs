@@ -1,4 +1,4 @@
-//! Publishing on the admin socket: every form, every refusal, and what subscribers see of it.
+//! Publishing on the admin socket: every form of a request, every refusal, and what subscribers get.
 
 use std::io::Write as _;
 
@@ -20,7 +20,7 @@ fn open(daemon: &Daemon, channels: &[&str]) -> Stream {
 }
 
 #[test]
-fn a_form_publishes_as_cyclone_sse_s_clients_do() {
+fn a_form_as_cyclone_sse_s_clients_send_it_is_published() {
     let (_folder, daemon) = daemon("");
     let mut stream = open(&daemon, &["base"]);
     let response =
@@ -45,7 +45,7 @@ fn a_form_may_name_several_channels() {
 }
 
 #[test]
-fn json_publishes_strings_as_they_are_and_other_values_as_their_text() {
+fn json_strings_are_published_as_their_text_and_other_values_as_json() {
     let (_folder, daemon) = daemon("");
     let mut stream = open(&daemon, &["cats"]);
     let bodies = [
@@ -68,7 +68,7 @@ fn json_publishes_strings_as_they_are_and_other_values_as_their_text() {
 }
 
 #[test]
-fn an_array_and_ndjson_publish_many_in_order() {
+fn an_array_and_ndjson_publish_their_messages_in_order() {
     let (_folder, daemon) = daemon("");
     let mut stream = open(&daemon, &["cats", "dogs"]);
     let items = [("cats", "1"), ("dogs", "2"), ("cats", "3")]
@@ -89,7 +89,7 @@ fn an_array_and_ndjson_publish_many_in_order() {
 }
 
 #[test]
-fn one_bad_message_among_many_is_named_and_none_is_published() {
+fn an_invalid_message_in_a_list_is_named_and_none_is_published() {
     let (_folder, daemon) = daemon("");
     let mut stream = open(&daemon, &["cats"]);
     let array = json!([
@@ -128,7 +128,7 @@ fn a_raw_body_is_the_message_byte_for_byte() {
 }
 
 #[test]
-fn what_could_write_fields_of_its_own_is_refused() {
+fn invalid_event_types_and_channel_names_are_refused() {
     let (_folder, mut daemon) = daemon("");
     let mut stream = open(&daemon, &["cats"]);
     for event in ["a\nid: 7", "a\rdata: b", "a\0b", "ssecast.gap", &"x".repeat(256)] {
@@ -147,7 +147,7 @@ fn what_could_write_fields_of_its_own_is_refused() {
 }
 
 #[test]
-fn bodies_that_say_too_little_are_refused_with_the_reason() {
+fn bodies_without_channel_or_message_are_refused_with_the_reason() {
     let (_folder, mut daemon) = daemon("");
     assert!(refused(daemon.post_form(&[("message", "m")]), 400).contains("channel"));
     assert!(refused(daemon.post_form(&[("channel", "cats")]), 400).contains("message"));
@@ -164,7 +164,7 @@ fn bodies_that_say_too_little_are_refused_with_the_reason() {
 }
 
 #[test]
-fn a_message_may_be_as_long_as_is_configured_and_no_longer() {
+fn a_message_longer_than_max_message_is_refused() {
     let (_folder, daemon) = daemon("[publish]\nmax_message = \"1KiB\"\n");
     let mut stream = open(&daemon, &["cats"]);
     let (longest, too_long) = ("x".repeat(1024), "x".repeat(1025));
@@ -180,7 +180,7 @@ fn a_message_may_be_as_long_as_is_configured_and_no_longer() {
 }
 
 #[test]
-fn where_keys_are_configured_a_publisher_needs_one() {
+fn a_publisher_needs_a_key_if_keys_are_configured() {
     let folder = Folder::new();
     let keys = folder.write("keys", "first-secret\nsecond-secret\n");
     let daemon = Daemon::start(&folder, &format!("[publish]\nkey_files = [{keys:?}]\n"));
@@ -204,7 +204,7 @@ fn where_keys_are_configured_a_publisher_needs_one() {
 }
 
 #[test]
-fn what_is_published_without_clients_is_kept_for_later_ones() {
+fn events_published_without_clients_are_kept_for_later_clients() {
     let (_folder, daemon) = daemon("");
     let cursor = open(&daemon, &["elsewhere"]).last_event_id();
     assert_eq!(daemon.publish("cats", "early").subscribers, 0);
@@ -222,7 +222,7 @@ fn health_readiness_and_stats_are_answered() {
     assert_eq!(daemon.admin_get("/readyz").json()["counters"]["events"], 1);
 }
 
-/// Sends `head`, which promises a body of `length` bytes, and `sent` bytes of that.
+/// Sends `head` with a `Content-Length` of `length`, and only `sent` bytes of the body.
 fn unfinished(daemon: &Daemon, head: &str, length: usize, sent: usize) -> Socket {
     let mut socket = daemon.admin().connect().unwrap();
     let head = format!("POST {head}\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
@@ -240,10 +240,10 @@ fn a_body_is_not_read_for_a_user_who_may_not_publish() {
     for target in ["/publish", "/publish/cats"] {
         let socket = unfinished(&daemon, &format!("{target} HTTP/1.1"), 1 << 20, 0);
         let response = Response::read_head(socket).unwrap();
-        assert_eq!(response.header("connection"), Some("close"), "the body that follows is no request");
+        assert_eq!(response.header("connection"), Some("close"), "the body must not be read as a request");
         refused(response, 403);
     }
-    // A small body is dropped, and the connection goes on.
+    // A small body is dropped, and the connection stays open.
     let mut socket = daemon.admin().connect().unwrap();
     for _ in 0..2 {
         socket.write_all(&Request::new("POST", "/publish/cats").body("m").to_bytes()).unwrap();
@@ -273,19 +273,19 @@ fn a_body_is_not_read_with_a_wrong_key_in_the_head_or_none_for_a_raw_message() {
 }
 
 #[test]
-fn bodies_of_strangers_hold_little_memory_and_keep_no_publisher_waiting() {
+fn bodies_without_a_known_key_use_little_memory_and_delay_no_publisher() {
     let folder = Folder::new();
     let keys = folder.write("keys", "secret\n");
     let mut daemon = Daemon::start(&folder, &format!("[publish]\nkey_files = [{keys:?}]\n"));
     let before = daemon.child().memory();
-    // Their key may be in the body, so it has to be read: in 16 MiB for all of them.
+    // The key may be in the body, so the body must be read. All such bodies together get 16 MiB.
     let mut strangers: Vec<Socket> =
         (0..40).map(|_| unfinished(&daemon, "/publish HTTP/1.1", 16 << 20, 1 << 20)).collect();
     let refused_ones = eventually("those beyond the memory are refused", || {
         let refused = strangers.iter().filter(|socket| socket.is_readable()).count();
         (refused >= 24).then_some(refused)
     });
-    assert!(refused_ones <= 30, "the others are waited for: {refused_ones}");
+    assert!(refused_ones <= 30, "too many are refused: {refused_ones}");
     let refusal = strangers.iter().position(Socket::is_readable).unwrap();
     let response = Response::read_head(strangers.swap_remove(refusal)).unwrap();
     assert_eq!(response.header("retry-after"), Some("1"));

@@ -18,9 +18,9 @@ fn open(daemon: &Daemon, channels: &[&str]) -> Stream {
     Subscription::to(channels).open(daemon.public())
 }
 
-/// Waits until the daemon has nothing to say but that it is not ready.
+/// Waits until `/readyz` answers 503, and returns its text.
 fn wait_until_not_ready(daemon: &Daemon) -> String {
-    eventually("the daemon sees that Redis is away", || {
+    eventually("the daemon knows that Redis is disconnected", || {
         let response = daemon.admin_get("/readyz");
         (response.status() == 503).then(|| response.text())
     })
@@ -50,16 +50,18 @@ fn a_channel_is_subscribed_to_when_its_first_client_joins() {
     let second = open(&daemon, &["cats"]);
     assert_eq!((redis.subscribers("cats"), redis.subscribers("dogs")), (1, 1));
     drop(first);
-    eventually("nobody's channel is given up after its linger", || (redis.channels() == ["cats"]).then_some(()));
+    eventually("a channel without clients is unsubscribed after its linger", || {
+        (redis.channels() == ["cats"]).then_some(())
+    });
     drop(second);
-    eventually("all are given up", || redis.channels().is_empty().then_some(()));
+    eventually("all are unsubscribed", || redis.channels().is_empty().then_some(()));
     let mut again = open(&daemon, &["cats"]);
-    assert_eq!(redis.publish("cats", "back"), 1);
-    assert_eq!(again.texts(1), ["back"]);
+    assert_eq!(redis.publish("cats", "again"), 1);
+    assert_eq!(again.texts(1), ["again"]);
 }
 
 #[test]
-fn a_lingering_channel_is_kept_for_those_who_come_back() {
+fn a_client_that_resumes_within_the_linger_gets_every_event() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nlinger = \"1h\"\n");
     let mut stream = open(&daemon, &["cats"]);
@@ -74,33 +76,33 @@ fn a_lingering_channel_is_kept_for_those_who_come_back() {
 }
 
 #[test]
-fn a_channel_that_was_not_subscribed_to_is_a_gap_for_those_who_come_back() {
+fn a_client_that_resumes_an_unsubscribed_channel_gets_a_gap() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nlinger = \"0s\"\n");
     let stream = open(&daemon, &["elsewhere"]);
     let mut cats = open(&daemon, &["cats"]);
     let cursor = cats.last_event_id();
     drop(cats);
-    eventually("cats is given up", || (redis.subscribers("cats") == 0).then_some(()));
-    assert_eq!(redis.publish("cats", "nobody hears this"), 0);
+    eventually("cats is unsubscribed", || (redis.subscribers("cats") == 0).then_some(()));
+    assert_eq!(redis.publish("cats", "lost"), 0);
     let mut cats = Subscription::to(&["cats"]).after(&cursor).open(daemon.public());
     let gap = cats.gap();
     assert_eq!(gap.channels, ["cats"]);
-    redis.publish("cats", "heard");
-    assert_eq!(cats.texts(1), ["heard"]);
+    redis.publish("cats", "received");
+    assert_eq!(cats.texts(1), ["received"]);
     drop(stream);
 }
 
 #[test]
-fn an_open_stream_misses_nothing_however_soon_it_is_published() {
+fn an_event_published_right_after_a_stream_opens_is_delivered() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("");
     let mut publisher = redis.connect();
     for number in 0..300 {
         let channel = format!("channel {number}");
         let mut stream = open(&daemon, &[&channel]);
-        let heard: usize = redis::Commands::publish(&mut publisher, &channel, number).unwrap();
-        assert_eq!(heard, 1, "the head of {channel} came before its subscription");
+        let subscribers: usize = redis::Commands::publish(&mut publisher, &channel, number).unwrap();
+        assert_eq!(subscribers, 1, "the head of {channel} came before its subscription");
         assert_eq!(stream.texts(1), [number.to_string()]);
     }
 }
@@ -129,7 +131,7 @@ fn a_stream_opens_only_when_redis_has_confirmed() {
 }
 
 #[test]
-fn every_payload_arrives_as_it_was_published() {
+fn every_payload_arrives_unchanged() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("");
     let mut stream = open(&daemon, &["base"]);
@@ -159,7 +161,7 @@ fn every_payload_arrives_as_it_was_published() {
 }
 
 #[test]
-fn a_payload_may_bring_its_event_type() {
+fn a_payload_may_contain_its_event_type() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("");
     let mut stream = open(&daemon, &["base"]);
@@ -167,7 +169,7 @@ fn a_payload_may_bring_its_event_type() {
     let event = stream.event();
     assert_eq!((event.kind.as_str(), event.data.as_slice()), ("price", b"[7]\0".as_slice()));
     let published = daemon.publish_form(&[("channel", "base"), ("message", "8"), ("event", "price")]);
-    assert_eq!(published.id, None, "the event has its id only when Redis has passed it on");
+    assert_eq!(published.id, None, "an event gets its id when it comes back from Redis");
     let event = stream.event();
     assert_eq!((event.kind.as_str(), event.text().as_str()), ("price", "8"));
     for payload in
@@ -178,7 +180,7 @@ fn a_payload_may_bring_its_event_type() {
         assert_eq!(
             (event.kind.as_str(), event.data.as_slice()),
             ("message", payload),
-            "no such frame: it stays a payload"
+            "not the form with a type: it is the payload"
         );
     }
     redis.publish("base", b"\0ssecast:event\0ssecast.gap\0{}");
@@ -214,7 +216,7 @@ fn a_publish_on_the_admin_socket_goes_through_redis() {
 }
 
 #[test]
-fn the_prefix_is_put_before_every_channel() {
+fn redis_prefix_is_added_to_every_channel() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -257,7 +259,7 @@ fn redis_is_reached_with_a_password_a_database_and_a_unix_socket() {
 }
 
 #[test]
-fn a_wrong_password_is_told_without_being_shown() {
+fn a_wrong_password_is_reported_without_being_shown() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start_with_password(&folder, "right");
@@ -270,7 +272,7 @@ fn a_wrong_password_is_told_without_being_shown() {
 }
 
 #[test]
-fn order_is_kept_through_redis() {
+fn events_keep_their_order_through_redis() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nmessages = 100000\n");
     let mut stream = open(&daemon, &["a", "b"]);
@@ -284,7 +286,7 @@ fn order_is_kept_through_redis() {
 }
 
 #[test]
-fn thousands_of_channels_are_subscribed_to_and_given_up() {
+fn thousands_of_channels_are_subscribed_and_unsubscribed() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("[history]\nlinger = \"0s\"\n[stream]\nmax_channels_per_client = 200\n");
     let clients: Vec<Stream> = (0..20)
@@ -297,5 +299,5 @@ fn thousands_of_channels_are_subscribed_to_and_given_up() {
     redis.cut_subscribers();
     eventually("all are subscribed to again", || (redis.channels().len() == 3000).then_some(()));
     drop(clients);
-    eventually("all are given up", || redis.channels().is_empty().then_some(()));
+    eventually("all are unsubscribed", || redis.channels().is_empty().then_some(()));
 }

@@ -1,4 +1,4 @@
-//! Slow readers: they cost no memory, they delay nobody, and they are told what they missed.
+//! Slow clients: they use no extra memory, they do not delay others, and they get a gap event for what they missed.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::support::{Daemon, Event, Folder, Stream, Subscription};
 const EVENTS: usize = 10_000;
 const BATCH: usize = 100;
 
-/// `number` and enough behind it that 10,000 events are far more than sockets and history hold.
+/// `number` and padding, so that 10,000 events are far more than sockets and history hold.
 fn message(number: usize, length: usize) -> String {
     format!("{number}:{}", "x".repeat(length))
 }
@@ -16,7 +16,7 @@ fn number(event: &Event) -> usize {
     event.text().split_once(':').unwrap().0.parse().unwrap()
 }
 
-/// Publishes 10,000 events in batches, each of which `others` have received before the next; gives the longest wait.
+/// Publishes 10,000 events in batches. `others` must receive each batch before the next one. Returns the longest wait.
 fn publish_to(daemon: &Daemon, others: &mut [Stream], length: usize) -> Duration {
     let mut longest = Duration::ZERO;
     for first in (0..EVENTS).step_by(BATCH) {
@@ -32,7 +32,7 @@ fn publish_to(daemon: &Daemon, others: &mut [Stream], length: usize) -> Duration
 }
 
 #[test]
-fn a_client_that_stops_reading_costs_no_memory_and_delays_nobody() {
+fn a_client_that_stops_reading_uses_no_memory_and_delays_no_other() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[history]\nbytes = \"4MiB\"\n");
     let mut slow = Subscription::to(&["cats"]).open(daemon.public());
@@ -40,10 +40,10 @@ fn a_client_that_stops_reading_costs_no_memory_and_delays_nobody() {
     let before = daemon.child().memory();
 
     let longest = publish_to(&daemon, &mut others, 4096);
-    // Far below the minute after which a client that reads nothing is closed: until then the others would have to wait.
+    // Far below the minute after which a client that reads nothing is closed: the others would wait until then.
     assert!(longest < Duration::from_secs(30), "a batch of {BATCH} took {longest:?}");
     let grown = daemon.child().memory().saturating_sub(before);
-    assert!(grown < 16 << 20, "40 MB have passed, 4 MiB may be kept, {grown} bytes were taken");
+    assert!(grown < 16 << 20, "40 MB were published, 4 MiB may be kept, but memory has grown by {grown} bytes");
 
     let mut next = 0;
     let mut gaps = 0;
@@ -56,11 +56,11 @@ fn a_client_that_stops_reading_costs_no_memory_and_delays_nobody() {
             continue;
         }
         let number = number(&event);
-        // After a gap the next event may be any; from there on each follows the one before.
+        // After a gap, any number may follow; then each is one more than the last.
         assert!(number == next || next == 0, "{number} after {}", next - 1);
         next = number + 1;
     }
-    assert_eq!(gaps, 1, "what is behind in one place is told once");
+    assert_eq!(gaps, 1, "one loss is one gap event");
     daemon.publish("cats", "live again");
     assert_eq!(slow.texts(1), ["live again"]);
 }
@@ -77,7 +77,7 @@ fn a_client_that_was_behind_for_a_moment_gets_everything() {
 }
 
 #[test]
-fn many_slow_clients_cost_no_more_than_one() {
+fn many_slow_clients_use_no_more_memory_than_one() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[history]\nbytes = \"4MiB\"\n");
     let slow: Vec<Stream> = (0..300).map(|_| Subscription::to(&["cats"]).open(daemon.public())).collect();
@@ -85,20 +85,20 @@ fn many_slow_clients_cost_no_more_than_one() {
     let before = daemon.child().memory();
     publish_to(&daemon, &mut others, 2048);
     let grown = daemon.child().memory().saturating_sub(before);
-    assert!(grown < 16 << 20, "{grown} bytes were taken for {} slow clients", slow.len());
+    assert!(grown < 16 << 20, "memory has grown by {grown} bytes for {} slow clients", slow.len());
     drop(slow);
     daemon.assert_serving();
 }
 
 #[test]
-fn a_slow_client_that_leaves_is_let_go() {
+fn a_slow_client_that_disconnects_is_removed() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let slow = Subscription::to(&["cats"]).open(daemon.public());
     let message = "x".repeat(100_000);
     daemon.publish_many("cats", std::iter::repeat_n(message.as_str(), 30));
     drop(slow);
-    crate::support::eventually("it is gone", || daemon.stats().is_empty().then_some(()));
+    crate::support::eventually("it is not counted", || daemon.stats().is_empty().then_some(()));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Redis lost and found again: who was connected is told, and nothing worse happens.
+//! Redis disconnects and reconnects: connected clients get one gap event each, and events again.
 
 use nix::sys::signal::Signal;
 
@@ -10,7 +10,7 @@ pub(super) fn source_gap(channels: &[&str]) -> Gap {
 }
 
 #[test]
-fn a_redis_that_is_killed_and_comes_back_is_a_gap_and_nothing_worse() {
+fn a_killed_and_restarted_redis_costs_each_client_one_gap() {
     needs!("redis-server");
     let (_folder, mut redis, mut daemon) = start("");
     let mut live = open(&daemon, &["cats", "dogs"]);
@@ -21,8 +21,8 @@ fn a_redis_that_is_killed_and_comes_back_is_a_gap_and_nothing_worse() {
     drop(left);
 
     redis.kill();
-    assert!(wait_until_not_ready(&daemon).to_lowercase().contains("redis"), "it says what is not ready");
-    assert_eq!(daemon.admin_get("/healthz").status(), 200, "it serves all the same");
+    assert!(wait_until_not_ready(&daemon).to_lowercase().contains("redis"), "it names what is not ready");
+    assert_eq!(daemon.admin_get("/healthz").status(), 200, "it still serves");
     let mut opened_meanwhile = open(&daemon, &["birds"]);
     let refusal = daemon.post_form(&[("channel", "cats"), ("message", "lost?")]);
     assert!(refusal.header("retry-after").is_some());
@@ -30,12 +30,12 @@ fn a_redis_that_is_killed_and_comes_back_is_a_gap_and_nothing_worse() {
 
     redis.start_again();
     daemon.wait_until_ready();
-    let mut told = live.gap();
-    told.channels.sort();
-    assert_eq!(told, source_gap(&["cats", "dogs"]));
+    let mut gap = live.gap();
+    gap.channels.sort();
+    assert_eq!(gap, source_gap(&["cats", "dogs"]));
     assert_eq!(opened_meanwhile.gap(), source_gap(&["birds"]), "a stream opened meanwhile begins with a gap");
     for channel in ["birds", "cats", "dogs"] {
-        eventually("all is subscribed to again", || (redis.subscribers(channel) == 1).then_some(()));
+        eventually("all channels are subscribed again", || (redis.subscribers(channel) == 1).then_some(()));
         redis.publish(channel, channel);
     }
     assert_eq!(live.texts(2), ["cats", "dogs"]);
@@ -50,7 +50,7 @@ fn a_redis_that_is_killed_and_comes_back_is_a_gap_and_nothing_worse() {
 }
 
 #[test]
-fn a_redis_connection_that_is_cut_is_made_anew() {
+fn a_cut_redis_connection_is_made_again() {
     needs!("redis-server");
     let (_folder, redis, mut daemon) = start("");
     let mut stream = open(&daemon, &["cats"]);
@@ -82,7 +82,7 @@ fn a_daemon_may_start_before_its_redis() {
 }
 
 #[test]
-fn a_publish_while_redis_is_away_is_refused_until_it_is_back() {
+fn a_publish_while_redis_is_disconnected_is_refused() {
     needs!("redis-server");
     let (_folder, mut redis, mut daemon) = start("");
     let mut stream = open(&daemon, &["cats"]);
@@ -99,17 +99,17 @@ fn a_publish_while_redis_is_away_is_refused_until_it_is_back() {
     redis.start_again();
     daemon.wait_until_ready();
     assert_eq!(stream.gap(), source_gap(&["cats"]));
-    daemon.publish("cats", "taken");
-    assert_eq!(stream.texts(1), ["taken"], "what was refused was not published");
+    daemon.publish("cats", "accepted");
+    assert_eq!(stream.texts(1), ["accepted"], "the refused message was not published");
 }
 
 #[test]
-fn no_publish_that_was_taken_is_lost_while_redis_dies() {
+fn a_publish_right_after_redis_died_is_refused() {
     needs!("redis-server");
     let (_folder, mut redis, mut daemon) = start("");
     let stream = open(&daemon, &["cats"]);
     redis.kill();
-    // The daemon may not know yet: whatever it says now must be true.
+    // The daemon may not know yet that Redis is dead, but must not accept the message.
     let response = daemon.post_form(&[("channel", "cats"), ("message", "m")]);
     refused(response, 503);
     redis.start_again();
@@ -118,7 +118,7 @@ fn no_publish_that_was_taken_is_lost_while_redis_dies() {
 }
 
 #[test]
-fn a_redis_that_hangs_is_as_good_as_away() {
+fn a_redis_that_hangs_counts_as_disconnected() {
     needs!("redis-server");
     let (_folder, mut redis, mut daemon) = start("");
     let mut live = open(&daemon, &["cats"]);

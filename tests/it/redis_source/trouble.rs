@@ -1,5 +1,5 @@
-//! A Redis that is there and can't be relied on: its ACL changes, it flaps, hangs, is a replica, sends too much. Each loss is
-//! reported, and nothing is published without being delivered.
+//! A Redis that is unreliable: its ACL changes, its connections break, it hangs, it is a replica, it sends too much. Each loss is
+//! reported, and each accepted publish is delivered.
 
 use std::{
     thread,
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{loss::source_gap, open, start, wait_until_not_ready};
 use crate::support::{Daemon, Folder, Gap, RedisServer, Request, Stream, Subscription, eventually, publisher::refused};
 
-/// Gives the user `daemon` rights, after those it needs.
+/// Gives the user `daemon` all commands and keys, and then `rights`.
 fn set_user(redis: &RedisServer, rights: &[&str]) {
     let mut command = redis::cmd("ACL");
     command.arg("SETUSER").arg("daemon").arg("reset").arg("on").arg(">secret").arg("+@all").arg("~*").arg(rights);
@@ -43,7 +43,7 @@ fn start_poll(daemon: &Daemon, cursor: &str) -> thread::JoinHandle<Value> {
 }
 
 #[test]
-fn a_channel_that_redis_begins_to_refuse_ends_its_streams_and_gives_a_gap_when_it_is_allowed_again() {
+fn streams_of_a_channel_that_redis_begins_to_refuse_end_and_get_a_gap_once_it_is_allowed_again() {
     needs!("redis-server");
     let (_folder, redis, mut daemon) = start_as_user(&["&*"], "");
     let mut refused = open(&daemon, &["cats", "dogs"]);
@@ -57,7 +57,7 @@ fn a_channel_that_redis_begins_to_refuse_ends_its_streams_and_gives_a_gap_when_i
     set_user(&redis, &["resetchannels", "&dogs"]); // Redis cuts the subscription.
     assert!(refused.rest().iter().all(|event| event.gap().is_some()), "it ends");
     assert_eq!(poll.join().unwrap()["events"], Value::Array(vec![]), "a poll is answered");
-    assert_eq!(answer(&daemon, "cats"), 403, "and who comes back gets the reason");
+    assert_eq!(answer(&daemon, "cats"), 403, "a client that reconnects gets the reason");
     assert_eq!(other.gap(), source_gap(&["dogs"]));
     redis.publish("cats", "2");
     redis.publish("dogs", "still");
@@ -90,7 +90,7 @@ fn a_channel_that_only_the_successor_is_refused_ends_its_streams() {
 }
 
 #[test]
-fn a_publish_that_redis_forbids_is_a_403_with_its_words() {
+fn a_publish_that_redis_forbids_is_a_403_with_redis_error_text() {
     needs!("redis-server");
     let (_folder, _redis, daemon) = start_as_user(&["&*", "-publish"], "");
     let why = refused(daemon.post_form(&[("channel", "cats"), ("message", "m")]), 403);
@@ -115,7 +115,7 @@ fn an_empty_list_is_published_through_redis() {
 }
 
 #[test]
-fn a_redis_connection_that_is_cut_again_and_again_makes_no_storm_of_gaps() {
+fn a_redis_connection_that_is_cut_many_times_causes_few_gaps() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("");
     let mut stream = open(&daemon, &["cats"]);
@@ -124,7 +124,7 @@ fn a_redis_connection_that_is_cut_again_and_again_makes_no_storm_of_gaps() {
         redis.cut_subscribers();
         thread::sleep(Duration::from_millis(20));
     }
-    eventually("it is subscribed to again", || (redis.publish("cats", "back") == 1).then_some(()));
+    eventually("it is subscribed to again", || (redis.publish("cats", "again") == 1).then_some(()));
     let mut gaps = 0;
     while stream.event().gap().is_some() {
         gaps += 1;
@@ -133,14 +133,16 @@ fn a_redis_connection_that_is_cut_again_and_again_makes_no_storm_of_gaps() {
 }
 
 #[test]
-fn a_redis_user_without_ping_is_named_and_makes_no_gaps() {
+fn a_redis_user_without_ping_permission_is_reported_and_costs_one_gap() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     set_user(&redis, &["&*", "-ping"]);
     let mut daemon = Daemon::start_unready(&folder, &table_of_user(&redis));
     let mut stream = open(&daemon, &["cats"]);
-    eventually("it says what is missing", || daemon.admin_get("/readyz").text().contains("+ping").then_some(()));
+    eventually("it names the missing permission", || {
+        daemon.admin_get("/readyz").text().contains("+ping").then_some(())
+    });
     set_user(&redis, &["&*"]);
     daemon.wait_until_ready();
     assert_eq!(stream.gap(), source_gap(&["cats"]));
@@ -154,7 +156,7 @@ fn publishes_to_a_redis_that_hangs_fail_within_three_seconds_each() {
     let (_folder, mut redis, daemon) = start("");
     daemon.publish("cats", "works");
     redis.child().signal(Signal::SIGSTOP);
-    for round in ["on the connection that was there", "while a new one is made"] {
+    for round in ["on the existing connection", "while a new connection is made"] {
         let publishes: Vec<_> = (0..8)
             .map(|_| {
                 thread::sleep(Duration::from_millis(100));
@@ -184,7 +186,7 @@ fn a_replica_that_has_lost_its_primary_counts_as_disconnected() {
     needs!("redis-server");
     let (_folder, redis, mut daemon) = start("");
     let mut stream = open(&daemon, &["cats"]);
-    // Nobody listens on port 1 of the loopback.
+    // No process listens on port 1 of the loopback interface.
     let _: () = redis.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1));
     let said = wait_until_not_ready(&daemon);
     assert!(said.contains("replica"), "{said}");
@@ -193,12 +195,12 @@ fn a_replica_that_has_lost_its_primary_counts_as_disconnected() {
     let _: () = redis.query(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));
     daemon.wait_until_ready();
     assert_eq!(stream.gap(), source_gap(&["cats"]));
-    daemon.publish("cats", "taken");
-    assert_eq!(stream.texts(1), ["taken"]);
+    daemon.publish("cats", "accepted");
+    assert_eq!(stream.texts(1), ["accepted"]);
 }
 
 #[test]
-fn a_demoted_primary_costs_a_gap_even_if_its_link_is_up() {
+fn a_demoted_primary_causes_a_gap_even_if_its_connection_stays() {
     needs!("redis-server");
     let (other_folder, (_folder, redis, mut daemon)) = (Folder::new(), start(""));
     let primary = RedisServer::start(&other_folder);
@@ -210,12 +212,12 @@ fn a_demoted_primary_costs_a_gap_even_if_its_link_is_up() {
         primary.publish("cats", "from the primary");
         stream.arrived().iter().any(|event| event.text() == "from the primary")
     };
-    eventually("what the primary has, its replica has", || reached(&mut stream).then_some(()));
+    eventually("the replica delivers what its primary publishes", || reached(&mut stream).then_some(()));
     refused(daemon.post_form(&[("channel", "cats"), ("message", "m")]), 503);
 }
 
 #[test]
-fn a_message_of_redis_that_is_far_too_long_is_dropped_with_a_gap() {
+fn a_redis_message_that_is_too_long_is_dropped_with_a_gap() {
     needs!("redis-server");
     let (_folder, redis, daemon) = start("[publish]\nmax_message = \"1KiB\"\n");
     let mut stream = open(&daemon, &["cats", "dogs"]);
@@ -230,7 +232,7 @@ fn a_message_of_redis_that_is_far_too_long_is_dropped_with_a_gap() {
 }
 
 #[test]
-fn a_stopped_node_gives_no_ids_that_hide_events_from_its_clients_at_another_node() {
+fn ids_of_a_stopped_node_hide_no_events_at_another_node() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -242,7 +244,7 @@ fn a_stopped_node_gives_no_ids_that_hide_events_from_its_clients_at_another_node
         redis.publish("cats", text);
     }
     assert_eq!(witness.texts(3), ["1", "2", "3"]);
-    thread::sleep(Duration::from_secs(5)); // Longer than history.skew: that is what is tested.
+    thread::sleep(Duration::from_secs(5)); // Longer than history.skew.
     lagging.child().signal(Signal::SIGCONT);
     let first = eventually("the first event", || Some(stream.event()).filter(|event| event.gap().is_none()));
     assert_eq!(first.text(), "1");
@@ -250,7 +252,7 @@ fn a_stopped_node_gives_no_ids_that_hide_events_from_its_clients_at_another_node
     redis.publish("cats", "last");
     let mut texts = Vec::new();
     while texts.last().is_none_or(|text| text != "last") {
-        // The other node may be too young to know that nothing was lost: then it says so.
+        // If the other node has started too recently to have all events, it sends a gap event first.
         texts.extend(Some(moved.event()).filter(|event| event.gap().is_none()).map(|event| event.text()));
     }
     assert!(texts.ends_with(&["2", "3", "last"].map(str::to_owned)), "{texts:?}");
