@@ -22,7 +22,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::daemon::{ExitGuards, ThreadExitGuard};
+use super::exit_guard::{ExitGuard, ExitGuards};
 use crate::{
     admin::{Admin, Ending},
     client_limit::ClientLimit,
@@ -226,7 +226,7 @@ async fn pause_after(error: &io::Error) {
 }
 
 /// Handles the end of an accept loop: it was stopped, or its socket is lost.
-fn finish(mut exit_guard: ThreadExitGuard, ended: io::Result<()>) {
+fn finish(mut exit_guard: ExitGuard, ended: io::Result<()>) {
     match ended {
         Ok(()) => exit_guard.disarm(),
         Err(error) => exit_guard.note(&error),

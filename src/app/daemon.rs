@@ -1,22 +1,17 @@
 //! The sources, the dispatcher and the shards: made, wired, started, drained and stopped.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-    time::Duration,
-};
+use std::{io, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, bail};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{oneshot, watch},
     time::timeout,
 };
 
-use super::upgrade::sender::until;
+use super::{exit_guard::ExitGuards, sources::Sources, upgrade::sender::until};
 use crate::{
     admin::{Admin, Bodies, Reloads},
-    broker::{Dispatcher, Embedded, Interest, Outlet, Publisher},
+    broker::{Checkpoint, Dispatcher, Embedded, Outlet, Publisher, SourceId},
     client_limit::ClientLimit,
     clock::unix_micros,
     config::Config,
@@ -27,17 +22,10 @@ use crate::{
     public,
     shard::{self, Op, Parts, Queue},
     snapshot::Transfer,
-    source::{RedisConfig, RedisPubSub, RedisPublisher, Sink, Source},
 };
 
 /// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
 const SOURCES_AT_START: Duration = Duration::from_secs(3);
-
-/// Where the first thread to end says why.
-type Ending = Arc<Mutex<Option<oneshot::Sender<String>>>>;
-
-/// A source that has not been started, and what will be asked of it.
-type Waiting = (Box<dyn Source>, mpsc::UnboundedReceiver<Interest>);
 
 /// The shards and sources under way.
 pub(super) struct Daemon {
@@ -47,10 +35,10 @@ pub(super) struct Daemon {
     pub(super) publisher: Arc<dyn Publisher>,
     /// Why a thread has ended that should not have.
     pub(super) ended: oneshot::Receiver<String>,
-    ending: Ending,
+    exit_guards: ExitGuards,
     pub(super) metrics: Arc<Metrics>,
     pub(super) client_limit: Arc<ClientLimit>,
-    waiting: Vec<Waiting>,
+    pub(super) sources: Sources,
     threads: Vec<thread::JoinHandle<()>>,
     /// Whether the shards may begin.
     gate: watch::Sender<bool>,
@@ -64,61 +52,39 @@ impl Daemon {
         let metrics = Arc::new(Metrics::default());
         let sequencer = Sequencer::new(NodeId::for_instance(&instance(config)), unix_micros());
         let queues: Vec<Arc<Queue>> = (0..config.process.workers.get()).map(|_| Arc::default()).collect();
-        let table = config.sources.get::<RedisConfig>();
-        let redis =
-            table.map(|redis| RedisPubSub::new(redis, config.publish.max_message)).transpose().context("redis.url")?;
-        let health = redis.as_ref().map(RedisPubSub::health);
-        let sources: Vec<Box<dyn Source>> = redis.into_iter().map(|redis| Box::new(redis) as Box<dyn Source>).collect();
-        let (demands, wanted): (Vec<_>, Vec<_>) = sources.iter().map(|_| mpsc::unbounded_channel()).unzip();
+        let (mut sources, asked) = Sources::new(config)?;
         let outlets = queues.iter().map(|queue| Arc::clone(queue) as Arc<dyn Outlet>).collect();
-        let specs = sources.iter().map(|source| source.spec()).zip(demands).collect();
-        let (metrics_of_it, skew) = (Arc::clone(&metrics), config.history.skew);
-        let dispatcher = Arc::new(Dispatcher::new(sequencer, outlets, specs, metrics_of_it, skew));
-        let publisher: Arc<dyn Publisher> = match table.zip(health) {
-            Some((redis, health)) => {
-                Arc::new(RedisPublisher::new(redis, Arc::clone(&dispatcher), health).context("redis.url")?)
-            }
-            None => Arc::new(Embedded(Arc::clone(&dispatcher))),
-        };
-        let (ending, ended) = oneshot::channel();
+        let dispatcher =
+            Arc::new(Dispatcher::new(sequencer, outlets, asked, Arc::clone(&metrics), config.history.skew));
+        sources.make_publishers(&dispatcher);
+        let publisher = sources.publisher().unwrap_or_else(|| Arc::new(Embedded(Arc::clone(&dispatcher))));
+        let (exit_guards, ended) = ExitGuards::new();
         Ok(Self {
             dispatcher,
             queues,
             publisher,
             ended,
-            ending: Arc::new(Mutex::new(Some(ending))),
+            exit_guards,
             metrics,
             client_limit: ClientLimit::new(
                 config.stream.max_clients,
                 limits::max_connections(config.process.workers.get()),
             ),
-            waiting: sources.into_iter().zip(wanted).collect(),
+            sources,
             threads: Vec::new(),
             gate: watch::channel(false).0,
             running: watch::channel(()).0,
         })
     }
 
-    /// Starts the sources, each on a thread of its own, where it may block while the shards are busy.
+    /// Starts the sources. Durable ones wait for [`Daemon::resume_sources`].
     pub(super) fn start_sources(&mut self) -> io::Result<()> {
-        for (number, (source, demands)) in self.waiting.drain(..).enumerate() {
-            let sink = Sink::new(number, Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
-            let mut running = self.running.subscribe();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let ending = Arc::clone(&self.ending);
-            let name = format!("source-{}", source.spec().id);
-            thread::Builder::new().name(name.clone()).spawn(move || {
-                let mut guard = ThreadExitGuard { ending, why: format!("{name} panicked") };
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = source.run(sink, demands) => {}
-                        _ = running.changed() => {}
-                    }
-                });
-                guard.why.clear();
-            })?;
-        }
-        Ok(())
+        self.sources.start(&self.dispatcher, &self.metrics, &self.running, &self.exit_guards)
+    }
+
+    /// Begins the durable sources, each at its checkpoint if there is one. It can't fail.
+    pub(super) fn resume_sources(&mut self, checkpoints: &[(SourceId, Checkpoint)]) {
+        self.sources.resume(checkpoints);
     }
 
     /// Makes the shards, which begin at `cursor`, each with what it inherits, on a thread of its own. They wait for
@@ -143,10 +109,11 @@ impl Daemon {
                 inherited,
             };
             let (metrics, client_limit) = (Arc::clone(&self.metrics), Arc::clone(&self.client_limit));
-            let (ending, mut running) = (Arc::clone(&self.ending), self.running.subscribe());
+            let mut running = self.running.subscribe();
             let mut gate = self.gate.subscribe();
             let name = format!("shard-{number}");
             let (made, is_made) = oneshot::channel();
+            let mut guard = self.exit_guards.guard(&name);
             let thread = thread::Builder::new().name(name.clone()).spawn(move || {
                 let serve = public::service(Arc::clone(&parts.config), metrics, client_limit);
                 let stopped = async {
@@ -154,10 +121,9 @@ impl Daemon {
                     let _ = running.changed().await;
                 };
                 let gate = async { gate.wait_for(|open| *open).await.is_ok() };
-                let mut guard = ThreadExitGuard { ending, why: format!("{name} panicked") };
                 match shard::run(parts, &serve, made, gate, stopped) {
-                    Ok(()) => guard.why.clear(),
-                    Err(error) => guard.why = format!("{name}: {error}"),
+                    Ok(()) => guard.disarm(),
+                    Err(error) => guard.note(&error),
                 }
             });
             self.threads.push(thread.with_context(|| format!("shard-{number} can't be started"))?);
@@ -230,7 +196,7 @@ impl Daemon {
 
     /// Guards for what must not end, beside the threads.
     pub(super) fn exit_guards(&self) -> ExitGuards {
-        ExitGuards(Arc::clone(&self.ending))
+        self.exit_guards.clone()
     }
 
     /// Ends the shards' threads.
@@ -248,50 +214,6 @@ impl Daemon {
         });
         if timeout(Duration::from_secs(2), joined).await.is_err() {
             tracing::warn!("a shard's thread does not end; the process ends without it");
-        }
-    }
-}
-
-/// Reports the end of a thread to the daemon, also where it panics: without one of its threads the daemon serves nobody.
-pub(super) struct ThreadExitGuard {
-    ending: Ending,
-    /// Empty where it has ended as it should.
-    why: String,
-}
-
-impl ThreadExitGuard {
-    /// Notes that it is right to end from now on.
-    pub(super) fn disarm(&mut self) {
-        self.why.clear();
-    }
-
-    /// Notes the reason for an end that is not right.
-    pub(super) fn note(&mut self, error: &io::Error) {
-        use std::fmt::Write as _;
-        // Writing into a String can't fail.
-        let _ = write!(self.why, ": {error}");
-    }
-}
-
-/// Makes guards for what must not end while the daemon serves.
-#[derive(Clone)]
-pub(super) struct ExitGuards(Ending);
-
-impl ExitGuards {
-    /// A guard to be held for as long as something must not end; `name` is for the log.
-    pub(super) fn guard(&self, name: &str) -> ThreadExitGuard {
-        ThreadExitGuard { ending: Arc::clone(&self.0), why: format!("{name} has ended") }
-    }
-}
-
-impl Drop for ThreadExitGuard {
-    fn drop(&mut self) {
-        if self.why.is_empty() {
-            return;
-        }
-        if let Some(ending) = self.ending.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // The daemon may be stopping for another reason.
-            let _ = ending.send(std::mem::take(&mut self.why));
         }
     }
 }

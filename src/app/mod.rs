@@ -5,6 +5,8 @@ mod serving;
 mod manager;
 mod upgrade;
 mod daemon;
+mod sources;
+mod exit_guard;
 mod accept;
 
 use std::{future::Future, pin::Pin, sync::Arc};

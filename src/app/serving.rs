@@ -40,7 +40,6 @@ use crate::{
         sockets::Sockets,
         supervisor,
     },
-    source::RedisConfig,
 };
 
 /// Longest wait for a client that has asked for a reload to take its answer.
@@ -106,7 +105,7 @@ pub(super) async fn serve(
         version = env!("CARGO_PKG_VERSION"),
         public = %public.address(),
         admin = %admin.address(),
-        redis = serving.config.sources.get::<RedisConfig>().map(|redis| tracing::field::display(redis.address())),
+        sources = serving.daemon.sources.addresses().map(tracing::field::display),
         files,
         workers,
         node = %dispatcher.cursor().node,
@@ -202,6 +201,7 @@ impl Serving {
                 let cursor = daemon.dispatcher.cursor();
                 daemon.make_shards(&config, cursor, (0..config.process.workers.get()).map(|_| None).collect()).await?;
                 daemon.start_sources()?;
+                daemon.resume_sources(&[]);
                 daemon.open_gate();
                 daemon
             }

@@ -4,7 +4,7 @@
 //! the successor what follows it. From the marker on the predecessor keeps what comes (it goes on if the upgrade fails), and
 //! until the marker the successor discards. Gaps are kept and discarded as messages are, so that they stay in their place.
 
-use super::subscriptions::weight;
+use super::{spec::Checkpoint, subscriptions::weight};
 use crate::{event::Message, name::ChannelName};
 
 /// Most bytes of one source's messages that are kept during an upgrade. What exceeds them is dropped, and a gap takes its place.
@@ -23,6 +23,8 @@ pub(super) enum Item {
     Dropped(Vec<ChannelName>),
     /// Messages of any channel were dropped here.
     Overflow,
+    /// A durable source has read so far: what comes before this is all that it has given up to there.
+    Checkpoint(Checkpoint),
 }
 
 /// Whether a source delivers the marker's channel.
@@ -67,6 +69,7 @@ impl Kept {
         self.bytes += match &item {
             Item::Message(message) => weight(message),
             Item::Gap(names) | Item::Dropped(names) => names.iter().map(|name| name.as_str().len() + 16).sum(),
+            Item::Checkpoint(Checkpoint(bytes)) => bytes.len() + 16,
             Item::Loss | Item::Overflow => 0,
         };
         self.items.push(if self.bytes > KEPT_BYTES { Item::Overflow } else { item });

@@ -16,7 +16,7 @@ use super::{
     cutover::{Item, Role},
     outlet::{Delivery, Outlet},
     receipt::Receipt,
-    spec::{Delivers, Interested, Spec},
+    spec::{Checkpoint, Delivers, Interested, Spec},
     stamp::{Stamps, Step},
     subscriptions::{Action, Admission, Generation, Interest, SourceId, Subscriptions},
 };
@@ -52,6 +52,8 @@ pub(super) struct SourceState {
     pub(super) trouble: Option<Arc<str>>,
     /// The last position before it was disconnected the last time: a gap begins there.
     pub(super) lost_after: Position,
+    /// How far a durable source has read: the shards have all its messages up to there, and none later.
+    pub(super) checkpoint: Option<Checkpoint>,
 }
 
 pub(super) struct State {
@@ -103,7 +105,14 @@ impl Dispatcher {
         let subscriptions = Subscriptions::new(sources.iter().map(|(spec, _)| spec.interest == Interested::OnDemand));
         let stamps = Stamps::new(sources.len(), skew, unix_micros(), 0);
         let lost_after = sequencer.last();
-        let source = |(spec, interest)| SourceState { spec, role: Role::Serving, interest, trouble: None, lost_after };
+        let source = |(spec, interest)| SourceState {
+            spec,
+            role: Role::Serving,
+            interest,
+            trouble: None,
+            lost_after,
+            checkpoint: None,
+        };
         let sources = sources.into_iter().map(source).collect();
         let state = State {
             sequencer,
@@ -118,8 +127,14 @@ impl Dispatcher {
         Self { state: Mutex::new(state), outlets, metrics, began: Instant::now(), role_changed: Notify::new() }
     }
 
-    /// Publishes messages of a source as events, in order, all in one turn of the lock.
-    pub fn publish(&self, source: SourceId, messages: impl IntoIterator<Item = Message>) -> Accepted {
+    /// Publishes messages of a source as events, in order, all in one turn of the lock. `checkpoint`: how far a durable source
+    /// has read with them.
+    pub fn publish(
+        &self,
+        source: SourceId,
+        messages: impl IntoIterator<Item = Message>,
+        checkpoint: Option<Checkpoint>,
+    ) -> Accepted {
         let state = &mut *self.lock();
         let mut accepted = Accepted::default();
         // Only the marker changes this, and then each message is routed by itself already.
@@ -144,6 +159,9 @@ impl Dispatcher {
         }
         if !ready.is_empty() {
             self.forward(state, &ready, None);
+        }
+        if let Some(checkpoint) = checkpoint {
+            self.route(state, source, Item::Checkpoint(checkpoint));
         }
         accepted
     }
@@ -178,6 +196,7 @@ impl Dispatcher {
             Item::Loss => state.sources[source].lost_after = last,
             Item::Gap(names) => self.push_gap(state, names, state.sources[source].lost_after),
             Item::Dropped(names) => self.push_gap(state, names, last),
+            Item::Checkpoint(checkpoint) => state.sources[source].checkpoint = Some(checkpoint),
             Item::Overflow => self.push_gap(state, state.subscriptions.names().cloned().collect(), last),
         }
     }

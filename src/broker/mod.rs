@@ -18,7 +18,7 @@ pub use self::{
     outlet::{Delivery, Outlet, ShardQuery},
     publish::{Embedded, PublishError, Published, Publisher, Publishing},
     receipt::Receipt,
-    spec::{Delivers, Interested, Spec},
+    spec::{Checkpoint, Delivers, Interested, Spec},
     subscriptions::{Generation, Interest, SourceId},
 };
 

@@ -1,4 +1,6 @@
-//! What a source says of itself before it runs. Plain data.
+//! What a source says of itself before it runs, and how far it has read. Plain data.
+
+use bytes::Bytes;
 
 /// What the broker has to know of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,3 +31,7 @@ pub enum Interested {
     /// All.
     All,
 }
+
+/// How far a durable source has read, in its own words: what it is given at its start to continue there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint(pub Bytes);

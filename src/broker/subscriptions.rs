@@ -361,9 +361,17 @@ impl Subscriptions {
         self.sources.iter().all(|source| source.connection != Connection::Unknown)
     }
 
-    /// Whether no source has an answer to give.
-    pub(super) fn is_answered(&self) -> bool {
-        self.channels.values().all(|channel| channel.pending == 0)
+    /// Whether each of these sources has said that it is connected, or disconnected, and has no answer to give.
+    pub(super) fn is_answered(&self, among: Bits) -> bool {
+        self.bits(|source| source.connection == Connection::Unknown) & among == 0
+            && self.channels.values().all(|channel| channel.pending & among == 0)
+    }
+
+    /// A durable source continues at its checkpoint: it delivers all open channels without a gap.
+    pub(super) fn resumed(&mut self, source: SourceId) {
+        for channel in self.channels.values_mut().filter(|channel| channel.open) {
+            channel.pending &= !(1 << source);
+        }
     }
 
     /// Whether a source has an answer to give about the channel; `None` if nobody is subscribed to it.

@@ -100,12 +100,19 @@ struct Bench {
 
 impl Bench {
     fn new(sources: usize) -> Self {
+        let mut bench = Self::of(&vec![REDIS; sources]);
+        (0..sources).for_each(|source| bench.reconnect(source));
+        bench
+    }
+
+    /// Sources that have not been connected.
+    fn of(specs: &[Spec]) -> Self {
         let recorder = Arc::new(Recorder::default());
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..sources).map(|_| unbounded_channel()).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) = specs.iter().map(|_| unbounded_channel()).unzip();
         let dispatcher = Dispatcher::new(
             Sequencer::new(NodeId::random(), 1),
             vec![Arc::clone(&recorder) as Arc<dyn Outlet>],
-            senders.into_iter().map(|sender| (REDIS, sender)).collect(),
+            specs.iter().copied().zip(senders).collect(),
             Arc::new(Metrics::default()),
             Duration::from_secs(2),
         );
@@ -117,9 +124,7 @@ impl Bench {
             connected: false,
             published: HashMap::new(),
         };
-        let mut bench = Self { recorder, dispatcher, fakes: receivers.into_iter().enumerate().map(fake).collect() };
-        (0..sources).for_each(|source| bench.reconnect(source));
-        bench
+        Self { recorder, dispatcher, fakes: receivers.into_iter().enumerate().map(fake).collect() }
     }
 
     fn words(&self) -> Vec<String> {
@@ -184,7 +189,7 @@ impl Bench {
         let number = fake.published.entry(channel).or_default();
         *number += 1;
         if fake.connected && fake.wanted.contains_key(&name(channel)) {
-            self.dispatcher.publish(source, [message(channel, &format!("{source}:{number}"))]);
+            self.dispatcher.publish(source, [message(channel, &format!("{source}:{number}"))], None);
         }
     }
 }
@@ -351,4 +356,5 @@ fn a_channel_is_refused_only_if_every_source_refuses_it() {
     assert_eq!(bench.words()[2..], ["refused b"]);
 }
 
+mod durable;
 mod upgrade;

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use super::{
     cutover::{Item, Marker},
     dispatcher::{Dispatcher, State},
-    spec::Delivers,
-    subscriptions::Interest,
+    spec::{Checkpoint, Delivers},
+    subscriptions::{Interest, SourceId},
 };
 use crate::{hub::Sequencer, name::ChannelName};
 
@@ -77,12 +77,13 @@ impl Dispatcher {
         self.lock().sources.iter().any(|source| source.role.is_broken())
     }
 
-    /// Whether all that was asked for, the marker included, is answered by every source.
+    /// Whether all that was asked for, the marker included, is answered by every source that delivers by fan-out. Durable
+    /// sources are started later, with their checkpoints.
     #[must_use]
     pub fn is_subscribed(&self) -> bool {
         let state = self.lock();
         let marker = state.sources.iter().all(|source| source.role.marker() != Marker::Asked);
-        marker && state.subscriptions.is_settled() && state.subscriptions.is_answered()
+        marker && state.subscriptions.is_answered(fanout_bits(&state))
     }
 
     /// Successor: all that was asked for is confirmed, so that only what is lost from now on must be reported.
@@ -107,6 +108,12 @@ impl Dispatcher {
         let mut state = self.lock();
         self.drop_marker(&mut state);
         self.finish(&mut state);
+    }
+
+    /// How far a durable source has read, if it has said so.
+    #[must_use]
+    pub fn checkpoint(&self, source: SourceId) -> Option<Checkpoint> {
+        self.lock().sources[source].checkpoint.clone()
     }
 
     /// Channels that the sources were asked for.
@@ -138,13 +145,26 @@ impl Dispatcher {
     }
 
     /// Successor: goes on from the predecessor's last position, and forwards what was kept. `open` are the channels that the
-    /// shards have. If not `exact`, clients get a gap event. Returns whether it was exact.
-    pub fn begin(&self, sequencer: Sequencer, open: &[ChannelName], exact: bool) -> bool {
+    /// shards have. `checkpoints`: those of the durable sources that continue where the predecessor's have stopped. If not
+    /// `exact`, clients get a gap event. Returns whether it was exact.
+    pub fn begin(
+        &self,
+        sequencer: Sequencer,
+        open: &[ChannelName],
+        exact: bool,
+        checkpoints: impl IntoIterator<Item = (SourceId, Checkpoint)>,
+    ) -> bool {
         let state = &mut *self.lock();
         let exact = exact && !state.sources.iter().any(|source| source.role.is_broken());
         state.sequencer = sequencer;
         // The predecessor may have been ahead of the clock.
         self.stamp(state);
+        let mut resumed = Vec::new();
+        for (source, checkpoint) in checkpoints {
+            state.sources[source].checkpoint = Some(checkpoint);
+            state.subscriptions.resumed(source);
+            resumed.push(source);
+        }
         // What the predecessor has released meanwhile, no shard has; a shard that needs it asks again.
         let kept: HashSet<&ChannelName> = open.iter().collect();
         let released: Vec<ChannelName> =
@@ -166,6 +186,9 @@ impl Dispatcher {
                 }
             }
         });
+        for source in resumed {
+            state.subscriptions.resumed(source); // Of what was subscribed to just now as well.
+        }
         let was_exact = inexact.is_empty();
         self.drop_marker(state);
         state.receiving = false;
@@ -196,6 +219,12 @@ impl Dispatcher {
         state.held = false;
         self.role_changed.notify_waiters();
     }
+}
+
+/// A bit for each source whose messages a marker divides.
+fn fanout_bits(state: &State) -> u64 {
+    let sources = state.sources.iter().enumerate();
+    sources.fold(0, |bits, (id, source)| bits | (u64::from(source.spec.delivers == Delivers::Fanout) << id))
 }
 
 /// The sources whose messages a marker divides.

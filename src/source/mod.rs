@@ -8,10 +8,11 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use self::redis_pubsub::{RedisConfig, RedisPubSub, RedisPublisher};
+pub use self::redis_pubsub::RedisConfig;
+use self::redis_pubsub::RedisPubSub;
 use crate::{
-    broker::{Accepted, Dispatcher, Generation, Interest, SourceId, Spec},
-    config::SourceTable,
+    broker::{Accepted, Checkpoint, Dispatcher, Generation, Interest, Publisher, SourceId, Spec},
+    config::{Config, SourceTable},
     event::Message,
     log_rate::LogRate,
     metrics::Metrics,
@@ -21,6 +22,29 @@ use crate::{
 /// The configuration table of each source.
 pub const TABLES: &[SourceTable] = &[SourceTable::of::<RedisConfig>()];
 
+/// A source that can't be made of its table.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {why}")]
+pub struct SourceError {
+    /// The configuration key.
+    key: &'static str,
+    /// What is wrong with it.
+    why: String,
+}
+
+/// The sources whose tables were given, in the order of [`TABLES`].
+///
+/// # Errors
+/// A table says something that its own checks have not found.
+pub fn configured(config: &Config) -> Result<Vec<Box<dyn Source>>, SourceError> {
+    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    if let Some(redis) = config.sources.get::<RedisConfig>() {
+        let source = RedisPubSub::new(redis, config.publish.max_message);
+        sources.push(Box::new(source.map_err(|error| SourceError { key: "redis.url", why: error.to_string() })?));
+    }
+    Ok(sources)
+}
+
 /// A source under way.
 pub type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -29,9 +53,37 @@ pub trait Source: Send + 'static {
     /// Its name, and how it delivers.
     fn spec(&self) -> Spec;
 
+    /// Where it has its messages from. Two processes whose sources have the same origin read the same messages. It may hold a
+    /// password.
+    fn origin(&self) -> String;
+
+    /// Its server, for the log: without a password.
+    fn address(&self) -> String;
+
+    /// How messages are published through it, so that every node gets them; `None` if it only delivers. A source that delivers by
+    /// fan-out needs this for an upgrade without a gap: the marker is published so.
+    fn publisher(&self, dispatcher: &Arc<Dispatcher>) -> Option<Arc<dyn Publisher>>;
+
     /// Runs until the process ends, through whatever disconnects: `interest` says which channels to deliver, `sink` takes what
     /// arrives. It must call [`Sink::reconnected`] or [`Sink::disconnected`] soon after its start, since clients wait for it.
-    fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>) -> Running;
+    /// `resume`: where a durable source continues; without it, it begins with what is published from now on.
+    fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>, resume: Option<Checkpoint>) -> Running;
+}
+
+/// Messages that a source publishes together.
+pub struct Batch<M> {
+    /// The messages, in order.
+    pub messages: M,
+    /// How far a durable source has read with them. Every durable source says so at its start as well, with no messages: without
+    /// a checkpoint an upgrade gives clients a gap event.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+impl<M: IntoIterator<Item = Message>> Batch<M> {
+    /// Messages of a source that delivers by fan-out, which has no checkpoints.
+    pub fn of(messages: M) -> Self {
+        Self { messages, checkpoint: None }
+    }
 }
 
 /// Where a source puts what it has.
@@ -49,11 +101,11 @@ impl Sink {
         Self { source, dispatcher, metrics }
     }
 
-    /// Publishes messages, in order; what has arrived together is best published together. It blocks while the shards can't
-    /// keep up: a source has a thread of its own, and what it doesn't read waits where it comes from.
-    pub fn publish(&self, messages: impl IntoIterator<Item = Message>) -> Accepted {
+    /// Publishes messages, in order. What has arrived together is best published together. It blocks while the shards can't
+    /// keep up: a source has a thread of its own, and what it doesn't read waits at its server.
+    pub fn publish(&self, batch: Batch<impl IntoIterator<Item = Message>>) -> Accepted {
         self.dispatcher.wait_for_room();
-        self.dispatcher.publish(self.source, messages)
+        self.dispatcher.publish(self.source, batch.messages, batch.checkpoint)
     }
 
     /// Of this channel a message was lost, after all that was published: its clients get a gap event.

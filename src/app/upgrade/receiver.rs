@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::{
     phase::{Phase, Side},
-    sender::{sources, until},
+    sender::until,
 };
 use crate::{
     app::daemon::Daemon,
@@ -160,7 +160,8 @@ impl TakingOver {
         self.subscribe(&dispatcher).await?;
         let (snapshot, mut fds) = self.receive_snapshot().await?;
         let Snapshot { node, sources: before, shards, admin } = snapshot;
-        let exact = node.exact && before == sources(config) && self.is_divided(&dispatcher).await?;
+        let (checkpoints, continued) = daemon.sources.compare(&before);
+        let exact = node.exact && continued && self.is_divided(&dispatcher).await?;
         let cursor = Cursor { node: node.name.parse()?, position: Position(node.position) };
         let open = shards.open_channels().map(ChannelName::new).collect::<Result<Vec<_>, _>>()?;
         let admin_fds = fds.split_off(shards.descriptors());
@@ -172,10 +173,11 @@ impl TakingOver {
         let (message, _) = self.recv().await?;
         ensure!(message == Message::Go, "the predecessor sent {message:?}");
         // Before the receipt, after which whatever is published must arrive; and before the shards, which may ask for channels.
-        if !dispatcher.begin(Sequencer::after(cursor), &open, exact) {
+        if !dispatcher.begin(Sequencer::after(cursor), &open, exact, checkpoints.iter().cloned()) {
             tracing::warn!("events published during the upgrade may be missing: clients get a gap event");
         }
         self.confirm().await?;
+        daemon.resume_sources(&checkpoints);
         daemon.open_gate();
         Ok((daemon, admin))
     }

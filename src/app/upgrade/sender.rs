@@ -22,7 +22,6 @@ use tokio::{
 use super::phase::{Phase, Side};
 use crate::{
     app::{Serving, Shutdown},
-    config::Config,
     cursor::Cursor,
     event,
     name::ChannelName,
@@ -30,8 +29,7 @@ use crate::{
         AsyncControlChannel, ControlError, FDS_PER_MESSAGE, Message, Successor, VERSION, memfd, program,
     },
     shard::Op,
-    snapshot::{NodeState, Snapshot, SourceState, Transfer},
-    source::RedisConfig,
+    snapshot::{NodeState, Snapshot, Transfer},
 };
 
 /// Longest time in which clients wait: from the first connection that isn't accepted to the receipt.
@@ -40,17 +38,6 @@ const STANDSTILL: Duration = Duration::from_secs(25);
 const STEP: Duration = Duration::from_secs(5);
 /// How long a process that has closed its end may take to be gone.
 const EXIT_TIME: Duration = Duration::from_millis(500);
-
-/// Where a configuration has its events from.
-pub(in crate::app) fn sources(config: &Config) -> Vec<SourceState> {
-    let redis = config.sources.get::<RedisConfig>();
-    let state = |redis: &RedisConfig| SourceState {
-        id: "redis".to_owned(),
-        origin: format!("{} {}", redis.url, redis.prefix),
-        checkpoint: None,
-    };
-    redis.map(state).into_iter().collect()
-}
 
 /// How to start a new process: the program as it was found at start, and the arguments of this one.
 #[derive(Debug, Clone)]
@@ -274,7 +261,8 @@ async fn prepare(serving: &Serving, session: &mut SuccessorSession) -> anyhow::R
     // What a source misses while it is disconnected leads to a gap in any case.
     let connected = dispatcher.disconnected_sources().is_empty();
     let mut exact = connected;
-    let mut marker = (has_sources && connected).then(marker_name).transpose()?;
+    let has_fanout = serving.daemon.sources.fanout_publishers().next().is_some();
+    let mut marker = (has_fanout && connected).then(marker_name).transpose()?;
     if let Some(name) = &marker {
         dispatcher.set_marker(name);
         until(STEP, || dispatcher.marker_is_answered()).await.context("the marker's channel can't be subscribed to")?;
@@ -311,13 +299,9 @@ async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutove
     session.send(subscribe, &[names.as_raw_fd()]).await?;
     session.answer().await?;
     if let Some(marker) = &marker {
-        let message = event::Message { channel: marker.clone(), event: None, data: Bytes::new() };
-        match serving.daemon.publisher.publish(vec![message]).await {
-            Ok(_) => timeout(STEP, dispatcher.buffering()).await.context("the marker did not come back")?,
-            Err(error) => {
-                tracing::warn!(%error, "the marker can't be published: clients will get a gap event");
-                exact = false;
-            }
+        exact &= publish_marker(serving, marker).await;
+        if exact {
+            timeout(STEP, dispatcher.buffering()).await.context("the marker did not come back")?;
         }
     }
     dispatcher.buffer();
@@ -327,7 +311,7 @@ async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutove
     borrowed_fds.extend(fds);
     let Cursor { node, position } = dispatcher.cursor();
     let node = NodeState { name: node.to_string(), position: position.0, exact };
-    let snapshot = Snapshot { node, sources: sources(&serving.config), shards: state, admin };
+    let snapshot = Snapshot { node, sources: serving.daemon.sources.states(&dispatcher), shards: state, admin };
     ensure!(borrowed_fds.len() == snapshot.descriptors(), "the snapshot does not fit its descriptors");
     let state = memfd(&snapshot.encode()?)?;
     drop(snapshot);
@@ -338,6 +322,23 @@ async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutove
     }
     session.answer().await?;
     Ok(Handed { clients, exact })
+}
+
+/// Publishes the marker through each source that delivers by fan-out. False if one can't: then nothing divides its messages.
+async fn publish_marker(serving: &Serving, marker: &ChannelName) -> bool {
+    let mut all = true;
+    for (source, publisher) in serving.daemon.sources.fanout_publishers() {
+        let message = event::Message { channel: marker.clone(), event: None, data: Bytes::new() };
+        let error = match publisher {
+            Some(publisher) => publisher.publish(vec![message]).await.err().map(|error| error.to_string()),
+            None => Some("it takes no publishes".to_owned()),
+        };
+        if let Some(error) = error {
+            tracing::warn!(source, error, "the marker can't be published: clients will get a gap event");
+            all = false;
+        }
+    }
+    all
 }
 
 /// Asks every shard, and waits for all answers.

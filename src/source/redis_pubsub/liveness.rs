@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// What the source knows of the server, for those who publish to it.
 #[derive(Debug, Default)]
-pub struct Health(AtomicU8);
+pub(super) struct Health(AtomicU8);
 
 /// The server's part in its replication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use self::{config::RedisConfig, liveness::Health, publish::RedisPublisher};
+pub use self::config::RedisConfig;
+use self::{liveness::Health, publish::RedisPublisher};
 use super::{Running, Sink, Source};
-use crate::broker::{Delivers, Interest, Interested, Spec};
+use crate::broker::{Checkpoint, Delivers, Dispatcher, Interest, Interested, Publisher, Spec};
 
 /// A message may be so many times longer than `publish.max_message`, as a list of messages on the admin socket may.
 const LONGEST: usize = 16;
@@ -23,6 +24,9 @@ const LONGEST: usize = 16;
 pub struct RedisPubSub {
     client: redis::Client,
     prefix: String,
+    origin: String,
+    /// The server, without a password.
+    address: String,
     /// Most bytes of a message's payload.
     longest: usize,
     health: Arc<Health>,
@@ -37,15 +41,11 @@ impl RedisPubSub {
         Ok(Self {
             client: wire::client(&config.url)?,
             prefix: config.prefix.clone(),
+            origin: format!("{} {}", config.url, config.prefix),
+            address: config.address(),
             longest: max_message.saturating_mul(LONGEST),
             health: Arc::default(),
         })
-    }
-
-    /// What the source knows of the server, for a [`RedisPublisher`].
-    #[must_use]
-    pub fn health(&self) -> Arc<Health> {
-        Arc::clone(&self.health)
     }
 }
 
@@ -54,7 +54,20 @@ impl Source for RedisPubSub {
         Spec { id: "redis", delivers: Delivers::Fanout, interest: Interested::OnDemand }
     }
 
-    fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>) -> Running {
+    fn origin(&self) -> String {
+        self.origin.clone()
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    fn publisher(&self, dispatcher: &Arc<Dispatcher>) -> Option<Arc<dyn Publisher>> {
+        let (client, prefix, health) = (self.client.clone(), self.prefix.clone(), Arc::clone(&self.health));
+        Some(Arc::new(RedisPublisher::new(client, prefix, Arc::clone(dispatcher), health)))
+    }
+
+    fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>, _: Option<Checkpoint>) -> Running {
         Box::pin(session::Session::new(*self, sink, interest).run())
     }
 }

@@ -8,10 +8,10 @@ use std::{
     },
 };
 
-use redis::{PushInfo, PushKind, RedisError, aio::MultiplexedConnection};
+use redis::{PushInfo, PushKind, aio::MultiplexedConnection};
 use tokio::{sync::watch, time::timeout};
 
-use super::{Health, RedisConfig, wire};
+use super::{Health, wire};
 use crate::{
     broker::{Dispatcher, PublishError, Published, Publisher, Publishing},
     event::Message,
@@ -39,7 +39,7 @@ enum Shared {
 }
 
 /// Publishes with PUBLISH, on a connection of its own: what subscribers are sent does not delay it.
-pub struct RedisPublisher {
+pub(super) struct RedisPublisher {
     client: redis::Client,
     prefix: String,
     dispatcher: Arc<Dispatcher>,
@@ -50,12 +50,8 @@ pub struct RedisPublisher {
 
 impl RedisPublisher {
     /// A publisher to a server. `health` is what the source knows of it.
-    ///
-    /// # Errors
-    /// The URL can't be read.
-    pub fn new(config: &RedisConfig, dispatcher: Arc<Dispatcher>, health: Arc<Health>) -> Result<Self, RedisError> {
-        let client = wire::client(&config.url)?;
-        Ok(Self { client, prefix: config.prefix.clone(), dispatcher, health, shared: Arc::default() })
+    pub(super) fn new(client: redis::Client, prefix: String, dispatcher: Arc<Dispatcher>, health: Arc<Health>) -> Self {
+        Self { client, prefix, dispatcher, health, shared: Arc::default() }
     }
 
     /// The connection, once it is there.

@@ -7,7 +7,11 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
 use super::{tap::Messages, wire};
-use crate::{event::Message, name::ChannelName, source::Sink};
+use crate::{
+    event::Message,
+    name::ChannelName,
+    source::{Batch, Sink},
+};
 
 /// Takes what Redis sends.
 #[derive(Clone)]
@@ -34,7 +38,7 @@ impl Receiver {
                 if let Some(name) = self.name(&channel)
                     && let Some(message) = self.message(name, payload.into())
                 {
-                    self.sink.publish(vec![message]);
+                    self.sink.publish(Batch::of([message]));
                 }
             }
             PushKind::Disconnection => self.gone.notify_one(),
@@ -53,20 +57,20 @@ impl Receiver {
 }
 
 /// The messages of one read.
-pub(super) struct Batch {
+pub(super) struct Gathered {
     receiver: Receiver,
     /// The last message's channel, as it is called in Redis and here: the next is often on the same.
     name: Option<(Vec<u8>, ChannelName)>,
     messages: Vec<Message>,
 }
 
-impl Batch {
+impl Gathered {
     pub(super) fn new(receiver: Receiver) -> Self {
         Self { receiver, name: None, messages: Vec::new() }
     }
 }
 
-impl Messages for Batch {
+impl Messages for Gathered {
     fn take(&mut self, channel: &[u8], payload: &[u8]) {
         if self.name.as_ref().is_none_or(|(in_redis, _)| in_redis != channel) {
             self.name = self.receiver.name(channel).map(|name| (channel.to_vec(), name));
@@ -86,7 +90,7 @@ impl Messages for Batch {
 
     fn flush(&mut self) {
         if !self.messages.is_empty() {
-            self.receiver.sink.publish(self.messages.drain(..));
+            self.receiver.sink.publish(Batch::of(self.messages.drain(..)));
         }
     }
 }

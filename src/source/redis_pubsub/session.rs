@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     RedisPubSub, liveness,
-    receive::{Batch, Receiver},
+    receive::{Gathered, Receiver},
     tap::Tap,
     wire,
 };
@@ -132,7 +132,7 @@ impl Session {
     async fn connect(&self) -> RedisResult<Connected> {
         let gone = Arc::new(Notify::new());
         let receiver = Receiver::new(self.sink.clone(), self.source.prefix.clone(), Arc::clone(&gone));
-        let batch = Batch::new(receiver.clone());
+        let gathered = Gathered::new(receiver.clone());
         let options = wire::options().set_push_sender(move |push| {
             receiver.receive(push);
             Ok::<(), ()>(())
@@ -144,11 +144,11 @@ impl Session {
                 ConnectionAddr::Tcp(host, port) => {
                     let stream = TcpStream::connect((host.as_str(), *port)).await?;
                     stream.set_nodelay(true)?;
-                    self.log_in(Tap::new(stream, batch, longest), options, &mut driver).await
+                    self.log_in(Tap::new(stream, gathered, longest), options, &mut driver).await
                 }
                 ConnectionAddr::Unix(path) => {
                     let stream = UnixStream::connect(path).await?;
-                    self.log_in(Tap::new(stream, batch, longest), options, &mut driver).await
+                    self.log_in(Tap::new(stream, gathered, longest), options, &mut driver).await
                 }
                 // What only the library can open, it reads as well.
                 _ => self.source.client.get_multiplexed_async_connection_with_config(&options).await,

@@ -1,0 +1,156 @@
+//! The sources that the configuration turns on: made, described for an upgrade, started. What they deliver is not seen here.
+
+use std::{io, sync::Arc, thread};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::exit_guard::ExitGuards;
+use crate::{
+    broker::{Checkpoint, Delivers, Dispatcher, Interest, Publisher, SourceId, Spec},
+    config::Config,
+    metrics::Metrics,
+    snapshot::SourceState,
+    source::{self, Sink, Source, SourceError},
+};
+
+/// A source that has not been started.
+struct Waiting {
+    source: Box<dyn Source>,
+    interest: mpsc::UnboundedReceiver<Interest>,
+}
+
+/// What is known of one source.
+struct Entry {
+    spec: Spec,
+    origin: String,
+    address: String,
+    waiting: Option<Waiting>,
+    /// Where a source that has been started is given its checkpoint; it begins then.
+    resume: Option<oneshot::Sender<Option<Checkpoint>>>,
+    publisher: Option<Arc<dyn Publisher>>,
+}
+
+/// The sources, in the order of their numbers.
+pub(super) struct Sources(Vec<Entry>);
+
+/// Where each source is asked for channels.
+type Asked = Vec<(Spec, mpsc::UnboundedSender<Interest>)>;
+
+impl Sources {
+    /// Makes the sources that the configuration turns on, and what the dispatcher needs of each.
+    pub(super) fn new(config: &Config) -> Result<(Self, Asked), SourceError> {
+        let (mut entries, mut asked) = (Vec::new(), Vec::new());
+        for source in source::configured(config)? {
+            let (sender, interest) = mpsc::unbounded_channel();
+            let spec = source.spec();
+            asked.push((spec, sender));
+            let (origin, address) = (source.origin(), source.address());
+            let waiting = Some(Waiting { source, interest });
+            entries.push(Entry { spec, origin, address, waiting, resume: None, publisher: None });
+        }
+        Ok((Self(entries), asked))
+    }
+
+    /// Makes the sources' publish routes.
+    pub(super) fn make_publishers(&mut self, dispatcher: &Arc<Dispatcher>) {
+        for entry in &mut self.0 {
+            entry.publisher = entry.waiting.as_ref().and_then(|waiting| waiting.source.publisher(dispatcher));
+        }
+    }
+
+    /// The route of what the admin socket is given: the first source that has one.
+    pub(super) fn publisher(&self) -> Option<Arc<dyn Publisher>> {
+        self.0.iter().find_map(|entry| entry.publisher.clone())
+    }
+
+    /// The routes of the sources that deliver by fan-out, each with the source's name; `None` where it has no route.
+    pub(super) fn fanout_publishers(&self) -> impl Iterator<Item = (&'static str, Option<Arc<dyn Publisher>>)> {
+        let fanout = self.0.iter().filter(|entry| entry.spec.delivers == Delivers::Fanout);
+        fanout.map(|entry| (entry.spec.id, entry.publisher.clone()))
+    }
+
+    /// Names and servers, for the log; `None` if there are no sources.
+    pub(super) fn addresses(&self) -> Option<String> {
+        let addresses: Vec<String> =
+            self.0.iter().map(|entry| format!("{}={}", entry.spec.id, entry.address)).collect();
+        (!addresses.is_empty()).then(|| addresses.join(" "))
+    }
+
+    /// What a successor needs to know of each source.
+    pub(super) fn states(&self, dispatcher: &Dispatcher) -> Vec<SourceState> {
+        let state = |(id, entry): (SourceId, &Entry)| SourceState {
+            id: entry.spec.id.to_owned(),
+            origin: entry.origin.clone(),
+            checkpoint: dispatcher.checkpoint(id).map(|Checkpoint(bytes)| bytes),
+        };
+        self.0.iter().enumerate().map(state).collect()
+    }
+
+    /// Compares with the predecessor's sources. Gives the checkpoints with which durable sources continue, and whether every
+    /// source continues where the predecessor's stops.
+    pub(super) fn compare(&self, before: &[SourceState]) -> (Vec<(SourceId, Checkpoint)>, bool) {
+        let (mut checkpoints, mut all) = (Vec::new(), before.len() == self.0.len());
+        for (id, entry) in self.0.iter().enumerate() {
+            let same = before.iter().find(|state| state.id == entry.spec.id && state.origin == entry.origin);
+            all &= match (entry.spec.delivers, same) {
+                (_, None) => false,
+                (Delivers::Fanout, Some(_)) => true,
+                (Delivers::Durable, Some(state)) => {
+                    checkpoints.extend(state.checkpoint.clone().map(|bytes| (id, Checkpoint(bytes))));
+                    state.checkpoint.is_some()
+                }
+            };
+        }
+        (checkpoints, all)
+    }
+
+    /// Gives each source a thread of its own, where it may block while the shards are busy. Durable sources wait there for
+    /// [`Sources::resume`], the others begin.
+    pub(super) fn start(
+        &mut self,
+        dispatcher: &Arc<Dispatcher>,
+        metrics: &Arc<Metrics>,
+        running: &watch::Sender<()>,
+        guards: &ExitGuards,
+    ) -> io::Result<()> {
+        for (number, entry) in self.0.iter_mut().enumerate() {
+            let Some(Waiting { source, interest }) = entry.waiting.take() else { continue };
+            let sink = Sink::new(number, Arc::clone(dispatcher), Arc::clone(metrics));
+            let mut running = running.subscribe();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let name = format!("source-{}", entry.spec.id);
+            let mut guard = guards.guard(&name);
+            let (resume, resumed) = oneshot::channel();
+            thread::Builder::new().name(name).spawn(move || {
+                let run = async {
+                    if let Ok(checkpoint) = resumed.await {
+                        source.run(sink, interest, checkpoint).await;
+                    }
+                };
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = run => {}
+                        _ = running.changed() => {}
+                    }
+                });
+                guard.disarm();
+            })?;
+            match entry.spec.delivers {
+                Delivers::Fanout => drop(resume.send(None)),
+                Delivers::Durable => entry.resume = Some(resume),
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the durable sources, each at its checkpoint if there is one. It can't fail.
+    pub(super) fn resume(&mut self, checkpoints: &[(SourceId, Checkpoint)]) {
+        for (number, entry) in self.0.iter_mut().enumerate() {
+            let checkpoint = checkpoints.iter().find(|(source, _)| *source == number);
+            if let Some(resume) = entry.resume.take() {
+                // A thread that has ended has said why.
+                let _ = resume.send(checkpoint.map(|(_, checkpoint)| checkpoint.clone()));
+            }
+        }
+    }
+}
