@@ -10,7 +10,8 @@
 
 mod client_limit;
 mod clock;
-mod log_rate;
+mod lock;
+mod index;
 mod config;
 mod name;
 mod cursor;
@@ -19,6 +20,7 @@ mod metrics;
 
 mod sse;
 mod stream;
+mod log_rate;
 
 mod event;
 

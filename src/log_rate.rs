@@ -2,7 +2,7 @@
 //! Writes nothing itself.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -39,8 +39,7 @@ impl LogRate {
     }
 
     fn count_at(&self, now: Instant) -> Option<u64> {
-        // Nothing panics while it is held.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = crate::lock::lock(&self.state);
         state.unlogged += 1;
         if state.logged.is_some_and(|logged| now.saturating_duration_since(logged) < INTERVAL) {
             return None;

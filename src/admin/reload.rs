@@ -1,7 +1,7 @@
 //! Requests for reloads, from the admin socket or a signal, one at a time. It carries out none of them.
 
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Mutex, MutexGuard,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -154,7 +154,7 @@ impl Reloads {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.state)
     }
 }
 

@@ -8,7 +8,7 @@
 use std::{
     io, mem,
     os::fd::{AsFd as _, RawFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -124,12 +124,12 @@ impl Accepting {
     /// After [`Accepting::pause`]: the descriptors of the open connections on the admin socket, each with the bytes that were read
     /// and not used.
     pub(super) fn left(&self) -> Vec<(RawFd, Bytes)> {
-        self.running.left.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Stream::peek).collect()
+        crate::lock::lock(&self.running.left).iter().map(Stream::peek).collect()
     }
 
     /// After [`Accepting::pause`]: waits until the request for the reload is answered, at most for `within`.
     pub(super) async fn answer_all(&self, within: Duration) {
-        let mut answering = mem::take(&mut *self.running.answering.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut answering = mem::take(&mut *crate::lock::lock(&self.running.answering));
         let answered = timeout(within, async { while answering.join_next().await.is_some() {} });
         if answered.await.is_err() {
             answering.detach_all();
@@ -138,8 +138,8 @@ impl Accepting {
 
     /// Resumes after [`Accepting::pause`], with the same connections.
     pub(super) fn resume(&mut self) {
-        mem::take(&mut *self.running.answering.lock().unwrap_or_else(PoisonError::into_inner)).detach_all();
-        let left = mem::take(&mut *self.running.left.lock().unwrap_or_else(PoisonError::into_inner));
+        mem::take(&mut *crate::lock::lock(&self.running.answering)).detach_all();
+        let left = mem::take(&mut *crate::lock::lock(&self.running.left));
         self.running = Running::start(&self.listeners, &self.public, &self.service, left);
     }
 
@@ -306,7 +306,7 @@ async fn accept_admin(
         let (admin, left, ended) = (Arc::clone(&admin), Arc::clone(&left), until.clone());
         serving.spawn(async move {
             if let Some(stream) = admin.serve(stream, ended).await {
-                left.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+                crate::lock::lock(&left).push(stream);
             }
         });
     };
@@ -325,7 +325,7 @@ async fn accept_admin(
     };
     // A request that waits for the outcome of the current reload is answered later.
     while serving.len() > admin.reloads.waiting() && serving.join_next().await.is_some() {}
-    *answering.lock().unwrap_or_else(PoisonError::into_inner) = serving;
+    *crate::lock::lock(&answering) = serving;
     accepted
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::sync::oneshot;
@@ -50,7 +50,7 @@ impl Drop for ExitGuard {
         if self.why.is_empty() {
             return;
         }
-        if let Some(sender) = self.guards.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(sender) = crate::lock::lock(&self.guards.0).take() {
             // The daemon may be stopping for another reason.
             let _ = sender.send(std::mem::take(&mut self.why));
         }

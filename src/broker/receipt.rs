@@ -1,7 +1,7 @@
 //! Counts how many clients the events of one publish had, over all shards. It never waits.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
@@ -30,7 +30,7 @@ impl Receipt {
     pub fn count(&self, index: u32, clients: u32) {
         self.counts[index as usize].fetch_add(clients, Ordering::Relaxed);
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(done) = self.done.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && let Some(done) = crate::lock::lock(&self.done).take()
         {
             // Nobody may be waiting any more; then nobody needs to know.
             let _ = done.send(());

@@ -11,7 +11,10 @@ use std::{
 use slab::Slab;
 
 use super::{Channel, ChannelId};
-use crate::event::{Coding, Event, Form};
+use crate::{
+    event::{Coding, Event, Form},
+    index,
+};
 
 /// An index of the hub's groups.
 pub type GroupId = u32;
@@ -116,11 +119,11 @@ impl Groups {
         let key = (Arc::<[ChannelId]>::from(channels), kind);
         let id = *self.by_key.entry(key).or_insert_with_key(|key| {
             let slot = self.groups.vacant_entry();
-            let id = index(slot.key());
+            let id = index::to_u32(slot.key());
             let place = |&channel: &ChannelId| {
                 let groups = &mut all[channel as usize].groups;
                 groups.push(id);
-                index(groups.len() - 1)
+                index::to_u32(groups.len() - 1)
             };
             let places = key.0.iter().map(place).collect();
             slot.insert(Group {
@@ -137,7 +140,7 @@ impl Groups {
             clients.reserve_exact(1); // Many groups have one member for ever.
         }
         clients.push(client);
-        (id, index(clients.len() - 1))
+        (id, index::to_u32(clients.len() - 1))
     }
 
     /// Takes the member at `slot` out; gives back the one that stands there now. The last one's leaving ends the group.
@@ -163,9 +166,4 @@ impl Groups {
         }
         None
     }
-}
-
-fn index(at: usize) -> u32 {
-    // 2^32 groups or members do not fit into any machine's file descriptors.
-    u32::try_from(at).unwrap_or(u32::MAX)
 }

@@ -33,6 +33,7 @@ use crate::{
     config,
     cursor::{Cursor, NodeId, Position, Start},
     event::Event,
+    index,
     name::ChannelName,
 };
 
@@ -389,8 +390,7 @@ impl Hub {
         } else {
             (History::new(self.floor.0, self.floor.1, base_weight(&name)), Subscription::Confirmed)
         };
-        let id =
-            u32::try_from(self.channels.insert(Channel::new(name.clone(), history, subscription))).unwrap_or(u32::MAX);
+        let id = index::to_u32(self.channels.insert(Channel::new(name.clone(), history, subscription)));
         self.names.insert(name, id);
         id
     }

@@ -5,7 +5,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{ChannelId, Hub, Subscription, history::History};
-use crate::{clock::Uptime, config, event::Event, name::ChannelName};
+use crate::{clock::Uptime, config, event::Event, index, name::ChannelName};
 
 /// Fewest channels that one sweep looks at.
 const SWEEP_AT_LEAST: usize = 1024;
@@ -48,14 +48,14 @@ impl Hub {
             let stretches = channel.behind > 0;
             self.bytes -= bounds.enforce(&mut channel.history, stretches);
             if channel.history.is_empty() && channel.queued_at.take().is_some() {
-                emptied.insert(u32::try_from(at).unwrap_or(u32::MAX));
+                emptied.insert(index::to_u32(at));
             }
             let idle = channel.idle_since.is_some_and(|since| since <= idle_from);
             if idle && channel.wanted {
                 channel.wanted = false;
                 unwanted.push(channel.name.clone());
             }
-            looked_at.push(u32::try_from(at).unwrap_or(u32::MAX));
+            looked_at.push(index::to_u32(at));
         }
         if !emptied.is_empty() {
             self.eviction.retain(|id| !emptied.contains(id));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Cause, Channel, ChannelId, GroupId, Hole, Hub, Subscription, base_weight, history::History};
-use crate::{clock::Uptime, cursor::Position, event::Event, name::ChannelName};
+use crate::{clock::Uptime, cursor::Position, event::Event, index, name::ChannelName};
 
 /// A channel and its history.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ impl Hub {
                 holes: history.holes().to_vec(),
                 events: history.events().map(|(event, arrived)| (Arc::clone(event), arrived)).collect(),
             };
-            (u32::try_from(id).unwrap_or(u32::MAX), image)
+            (index::to_u32(id), image)
         })
     }
 

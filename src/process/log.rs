@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, Once, PoisonError},
+    sync::{Arc, Mutex, Once},
     thread,
     time::Duration,
 };
@@ -231,8 +231,7 @@ impl io::Write for Line {
 
 impl LogFile {
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
-        // Nothing panics while it is held.
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.current)
     }
 
     fn current(&self) -> Arc<File> {

@@ -4,7 +4,7 @@
 
 use std::{
     mem,
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Condvar, Mutex},
     time::Duration,
 };
 
@@ -56,7 +56,7 @@ pub struct Queue {
 impl Queue {
     /// Appends `ops`.
     pub fn push(&self, new: impl IntoIterator<Item = Op>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = crate::lock::lock(&self.waiting);
         let was_empty = waiting.ops.is_empty();
         for op in new {
             if let Op::Deliver(Delivery::Publish(event, _)) = &op {
@@ -72,7 +72,7 @@ impl Queue {
 
     /// Takes everything, leaving the empty `into` in its place.
     pub fn take(&self, into: &mut Vec<Op>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = crate::lock::lock(&self.waiting);
         mem::swap(&mut waiting.ops, into);
         waiting.weight = 0;
         drop(waiting);
@@ -91,7 +91,7 @@ impl Outlet for Queue {
     }
 
     fn wait_for_room(&self, longest: Duration) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = crate::lock::lock(&self.waiting);
         if waiting.weight > ROOM {
             let waited = self.taken.wait_timeout_while(waiting, longest, |waiting| waiting.weight > ROOM);
             drop(waited);

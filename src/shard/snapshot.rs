@@ -20,6 +20,7 @@ use crate::{
     cursor::Position,
     event::{Coding, Event, Form},
     hub::{Cause, ChannelSnapshot, CursorOrigin, Hole, Kind, Reader},
+    index,
     name::ChannelName,
     snapshot::{
         BehindState, ChannelState, ClientKind, ClientState, GapCause, OriginState, PollForm, ShardState, Transfer,
@@ -34,7 +35,7 @@ impl Shard {
         let (since, cause) = self.hub.floor();
         let mut state = ShardState { floor: (since.0, cause.into()), ..ShardState::default() };
         for (id, channel) in self.hub.export() {
-            at_of.insert(id, u32::try_from(state.channels.len()).unwrap_or(u32::MAX));
+            at_of.insert(id, index::to_u32(state.channels.len()));
             let event = |(event, arrived): &(Arc<Event>, Uptime)| {
                 (event.position().0, arrived.0, event.frame(Form::Plain).clone())
             };

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{ShardState, SnapshotError};
+use crate::index;
 
 /// A state with descriptors for its clients, and then its connections.
 #[derive(Debug, Default)]
@@ -51,7 +52,7 @@ impl Transfer {
             let mut moved = Vec::with_capacity(state.channels.len());
             for channel in state.channels {
                 let at = *index.entry(channel.name.clone()).or_insert(merged.state.channels.len());
-                moved.push(u32::try_from(at).unwrap_or(u32::MAX));
+                moved.push(index::to_u32(at));
                 match merged.state.channels.get_mut(at) {
                     None => merged.state.channels.push(channel),
                     Some(known) if channel.complete_since < known.complete_since => *known = channel,

@@ -9,8 +9,8 @@ use std::{
 
 /// The rooms of each floor, lowest first.
 pub(crate) const FLOORS: [&[&str]; 10] = [
-    &["client_limit", "clock", "log_rate", "config", "name", "cursor", "gzip", "metrics"],
-    &["sse", "stream"],
+    &["client_limit", "clock", "lock", "index", "config", "name", "cursor", "gzip", "metrics"],
+    &["sse", "stream", "log_rate"],
     &["event"],
     &["snapshot", "hub", "http"],
     &["broker", "access"],

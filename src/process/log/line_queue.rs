@@ -12,7 +12,7 @@ use std::{
     cell::Cell,
     collections::VecDeque,
     io,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -96,7 +96,7 @@ impl LineQueue {
             if left.is_zero() {
                 return false;
             }
-            state = self.emptied.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = crate::lock::wait_timeout(&self.emptied, state, left);
         }
         true
     }
@@ -110,7 +110,7 @@ impl LineQueue {
                 state.writing = true;
                 return line;
             }
-            state = self.pushed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = crate::lock::wait(&self.pushed, state);
         }
     }
 
@@ -123,8 +123,7 @@ impl LineQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        crate::lock::lock(&self.state)
     }
 }
 

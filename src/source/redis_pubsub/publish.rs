@@ -3,7 +3,7 @@
 use std::{
     mem,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -131,8 +131,7 @@ async fn connect(client: &redis::Client) -> redis::RedisResult<Connected> {
 }
 
 fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
-    // Nothing panics while it is held.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+    crate::lock::lock(shared)
 }
 
 impl Publisher for RedisPublisher {
