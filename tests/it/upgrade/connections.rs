@@ -6,7 +6,10 @@ use std::{
     thread,
 };
 
-use super::{lineage::Lineage, traffic::read_answer};
+use super::{
+    lineage::Lineage,
+    traffic::{SetOnDrop, read_answer},
+};
 use crate::support::{Endpoint, Folder, Request, Response, Socket, Stream, Subscription, eventually};
 
 fn publish(message: &str) -> Vec<u8> {
@@ -118,8 +121,9 @@ fn requests_sent_without_waiting_are_all_answered() {
             }
             count
         });
+        let stop = SetOnDrop(&done);
         (0..5).for_each(|_| _ = lineage.reload());
-        done.store(true, Ordering::Relaxed);
+        drop(stop);
         let count = publishing.join().unwrap();
         assert_eq!(stream.texts(count), (0..count).map(|number| number.to_string()).collect::<Vec<_>>());
     });
@@ -173,8 +177,9 @@ fn those_who_come_during_a_change_are_let_in() {
                 })
             })
             .collect();
+        let stop = SetOnDrop(&done);
         (0..6).for_each(|_| _ = lineage.reload());
-        done.store(true, Ordering::Relaxed);
+        drop(stop);
         for comer in comers {
             let streams = comer.join().unwrap();
             println!("{} came", streams.len());

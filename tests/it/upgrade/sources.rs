@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     lineage::Lineage,
-    traffic::{ByAdmin, ByRedis, LIGHT},
+    traffic::{ByAdmin, ByRedis, LIGHT, SetOnDrop},
 };
 use crate::support::{Folder, Gap, RedisServer, Subscription, eventually};
 
@@ -78,11 +78,12 @@ fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
                 })
             })
             .collect();
+        let stop = SetOnDrop(&done);
         for _ in 0..10 {
             thread::sleep(Duration::from_millis(150));
             lineage.reload();
         }
-        done.store(true, Ordering::Relaxed);
+        drop(stop);
         comers.into_iter().map(|comer| comer.join().unwrap()).sum::<usize>()
     });
     println!("{came} came");

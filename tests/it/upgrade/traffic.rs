@@ -1,8 +1,7 @@
-//! Publishers and clients under way while a test does something: at its end every client must have had everything.
+//! Publishers and clients that work while a test does something: at its end every client must have received everything.
 
 use std::{
     io::{Read as _, Write as _},
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -14,26 +13,36 @@ use super::{
 };
 use crate::support::{Decoder, Endpoint, Request, Socket};
 
-/// How much goes on.
+/// Sets a flag when it is dropped, also by a panic: the threads of a scope that work until then end, and a test that fails does
+/// not wait for them for ever.
+pub(super) struct SetOnDrop<'a>(pub(super) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How much is published, and to how many clients.
 #[derive(Clone, Copy)]
 pub(super) struct Traffic<'a> {
     /// Clients on the daemon's own socket.
     pub(super) clients: usize,
-    /// Clients by way of nginx.
+    /// Clients behind nginx.
     pub(super) through: Option<(&'a Endpoint, usize)>,
-    /// Channels, to which the clients are dealt out.
+    /// Channels, among which the clients are divided.
     pub(super) channels: usize,
-    /// Publishes in a second, if the machine can.
+    /// Publishes a second, if the machine is fast enough.
     pub(super) rate: usize,
-    /// Publishes at a time.
+    /// Publishes in one request.
     pub(super) batch: usize,
 }
 
-/// A little of it.
+/// Few clients and publishes.
 pub(super) const LIGHT: Traffic<'_> = Traffic { clients: 60, through: None, channels: 20, rate: 500, batch: 5 };
 
 impl Traffic<'_> {
-    /// Opens the clients and publishes for as long as `doing` takes; waits until all clients have had everything.
+    /// Opens the clients and publishes for as long as `doing` takes; waits until all clients have received everything.
     pub(super) fn during<T>(
         self,
         lineage: &Lineage,
@@ -44,19 +53,17 @@ impl Traffic<'_> {
         let done = AtomicBool::new(false);
         let result = thread::scope(|scope| {
             let publishing = scope.spawn(|| self.publish_until(&done, publisher));
-            // The publisher has to end, whatever comes.
-            let result = catch_unwind(AssertUnwindSafe(|| doing(&swarm)));
-            done.store(true, Ordering::Relaxed);
-            let published = publishing.join();
-            let result = result.unwrap_or_else(|panic| resume_unwind(panic));
-            assert!(published.unwrap() > 0);
+            let stop = SetOnDrop(&done);
+            let result = doing(&swarm);
+            drop(stop);
+            assert!(publishing.join().unwrap() > 0);
             result
         });
         assert_eq!(swarm.join(), self.clients + self.through.map_or(0, |(_, count)| count));
         result
     }
 
-    /// Publishes until `done`, each channel's numbers in order, and then the last word on each; gives how many there were.
+    /// Publishes until `done`, each channel's numbers in order, and then a last message on each; returns how many there were.
     fn publish_until(self, done: &AtomicBool, publisher: &mut dyn Publish) -> usize {
         let mut next_of = vec![0; self.channels];
         let (began, mut published) = (Instant::now(), 0);
@@ -81,7 +88,7 @@ impl Traffic<'_> {
     }
 }
 
-/// Publishes batches of (channel, message), each of which must be taken.
+/// Publishes batches of (channel, message), each of which must be accepted.
 pub(super) trait Publish: Send {
     fn publish(&mut self, batch: &[(String, String)]);
 }
@@ -95,12 +102,12 @@ impl Publish for ByRedis {
         for (channel, message) in batch {
             pipe.publish(channel, message);
         }
-        let heard: Vec<usize> = pipe.query(&mut self.0).unwrap();
-        assert!(heard.iter().all(|&subscribers| subscribers > 0), "nobody is subscribed: {heard:?}");
+        let subscribers: Vec<usize> = pipe.query(&mut self.0).unwrap();
+        assert!(subscribers.iter().all(|&count| count > 0), "nobody is subscribed: {subscribers:?}");
     }
 }
 
-/// The admin socket, by one connection that is kept: it has to live through everything as well.
+/// The admin socket, on one connection that is kept: it has to survive every upgrade as well.
 pub(super) struct ByAdmin(Socket);
 
 impl ByAdmin {
@@ -119,8 +126,8 @@ impl Publish for ByAdmin {
         self.0.write_all(&request.body(lines).to_bytes()).unwrap();
         let (status, body) = read_answer(&mut self.0);
         assert_eq!(status, 200, "{body}");
-        let taken = body.lines().filter(|line| line.starts_with("{\"status\":\"ok\"")).count();
-        assert_eq!(taken, batch.len(), "{body}");
+        let accepted = body.lines().filter(|line| line.starts_with("{\"status\":\"ok\"")).count();
+        assert_eq!(accepted, batch.len(), "{body}");
     }
 }
 
