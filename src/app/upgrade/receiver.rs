@@ -261,3 +261,72 @@ fn read_names(fd: OwnedFd) -> anyhow::Result<Vec<ChannelName>> {
     // The predecessor has checked them; one that this version doesn't allow is not subscribed to, and its clients get a gap event.
     Ok(names.iter().filter_map(|name| ChannelName::new(name).ok()).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd as _;
+
+    use super::*;
+    use crate::{
+        process::control_channel::memfd,
+        snapshot::{NodeState, ShardState},
+    };
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Plays a predecessor without sources and clients until everything is held; `then` is what it does next.
+    async fn taken_over_from(then: impl AsyncFnOnce(AsyncControlChannel)) -> anyhow::Result<Inherited> {
+        let (ours, theirs) = ControlChannel::pair().unwrap();
+        let ours = AsyncControlChannel::new(ours).unwrap();
+        let subscribe = Message::Subscribe {
+            version: VERSION,
+            sockets: Vec::new(),
+            marker: None,
+            sources: false,
+            supervised: false,
+        };
+        let names = memfd(b"[]").unwrap();
+        ours.send(&subscribe, &[names.as_raw_fd()], SOON).await.unwrap();
+        let (receiver, _) = UpgradeReceiver::begin(ControlChannel::from_fd(theirs)).unwrap();
+        let predecessor = async {
+            assert!(matches!(ours.recv(SOON).await.unwrap().0, Message::Hello { .. }));
+            assert_eq!(ours.recv(SOON).await.unwrap().0, Message::Ready);
+            ours.send(&subscribe, &[names.as_raw_fd()], SOON).await.unwrap();
+            assert_eq!(ours.recv(SOON).await.unwrap().0, Message::Ready);
+            let node = NodeState { name: "abcdefgh".to_owned(), position: 7, exact: true };
+            let snapshot = Snapshot { node, shards: ShardState::default(), ..Snapshot::default() };
+            let state = memfd(&snapshot.encode().unwrap()).unwrap();
+            ours.send(&Message::State { descriptors: 0 }, &[state.as_raw_fd()], SOON).await.unwrap();
+            assert_eq!(ours.recv(SOON).await.unwrap().0, Message::Holding);
+            then(ours).await;
+        };
+        let config = Arc::new(Config::default());
+        tokio::join!(receiver.take_over(&config), predecessor).0
+    }
+
+    #[tokio::test]
+    async fn a_successor_whose_predecessor_ends_right_after_go_serves() {
+        let ends = async |control: AsyncControlChannel| control.send(&Message::Go, &[], SOON).await.unwrap();
+        let inherited = taken_over_from(ends).await.unwrap();
+        assert!(inherited.daemon.dispatcher.cursor().position >= Position(7));
+        assert_eq!(inherited.daemon.dispatcher.cursor().node.to_string(), "abcdefgh");
+    }
+
+    #[tokio::test]
+    async fn a_successor_whose_predecessor_ends_before_go_does_not_serve() {
+        let error = taken_over_from(async |control| drop(control)).await.err().unwrap();
+        assert!(format!("{error:#}").contains("the other process has ended"), "{error:#}");
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_was_given_up_after_go_does_not_serve() {
+        let mut predecessor = None;
+        let gives_up = async |control: AsyncControlChannel| {
+            control.shut();
+            control.send(&Message::Go, &[], SOON).await.unwrap();
+            predecessor = Some(control);
+        };
+        let error = taken_over_from(gives_up).await.err().unwrap();
+        assert!(format!("{error:#}").contains("given this process up"), "{error:#}");
+    }
+}
