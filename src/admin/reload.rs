@@ -38,6 +38,8 @@ struct State {
     asked: Option<oneshot::Sender<Reloaded>>,
     /// Whether a signal has requested a reload that has not begun.
     signalled: bool,
+    /// Whether a signal has had the log reopened since the last reload began.
+    log_reopened: bool,
     /// Whether a reload is under way.
     running: bool,
     /// If reloads are refused: the reason.
@@ -100,7 +102,7 @@ impl Reloads {
                 let mut state = self.lock();
                 let asked = state.asked.take();
                 if asked.is_some() || state.signalled {
-                    (state.signalled, state.running) = (false, true);
+                    (state.signalled, state.log_reopened, state.running) = (false, false, true);
                     return ReloadRequest(asked);
                 }
             }
@@ -119,6 +121,17 @@ impl Reloads {
     #[must_use]
     pub fn is_signalled(&self) -> bool {
         self.lock().signalled
+    }
+
+    /// Notes that a signal has had the log reopened: a successor may have opened the old file by then.
+    pub fn note_log_reopened(&self) {
+        self.lock().log_reopened = true;
+    }
+
+    /// Whether a signal has had the log reopened since the last reload began.
+    #[must_use]
+    pub fn is_log_reopened(&self) -> bool {
+        self.lock().log_reopened
     }
 
     /// Refuses reloads from now on.

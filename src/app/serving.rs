@@ -307,10 +307,12 @@ impl Serving {
         } else {
             admin.reloads.is_signalled().then_some(Asked::Reload)
         };
-        if let Some(asked) = asked
-            && let Err(error) = signals::pass_on(asked, pid)
-        {
-            tracing::error!(%error, "the new process does not learn what this one was asked for: {asked:?}");
+        // The successor may have opened the log before it was moved.
+        let reopen = admin.reloads.is_log_reopened().then_some(Asked::ReopenLog);
+        for asked in asked.into_iter().chain(reopen) {
+            if let Err(error) = signals::pass_on(asked, pid) {
+                tracing::error!(%error, "the new process does not learn what this one was asked for: {asked:?}");
+            }
         }
         if stays { Outcome::Supervise(pid, control.into_inner()) } else { Outcome::HandedOver }
     }

@@ -40,7 +40,7 @@ pub struct ReloadArgs {
 /// Reloads, and prints the answer.
 ///
 /// # Errors
-/// No daemon (69), not allowed to connect (77), the new process can't take over (1), broken off (74), wrong configuration (64).
+/// No daemon (69), not allowed to connect or to reload (77), the new process can't take over (1), broken off (74), wrong configuration (64).
 pub fn run(args: &ReloadArgs) -> Result<(), Failure> {
     let address = match &args.admin_socket {
         Some(address) => address.clone(),

@@ -1,6 +1,6 @@
 //! How a new process is asked for: by signal, twice at once, at a bad moment.
 
-use std::{fs, thread};
+use std::{fs, path::Path, thread};
 
 use nix::sys::signal::Signal;
 
@@ -9,7 +9,7 @@ use super::{
     lineage::{Lineage, children, lives, program_in, put_program, send},
     traffic::{ByAdmin, LIGHT},
 };
-use crate::support::{Folder, Subscription, eventually, holds_for_a_while};
+use crate::support::{Daemon, Folder, RedisServer, Subscription, eventually, holds_for_a_while};
 
 #[test]
 fn a_hangup_asks_for_a_new_process() {
@@ -110,4 +110,32 @@ fn a_stop_right_after_a_change_ends_everything() {
     eventually("it ends", || (!lives(new)).then_some(()));
     holds_for_a_while("nobody is left", || lineage.successors().iter().all(|&pid| !lives(pid)));
     assert!(!lineage.public().path().exists());
+}
+
+/// The signal reached the predecessor alone: its successor went on to write to the file that was moved.
+#[test]
+fn a_log_that_is_reopened_during_an_upgrade_is_reopened_by_the_successor() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let mut redis = RedisServer::start(&folder);
+    let (log, moved) = (folder.path("own.log"), folder.path("own.log.1"));
+    let daemon = Daemon::start(&folder, &format!("{}[process]\nlog_file = {log:?}\n", redis.table()));
+    let old = daemon.first_pid();
+    let has_open = |pid: u32, path: &Path| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        fds.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|target| target == path)
+    };
+    // Without Redis the upgrade goes on no further than this.
+    redis.child().signal(Signal::SIGSTOP);
+    send(old, Signal::SIGHUP);
+    let successor = eventually("the successor has opened the log", || {
+        children(old).first().copied().filter(|&child| has_open(child, &log))
+    });
+    fs::rename(&log, &moved).unwrap();
+    send(old, Signal::SIGUSR1);
+    eventually("the predecessor has reopened the log", || has_open(old, &log).then_some(()));
+    redis.child().signal(Signal::SIGCONT);
+    eventually("the successor logs to the new file", || has_open(successor, &log).then_some(()));
+    assert!(!has_open(successor, &moved));
+    daemon.publish("cats", "meow");
 }
