@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -136,21 +137,33 @@ fn take_over_logged(
     let (receiver, inherited) = UpgradeReceiver::begin(control)?;
     let prepared = || -> anyhow::Result<_> {
         let HandedOn { sockets, pidfile, supervisor, former } = HandedOn::sort(inherited, &config)?;
-        let pidfile = match (&config.process.pidfile, pidfile) {
-            (Some(path), Some(fd)) => Some(Pidfile::adopt(path, fd)?),
-            (Some(path), None) => Some(Pidfile::lock(path, config.process.user.as_ref())?),
-            (None, _) => None,
+        let (pidfile, former_pidfile) = match (&config.process.pidfile, pidfile) {
+            // The path came as text.
+            (Some(path), Some((before, fd))) if path.to_string_lossy() == before.to_string_lossy() => {
+                (Some(Pidfile::adopt(path, fd)?), None)
+            }
+            (path, before) => {
+                let lock = |path: &PathBuf| Pidfile::lock(path, config.process.user.as_ref());
+                // Where its directory can't be opened any more, there is no file to remove.
+                let former = before.and_then(|(path, fd)| Pidfile::adopt(&path, fd).ok());
+                (path.as_ref().map(lock).transpose()?, former)
+            }
         };
-        Ok((sockets, pidfile, supervisor, former))
+        Ok((sockets, pidfile, supervisor, former, former_pidfile))
     };
-    let (sockets, pidfile, supervisor, former) =
+    let (sockets, pidfile, supervisor, former, former_pidfile) =
         prepared().inspect_err(|error| receiver.refuse(&format!("{error:#}")))?;
     let manager = Manager::of_successor(detached, supervisor.is_some() || receiver.is_supervised());
     let supervisor = supervisor.map(ControlChannel::from_fd);
     let start =
         Start { config, sockets, pidfile, relaunch: Some(relaunch), receiver: Some(receiver), manager, supervisor };
     // Sockets at former places go, files and all, once the new ones are served.
-    serve(start, log, || former.into_iter().for_each(|mut listener| listener.own_file()))
+    serve(start, log, || {
+        former.into_iter().for_each(|mut listener| listener.own_file());
+        if let Some(pidfile) = former_pidfile {
+            pidfile.remove();
+        }
+    })
 }
 
 /// What is done by the process that stays, as the user that it stays.
@@ -194,7 +207,10 @@ async fn until_asked_to_stop(mut signals: Signals, log: &Log, reloads: &Reloads)
     loop {
         match signals.next().await {
             Asked::Stop => break,
-            Asked::ReopenLog => log.reopen(),
+            Asked::ReopenLog => {
+                log.reopen();
+                reloads.note_log_reopened();
+            }
             // The outcome is in the log; `ssecast reload` waits for it.
             Asked::Reload => reloads.signal(),
         }

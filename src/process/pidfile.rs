@@ -130,6 +130,11 @@ impl Pidfile {
         Ok(())
     }
 
+    /// Removes the file, whichever process has written its number: this one holds the lock, and has its pidfile elsewhere.
+    pub fn remove(mut self) {
+        self.writer = Some(process::id());
+    }
+
     /// Leaves the file to the process that has taken it over.
     pub fn leave(mut self) {
         self.writer = None;

@@ -1,6 +1,9 @@
 //! The two sockets of the daemon: handed over by the service manager under their names, or bound. Accepts nothing.
 
-use std::{os::fd::OwnedFd, path::Path};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 use super::{
     control_channel::InheritedFd,
@@ -23,8 +26,8 @@ pub struct Sockets {
 pub struct HandedOn {
     /// Both sockets: handed on, or bound where the configuration names another place.
     pub sockets: Sockets,
-    /// The pidfile, if it is still the one that is configured.
-    pub pidfile: Option<OwnedFd>,
+    /// The pidfile and its path, which may no longer be the one that is configured.
+    pub pidfile: Option<(PathBuf, OwnedFd)>,
     /// The channel to the supervising process, where there is one.
     pub supervisor: Option<OwnedFd>,
     /// Sockets at places that are configured no longer. Their files go with them once they are owned: [`Listener::own_file`].
@@ -47,11 +50,7 @@ impl HandedOn {
                 InheritedFd::Admin { address, made } => {
                     keep("admin", (address, made, fd), &listen.admin, &mut admin, &mut former)?;
                 }
-                InheritedFd::Pidfile(path) => {
-                    let same =
-                        config.process.pidfile.as_ref().is_some_and(|pidfile| pidfile.display().to_string() == path);
-                    pidfile = same.then_some(fd);
-                }
+                InheritedFd::Pidfile(path) => pidfile = Some((PathBuf::from(path), fd)),
                 InheritedFd::Supervisor => supervisor = Some(fd),
             }
         }

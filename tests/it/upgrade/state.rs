@@ -1,14 +1,19 @@
 //! What crosses over to a new process: histories and cursors, those who are behind, polls, times, limits, files.
 
 use std::{
-    fs, thread,
+    fs,
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::lineage::{Lineage, lives};
+use super::{
+    fake_successor,
+    lineage::{Lineage, lives, program_in, put_program},
+};
 use crate::support::{Endpoint, Folder, Request, Stream, Subscription, eventually, publisher};
 
 fn node(id: &str) -> &str {
@@ -191,6 +196,28 @@ fn the_new_configuration_is_in_force() {
     lineage.configure("");
     lineage.reload();
     assert_eq!(ask("cats,dogs").status(), 200);
+}
+
+/// It was left behind, with the number of a process that had ended.
+#[test]
+fn a_pidfile_that_moves_at_a_reload_leaves_none_behind() {
+    let folder = Folder::new();
+    let (before, after) = (folder.path("before.pid"), folder.path("after.pid"));
+    let tables = |pidfile: &Path| format!("[process]\npidfile = {pidfile:?}\n");
+    let lineage = Lineage::start_copy(&folder, &tables(&before));
+    lineage.configure(&tables(&after));
+    // A reload that fails leaves it where it is.
+    fake_successor::put(&program_in(&folder), "Hello hear fail");
+    lineage.refused_reload();
+    assert!(before.exists() && !after.exists());
+    put_program(&program_in(&folder));
+    let pid = lineage.reload();
+    eventually("the former pidfile is removed", || (!before.exists()).then_some(()));
+    assert_eq!(fs::read_to_string(&after).unwrap().trim(), pid.to_string());
+    // None is configured any more.
+    lineage.configure("");
+    lineage.reload();
+    eventually("the former pidfile is removed", || (!after.exists()).then_some(()));
 }
 
 #[test]
