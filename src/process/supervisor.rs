@@ -6,9 +6,10 @@
 
 use std::{
     env,
+    ffi::CStr,
     io::{self, Write as _},
     os::{
-        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _},
         unix::process::CommandExt as _,
     },
     process::Command,
@@ -20,7 +21,7 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        prctl::set_child_subreaper,
+        prctl::{set_child_subreaper, set_name},
         signal::{SigSet, Signal, kill},
         signalfd::{SfdFlags, SignalFd},
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -28,13 +29,12 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{
-    control_channel::{ControlChannel, Message},
-    daemon,
-};
+use super::control_channel::{ControlChannel, Message};
 
 /// The variable that makes a process a supervising one: the daemon's process id, and the number of the channel to it.
 const ENVIRONMENT: &str = "SSECAST_SUPERVISED";
+/// The name of the process in `ps` and `pidof`, which an exec of `/proc/self/exe` would leave as `exe`.
+const NAME: &CStr = c"ssecast";
 /// Signals that are passed on.
 const PASSED_ON: [Signal; 5] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGQUIT];
 
@@ -72,15 +72,10 @@ impl Supervisor {
     pub fn from_environment() -> Result<Option<Self>, EnvironmentError> {
         let Some(value) = env::var_os(ENVIRONMENT) else { return Ok(None) };
         let value = value.to_string_lossy().into_owned();
-        let parts = value.split_once(',').and_then(|(pid, fd)| Some((pid.parse().ok()?, fd.parse::<i32>().ok()?)));
-        let Some((pid, fd @ 3..)) = parts else { return Err(EnvironmentError(value)) };
-        if daemon::require_one_thread().is_err() {
-            return Err(EnvironmentError(value));
-        }
-        #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
-        // SAFETY: this very process has put it there before it executed this program, and nothing else has it.
-        let channel = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Some(Self { main: Pid::from_raw(pid), channel: Some(ControlChannel::from_fd(channel)) }))
+        let parts = value.split_once(',').and_then(|(pid, fd)| Some((pid.parse().ok()?, fd.parse().ok()?)));
+        let channel = parts.and_then(|(pid, fd)| Some((pid, ControlChannel::from_number(fd).ok()?)));
+        let Some((pid, channel)) = channel else { return Err(EnvironmentError(value)) };
+        Ok(Some(Self { main: Pid::from_raw(pid), channel: Some(channel) }))
     }
 
     /// Executes this program anew in this process, which drops all memory, threads and files at once, and supervises there. Signals
@@ -105,6 +100,8 @@ impl Supervisor {
     /// Supervises until the daemon has ended; gives back its exit code (128 and the number of the signal that ended it).
     #[must_use]
     pub fn run(mut self) -> u8 {
+        // Without the name it supervises as well.
+        let _ = set_name(NAME);
         match self.try_to_run() {
             Ok(code) => code,
             Err(error) => {
@@ -149,8 +146,13 @@ impl Supervisor {
                 Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as u8),
                 Ok(WaitStatus::StillAlive) => return Ok(None),
                 Ok(_) | Err(Errno::EINTR) => continue,
-                // No child is left, and so nobody to wait for.
-                Err(Errno::ECHILD) => return Ok(Some(1)),
+                Err(Errno::ECHILD) => {
+                    complain(&format!(
+                        "process {} is no child of this one, so there is nothing to supervise",
+                        self.main
+                    ));
+                    return Ok(Some(1));
+                }
                 Err(errno) => return Err(errno),
             };
             // What the daemon has sent before it ended says whether it was still the daemon.

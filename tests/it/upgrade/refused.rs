@@ -1,6 +1,6 @@
 //! New processes that can't take over: the old one goes on as if nothing had been asked, and says why.
 
-use std::{collections::BTreeMap, fs, thread, time::Duration};
+use std::{collections::BTreeMap, fs, process::Command, thread, time::Duration};
 
 use nix::sys::signal::Signal;
 
@@ -9,7 +9,7 @@ use super::{
     lineage::{Lineage, children, lives, program_in, put_program, send},
     traffic::{ByAdmin, ByRedis, LIGHT, Publish},
 };
-use crate::support::{Folder, RedisServer, Subscription, eventually};
+use crate::support::{Folder, RedisServer, Subscription, daemon::PROGRAM, eventually};
 
 /// Enough that a wait of ten seconds makes no gap.
 const TABLES: &str = "[history]\nmessages = 100000\nstretch = \"60s\"\n";
@@ -66,6 +66,29 @@ fn programs_that_do_not_run_change_nothing() {
             (&|| fake_successor::put_script(program, "exit 0"), "exit status: 0"),
         ],
     );
+}
+
+/// A wrong number ended the supervising process by an abort of the runtime.
+#[test]
+fn variables_that_ssecast_sets_for_its_own_processes_are_refused_with_the_reason_where_they_are_wrong() {
+    let folder = Folder::new();
+    let config = folder.write("ssecast.toml", "");
+    let cases = [
+        ("SSECAST_HANDOVER_FD", "-1", "which is no control channel (not a number from 3 up)"),
+        ("SSECAST_HANDOVER_FD", "1", "which is no control channel (not a number from 3 up)"),
+        ("SSECAST_HANDOVER_FD", "x", "which is no control channel (invalid digit"),
+        ("SSECAST_HANDOVER_FD", "1000000", "which is no control channel (Bad file descriptor"),
+        ("SSECAST_SUPERVISED", "x", "which names no process to supervise"),
+        ("SSECAST_SUPERVISED", "1,2", "which names no process to supervise"),
+        ("SSECAST_SUPERVISED", "1,1000000", "which names no process to supervise"),
+    ];
+    for (name, value, why) in cases {
+        let output = Command::new(PROGRAM).arg("serve").arg("--config").arg(&config).env(name, value).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}={value}: {said}");
+        assert!(said.starts_with(&format!("ssecast: {name} is {value:?}, {why}")), "{said}");
+        assert!(said.ends_with("unset it\n"), "{said}");
+    }
 }
 
 #[test]

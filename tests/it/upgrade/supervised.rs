@@ -164,6 +164,10 @@ fn signals_to_the_supervising_process_reach_the_daemon_and_its_exit_code_comes_b
     let third = eventually("another process serves", || Some(lineage.pid()).filter(|pid| *pid != second));
     eventually("the one between has ended", || (!lives(second)).then_some(()));
     assert!(lives(first));
+    // `pidof ssecast` finds it, though it was executed anew by another name.
+    eventually("the supervising process has the program's name", || {
+        (fs::read_to_string(format!("/proc/{first}/comm")).unwrap() == "ssecast\n").then_some(())
+    });
     send(third, Signal::SIGKILL);
     eventually("the supervising process ends with the daemon", || (!lives(first)).then_some(()));
 }
