@@ -1,8 +1,8 @@
-//! No gap can be skipped: property tests of clients that are cut off anywhere and continue at another hub, whose histories
-//! are shorter or longer: another shard, the process after an upgrade, another node.
+//! Property tests: no gap can be skipped. A client is cut off anywhere and continues at another hub (another shard, another node,
+//! the process after an upgrade), whose histories are shorter or longer.
 //!
-//! The oracle, per client and channel: events come in order, and each hole in them lies under a gap event that names the
-//! channel, that came where the hole is, and that is not older than what is missing.
+//! Checked for each channel: events come in order, and if events are missing, a gap event that names the channel comes in their
+//! place, not earlier than they were published.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ enum Step {
     Poll(usize, usize),
     /// The client, still connected, is given so many more items.
     Read(usize),
-    /// The client, still connected, reads all there is; a ping tells it the last position.
+    /// The client, still connected, reads everything; a ping has the last position as its id.
     CatchUp,
     /// A reload: the shards of a node get the longest of their histories. A connected client stays connected.
     Merge(usize),
@@ -62,13 +62,13 @@ struct Node {
     disconnected_after: Option<Position>,
 }
 
-/// What is known of the client on one channel.
+/// What the client got on one channel.
 #[derive(Default)]
 struct Channel {
     published: usize,
     /// The next event in order, by its number.
     next: usize,
-    /// A gap event that came after the last event of the channel: how many were published by then.
+    /// If a gap event came after the channel's last event: how many events were published by then.
     gap: Option<usize>,
 }
 
@@ -79,7 +79,7 @@ struct Harness {
     cursor: Cursor,
     /// The hub that the client is connected to, and its reader there.
     connected: Option<(usize, Reader)>,
-    /// Whether a repeat is allowed: the cursor came from another node.
+    /// Whether repeats are allowed, since the client has changed the node.
     moved: bool,
 }
 
@@ -158,7 +158,7 @@ impl Harness {
         for _ in 0..items {
             let Some(item) = self.hub(hub).replay(group, &reader).next() else { break };
             prop_assert!(item.position() >= reader.cursor, "the id goes back: {item:?}");
-            reader.has(&item);
+            reader.pass(&item);
             self.check(&item)?;
         }
         all &= self.hub(hub).replay(group, &reader).next().is_none();
@@ -266,7 +266,7 @@ proptest! {
         for step in steps {
             harness.step(step)?;
         }
-        // In the end everything is connected; one event a channel shows what is missing before it.
+        // In the end all sources are connected. One more event on each channel shows whether events are missing before it.
         harness.reconnect(0);
         harness.reconnect(1);
         (0..CHANNELS.len()).for_each(|channel| harness.publish(channel, SKEW));
@@ -277,7 +277,7 @@ proptest! {
 }
 
 #[test]
-fn a_gap_is_not_forgotten_where_the_client_goes_on_at_a_longer_history() {
+fn a_gap_event_is_sent_even_if_the_client_continues_at_a_longer_history() {
     let mut harness = Harness::new([2, 100, 100, 100], 0);
     harness.publish(1, 1);
     (0..6).for_each(|_| harness.publish(0, 1));

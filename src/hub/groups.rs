@@ -1,7 +1,9 @@
-//! Clients that ask for the same channels in the same form, kept together.
+//! Groups: the clients that read the same channels in the same form, and the batch of events that they get next. It knows no
+//! history.
 //!
-//! Invariant: `channels[group.channels[i].0].groups[group.channels[i].1] == group` for each `i`, so that a group leaves its
-//! channels without a search.
+//! Invariant: each channel lists the groups that read it, and each group knows its index in those lists:
+//! `channels[group.key.0[i]].groups[group.places[i]]` is the group's id, for each `i`. So a group is removed without a search in
+//! the lists.
 
 use std::{
     collections::HashMap,
@@ -18,40 +20,41 @@ use crate::{
 
 /// An index of the hub's groups.
 pub type GroupId = u32;
-/// What the shard calls a client.
+/// A client's slot in the shard's table of clients.
 pub type ClientIndex = u32;
 
-/// What the members of a group are.
+/// Whether a group's clients are streams or polls, and of which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Open streams.
     Stream(Form, Coding),
-    /// Long polls: each ends with the first thing it is given.
+    /// Long polls: each ends with its answer, which has the first events that follow.
     Poll,
 }
 
 #[derive(Debug)]
 struct Group {
     key: (Arc<[ChannelId]>, Kind),
-    /// Where the group stands in each channel's list of groups.
+    /// The group's index in each channel's list of groups, in the order of the channels in `key`.
     places: Box<[u32]>,
     clients: Vec<ClientIndex>,
+    /// Events that the clients get next. Filled by [`Groups::batch`].
     batch: Vec<Arc<Event>>,
-    /// Of gzip streams, the last event of the batch before: what is new is deflated with it in mind. Weak, since histories
-    /// alone keep events, within their bounds.
+    /// For gzip streams: the last event of the batch before. It is the dictionary for the next batch. Weak, so that only
+    /// histories keep events in memory.
     before: Weak<Event>,
 }
 
-/// Events that a group's members get now.
+/// The events that a group's clients get next.
 #[derive(Debug)]
 pub struct Batch {
-    /// Whose.
+    /// The group that the batch is for.
     pub group: GroupId,
-    /// What the members are.
+    /// Whether its clients are streams or polls, and of which form.
     pub kind: Kind,
     /// At least one event, in order.
     pub events: Vec<Arc<Event>>,
-    /// Of gzip streams, the event that came last before these, if it is still kept.
+    /// For gzip streams: the event before these, if it is still kept.
     pub before: Option<Arc<Event>>,
 }
 
@@ -59,7 +62,7 @@ pub struct Batch {
 pub(super) struct Groups {
     groups: Slab<Group>,
     by_key: HashMap<(Arc<[ChannelId]>, Kind), GroupId>,
-    /// Groups with a batch.
+    /// Groups whose batch is not empty.
     dirty: Vec<GroupId>,
     /// An empty buffer for a batch's events.
     spare: Vec<Arc<Event>>,
@@ -72,7 +75,7 @@ impl Groups {
             let group = &mut self.groups[id as usize];
             if group.batch.is_empty() {
                 self.dirty.push(id);
-                // One buffer serves all groups where events come one at a time.
+                // If events come one at a time, all groups use this one buffer in turn.
                 group.batch = std::mem::take(&mut self.spare);
             }
             group.batch.push(Arc::clone(event));
@@ -108,7 +111,7 @@ impl Groups {
         &self.groups[id as usize].clients
     }
 
-    /// Adds a member to the group of `channels`, which are in order. Gives back the group and the member's slot in it.
+    /// Adds a client to the group of `channels`, which are sorted. Returns the group and the client's place in it.
     pub(super) fn join(
         &mut self,
         channels: &[ChannelId],
@@ -137,21 +140,21 @@ impl Groups {
         });
         let clients = &mut self.groups[id as usize].clients;
         if clients.is_empty() {
-            clients.reserve_exact(1); // Many groups have one member for ever.
+            clients.reserve_exact(1); // Many groups never have more than one client.
         }
         clients.push(client);
         (id, index::to_u32(clients.len() - 1))
     }
 
-    /// Takes the member at `slot` out; gives back the one that stands there now. The last one's leaving ends the group.
-    pub(super) fn leave(&mut self, id: GroupId, slot: u32, all: &mut Slab<Channel>) -> Option<ClientIndex> {
+    /// Removes the client at `place`. Returns the client that was moved there, if one was. A group without clients is removed.
+    pub(super) fn leave(&mut self, id: GroupId, place: u32, all: &mut Slab<Channel>) -> Option<ClientIndex> {
         let clients = &mut self.groups[id as usize].clients;
-        clients.swap_remove(slot as usize);
+        clients.swap_remove(place as usize);
         if !clients.is_empty() {
-            return clients.get(slot as usize).copied();
+            return clients.get(place as usize).copied();
         }
         let group = self.groups.remove(id as usize);
-        debug_assert!(group.batch.is_empty(), "a group ends between batches only");
+        debug_assert!(group.batch.is_empty(), "a group is removed only while its batch is empty");
         self.by_key.remove(&group.key);
         for (&channel, &place) in group.key.0.iter().zip(&group.places) {
             let groups = &mut all[channel as usize].groups;

@@ -1,11 +1,11 @@
-//! Channels, their histories, and who listens to what. No I/O, no clock of its own, no locks: a shard owns one.
+//! The channels of one shard, their histories, and the groups of clients that read them. No I/O, no clock of its own, no locks.
 //!
-//! Clients that ask for the same channels in the same form are one [`group`](self): what is due to them is the same bytes,
-//! so it is worked out once for all of them. A publish appends to the channel's history and to the batch of each group that
-//! has the channel; the shard then sends the batches.
+//! Clients that read the same channels in the same form are one *group*: they all get the same bytes, which are made once. A
+//! publish appends the event to the channel's history and to the *batch* of each group that reads the channel. Then the shard
+//! sends the batches.
 //!
-//! Invariant: a client that is not behind has everything up to [`Hub::last`] that is in no batch. Hence batches are
-//! taken before any client is served from the histories.
+//! Invariant: a client that is not behind has every event up to [`Hub::last`] that is not in a batch of its group. So the batch
+//! of a group is taken before a client of the group is served from the histories.
 
 mod groups;
 mod history;
@@ -43,31 +43,31 @@ pub type ChannelId = u32;
 /// Whether a channel's events reach the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subscription {
-    /// The sources were not asked for the channel, or not all have answered.
+    /// The sources were not asked to deliver the channel, or not all of them have answered.
     Pending,
-    /// Every source has answered: events arrive, or the source is disconnected and reports when it is connected again.
+    /// Every source has answered: it delivers the channel's events, or it is disconnected and reports when it is connected again.
     Confirmed,
 }
 
-/// A channel that somebody listens to, or whose history is kept.
+/// A channel that has clients, or whose history is kept.
 #[derive(Debug)]
 pub struct Channel {
     name: ChannelName,
     history: History,
     subscription: Subscription,
-    /// Streams and polls on the channel.
+    /// Number of streams and polls that read the channel.
     subscribers: u32,
-    /// Requests that wait for the channel's subscription.
+    /// Number of requests that hold the channel, since they wait until it is confirmed ([`Hub::hold`]).
     holds: u32,
-    /// Members that are behind: while there are any, the history may stretch.
+    /// Number of its clients that are behind. While there are any, the history may exceed `history.messages` (`history.stretch`).
     behind: u32,
-    /// Since when the channel has had no client.
+    /// Since when the channel has had no client and no hold; `None` while it has one.
     idle_since: Option<Uptime>,
-    /// Whether the shard has asked for the channel (see [`Hub::set_wanted`]).
+    /// Whether the shard is subscribed to the channel at the dispatcher ([`Hub::set_wanted`]).
     wanted: bool,
-    /// The channel's place in the queue of those that give way when memory is short: its newest event when it was queued.
+    /// Set while the channel is in [`Hub`]'s `eviction`: the position of its newest event when it was put there.
     queued_at: Option<Position>,
-    /// Groups that have the channel.
+    /// Groups that read the channel.
     groups: Vec<GroupId>,
 }
 
@@ -100,26 +100,28 @@ pub struct Hub {
     limits: config::History,
     /// Whether sources must be asked for a channel before its events arrive.
     on_demand: bool,
+    /// The position of the last event, of any channel.
     last: Position,
-    /// Channels that are not in `channels` are complete since here (where no source must be asked).
+    /// A channel that is not in `channels` is complete since this position (unless a source must be asked for it), for this
+    /// cause. Raised when a channel is removed.
     floor: (Position, Cause),
     channels: Slab<Channel>,
     names: HashMap<ChannelName, ChannelId>,
     groups: Groups,
-    /// Channels that nobody listens to.
+    /// Number of channels without clients and holds.
     idle: usize,
-    /// Bytes of all histories.
+    /// Bytes that all histories take, with the channels they belong to.
     bytes: usize,
-    /// Channels with events, those that give way first in front.
+    /// Channels that have events. The first one loses events first when the histories exceed `history.bytes`.
     eviction: std::collections::VecDeque<ChannelId>,
     /// Channels published to since the last [`Hub::trim`].
     touched: Vec<ChannelId>,
-    /// Where the next [`Hub::sweep`] goes on.
+    /// The first channel that the next [`Hub::sweep`] looks at.
     sweep_at: usize,
 }
 
 impl Hub {
-    /// An empty hub that has passed everything up to `cursor`.
+    /// A hub without channels, whose last position is that of `cursor`.
     #[must_use]
     pub fn new(cursor: Cursor, limits: config::History, on_demand: bool) -> Self {
         Self {
@@ -151,13 +153,13 @@ impl Hub {
         if self.timed { self.node } else { self.node.untimed() }
     }
 
-    /// The last position passed.
+    /// The position of the last event, of any channel; or what [`Hub::advance`] has set.
     #[must_use]
     pub fn last(&self) -> Position {
         self.last
     }
 
-    /// Nothing has passed up to `position`, which is later than all that has.
+    /// Sets the last position. `position` is later than every event so far, and no event up to it follows.
     pub fn advance(&mut self, position: Position) {
         self.last = position;
     }
@@ -168,9 +170,9 @@ impl Hub {
         Cursor { node: self.node(), position }
     }
 
-    /// Appends `event` to its channel's history and to the batches of the groups that have the channel. Gives back how many
-    /// members the channel has. Where sources are asked on demand, an event of a channel nobody asked for is dropped: it
-    /// was on its way when the channel was let go.
+    /// Appends `event` to its channel's history and to the batches of the groups that read the channel. Returns how many
+    /// clients read the channel. If sources must be asked for channels, an event of an unknown channel is dropped: it arrived
+    /// after the channel was unsubscribed.
     pub fn publish(&mut self, event: &Arc<Event>, now: Uptime) -> u32 {
         self.last = event.position();
         let id = match self.names.get(event.channel()) {
@@ -195,24 +197,24 @@ impl Hub {
         }
     }
 
-    /// Takes the batches that [`Hub::publish`] has filled: each call gives one group, its kind, members and events.
+    /// Takes one group's batch that [`Hub::publish`] has filled; `None` if there is none left.
     pub fn next_batch(&mut self) -> Option<Batch> {
         self.groups.next_batch()
     }
 
-    /// Gives a batch's buffers back for the next one.
+    /// Keeps a sent batch's buffer, to be used for another one.
     pub fn recycle(&mut self, batch: Batch) {
         self.groups.recycle(batch);
     }
 
-    /// What follows `reader`'s cursor on the group's channels.
+    /// The events and gap events after `reader`'s cursor on the group's channels.
     #[must_use]
     pub fn replay<'a>(&'a self, group: GroupId, reader: &'a Reader) -> Replay<'a> {
         let channels = self.groups.channels(group).map(|id| (id, &self.channels[id as usize]));
         Replay::new(channels, reader, self.last)
     }
 
-    /// Where a client that starts like this begins to read. `now`: microseconds since 1970.
+    /// The reader of a client that begins with `start`. `now`: microseconds since 1970.
     #[must_use]
     pub fn reader(&self, start: Start, now: u64) -> Reader {
         match start {
@@ -220,8 +222,8 @@ impl Hub {
             Start::After(cursor) if cursor.node.is_same_node(&self.node) => {
                 Reader::new(cursor.position.min(self.last), CursorOrigin::Resumed)
             }
-            // All that is kept here came after all that an earlier run gave, whatever the clock said: where it has stepped back,
-            // comparing times would hide events.
+            // The client read from an earlier run of this instance. All events kept here came later, whatever the clock said.
+            // Comparing times would hide events if the clock was set back.
             Start::After(cursor) if cursor.node.is_run_of_same_instance(&self.node) => {
                 Reader::new(Position(0), CursorOrigin::Foreign)
             }
@@ -230,7 +232,7 @@ impl Hub {
             Start::After(cursor) => {
                 let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
                 let cursor = Position(cursor.position.0.saturating_sub(skew));
-                // From a clock so far ahead, nothing follows about what its client has.
+                // The other node's clock is far ahead, so the cursor does not say which events the client has.
                 let cursor = if cursor.0 > now { Position(0) } else { cursor.min(self.last) };
                 Reader::new(cursor, CursorOrigin::Foreign)
             }
@@ -238,7 +240,7 @@ impl Hub {
         }
     }
 
-    /// Finds or makes the channel, and holds it for a request: until [`Hub::release`] it is not forgotten.
+    /// Finds or makes the channel, and holds it for a request: it is not removed before [`Hub::release`].
     pub fn hold(&mut self, name: &ChannelName) -> ChannelId {
         let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
         let channel = &mut self.channels[id as usize];
@@ -251,10 +253,11 @@ impl Hub {
     pub fn release(&mut self, id: ChannelId, now: Uptime) {
         let channel = &mut self.channels[id as usize];
         channel.holds -= 1;
-        self.set_idle_if_left(id, now);
+        self.set_idle_if_unused(id, now);
     }
 
-    /// Adds a member to the group of `channels` (in any order, without repeats) and `kind`.
+    /// Adds a client to the group of `channels` (in any order, without repeats) and `kind`. Returns the group and the client's
+    /// place in it.
     pub fn join(&mut self, mut channels: Vec<ChannelId>, kind: Kind, client: ClientIndex) -> (GroupId, u32) {
         channels.sort_unstable();
         for &id in &channels {
@@ -265,13 +268,13 @@ impl Hub {
         self.groups.join(&channels, kind, client, &mut self.channels)
     }
 
-    /// Takes the member at `slot` out of its group. Gives back the member that stands at `slot` now, if there is one.
-    pub fn leave(&mut self, group: GroupId, slot: u32, now: Uptime) -> Option<ClientIndex> {
+    /// Removes the client at `place` from its group. Returns the client that was moved to `place`, if one was.
+    pub fn leave(&mut self, group: GroupId, place: u32, now: Uptime) -> Option<ClientIndex> {
         let channels: Vec<ChannelId> = self.groups.channels(group).collect();
-        let moved = self.groups.leave(group, slot, &mut self.channels);
+        let moved = self.groups.leave(group, place, &mut self.channels);
         for id in channels {
             self.channels[id as usize].subscribers -= 1;
-            self.set_idle_if_left(id, now);
+            self.set_idle_if_unused(id, now);
         }
         moved
     }
@@ -280,15 +283,15 @@ impl Hub {
         self.idle -= usize::from(self.channels[id as usize].idle_since.take().is_some());
     }
 
-    fn set_idle_if_left(&mut self, id: ChannelId, now: Uptime) {
+    fn set_idle_if_unused(&mut self, id: ChannelId, now: Uptime) {
         let channel = &mut self.channels[id as usize];
         if !channel.is_in_use() {
             self.idle += usize::from(channel.idle_since.replace(now).is_none());
-            self.forget_if_unused(id);
+            self.remove_if_unused(id);
         }
     }
 
-    /// Notes that a member of `group` has fallen behind (`true`) or caught up.
+    /// Counts a client of `group` that has fallen behind (`true`), or that is no longer behind (`false`).
     pub fn set_behind(&mut self, group: GroupId, behind: bool) {
         for id in self.groups.channels(group) {
             let count = &mut self.channels[id as usize].behind;
@@ -302,26 +305,26 @@ impl Hub {
         self.on_demand
     }
 
-    /// The channel of that name, if anybody listens to it or its history is kept.
+    /// The channel of that name, if it has clients or its history is kept.
     #[must_use]
     pub fn id(&self, name: &ChannelName) -> Option<ChannelId> {
         self.names.get(name).copied()
     }
 
-    /// The channel's subscription, and whether the shard has asked for them.
+    /// The channel's subscription, and whether the shard is subscribed to it at the dispatcher.
     #[must_use]
     pub fn subscription(&self, id: ChannelId) -> (Subscription, bool) {
         let channel = &self.channels[id as usize];
         (channel.subscription, channel.wanted)
     }
 
-    /// Notes whether the shard has asked for the channel.
+    /// Sets whether the shard is subscribed to the channel at the dispatcher.
     pub fn set_wanted(&mut self, id: ChannelId, wanted: bool) {
         self.channels[id as usize].wanted = wanted;
     }
 
-    /// The channel's subscription was confirmed: with `since`, it is complete from there on. Without, a source is
-    /// disconnected: what was published so far is not known, and [`Hub::restore`] follows once it is connected again.
+    /// The channel's subscription was confirmed. It is complete after the position `since`. `None`: a source is disconnected, so
+    /// events may be missing until [`Hub::restore`], which follows when the source is connected again.
     pub fn confirm(&mut self, name: &ChannelName, since: Option<Position>) {
         let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
         let channel = &mut self.channels[id as usize];
@@ -330,7 +333,7 @@ impl Hub {
         channel.history.raise(since.unwrap_or(self.last), Cause::Began);
     }
 
-    /// A source was disconnected, and is connected again. Gives back the groups whose clients are to get a gap event.
+    /// A source of the channel was disconnected and is connected again. Returns the groups whose clients are to get a gap event.
     pub fn restore(&mut self, name: &ChannelName, hole: Hole) -> &[GroupId] {
         self.last = self.last.max(hole.end);
         let Some(&id) = self.names.get(name) else { return &[] };
@@ -339,7 +342,7 @@ impl Hub {
         &channel.groups
     }
 
-    /// The process has let the channel go: what arrives from now on is not all.
+    /// The process unsubscribed: from now on the channel's events are incomplete. Drops its history.
     pub fn set_unsubscribed(&mut self, name: &ChannelName) {
         let Some(&id) = self.names.get(name) else { return };
         let channel = &mut self.channels[id as usize];
@@ -347,29 +350,29 @@ impl Hub {
         while !channel.history.is_empty() {
             self.bytes -= channel.history.drop_oldest();
         }
-        self.forget_if_unused(id);
+        self.remove_if_unused(id);
     }
 
-    /// What a group's members are.
+    /// Whether a group's clients are streams or polls, and of which form.
     #[must_use]
     pub fn kind(&self, group: GroupId) -> Kind {
         self.groups.kind(group)
     }
 
-    /// The members of a group.
+    /// The clients of a group.
     #[must_use]
     pub fn clients(&self, group: GroupId) -> &[ClientIndex] {
         self.groups.clients(group)
     }
 
-    /// The clients that have the channel, of every group.
+    /// The clients that read the channel, in all groups.
     #[must_use]
     pub fn clients_of(&self, id: ChannelId) -> Vec<ClientIndex> {
         let groups = self.channels[id as usize].groups.iter();
         groups.flat_map(|&group| self.groups.clients(group)).copied().collect()
     }
 
-    /// How many members each channel has that has any.
+    /// Each channel that has clients, and how many it has.
     pub fn subscribers(&self) -> impl Iterator<Item = (&ChannelName, u32)> {
         self.channels
             .iter()
@@ -377,7 +380,7 @@ impl Hub {
             .map(|(_, channel)| (&channel.name, channel.subscribers))
     }
 
-    /// Members of one channel.
+    /// Number of clients that read a channel.
     #[must_use]
     pub fn subscribers_of(&self, name: &ChannelName) -> u32 {
         self.names.get(name).map_or(0, |&id| self.channels[id as usize].subscribers)
@@ -385,7 +388,7 @@ impl Hub {
 
     fn open(&mut self, name: ChannelName) -> ChannelId {
         let (history, subscription) = if self.on_demand {
-            // Whether anything is missing is known once the sources have answered.
+            // `confirm` sets since when the channel is complete.
             (History::new(Position(0), Cause::Began, base_weight(&name)), Subscription::Pending)
         } else {
             (History::new(self.floor.0, self.floor.1, base_weight(&name)), Subscription::Confirmed)
@@ -396,7 +399,7 @@ impl Hub {
     }
 }
 
-/// What a channel costs while it keeps events, in bytes: its state, its name, and its entries in the hub's tables.
+/// Bytes that a channel takes beside its events: its state, its name, and its entries in the hub's tables.
 fn base_weight(name: &ChannelName) -> u32 {
     u32::try_from(size_of::<Channel>() + name.as_str().len() + 128).unwrap_or(u32::MAX)
 }

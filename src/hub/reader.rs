@@ -1,10 +1,10 @@
-//! How far a client has read, and which losses were reported to it. Where among the events a gap event stands is decided
-//! by [`super::replay`].
+//! How far a client has read, and which losses were reported to it. It does not decide when a gap event is sent:
+//! [`super::replay`] does.
 //!
 //! Invariants:
-//! - A loss concerns a reader exactly while the reader's cursor is before the end of the loss.
-//! - A cursor never passes the begin of a loss that was not reported. So a client that was cut off within a loss, and
-//!   continues at a history that has what is missing here, already got the gap event.
+//! - A loss concerns a reader as long as the reader's cursor is before the end of the loss, and no longer.
+//! - A cursor never passes the beginning of a loss that was not reported. So a client that was cut off within a loss already got
+//!   the gap event, and may continue at another shard or node whose history has the missing events.
 
 use super::{
     ChannelId,
@@ -12,25 +12,26 @@ use super::{
 };
 use crate::{cursor::Position, sse::GapReason};
 
-/// How a reader came to its cursor: it decides which reason a gap event gives.
+/// How a reader got its cursor. It decides which reason a gap event gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CursorOrigin {
-    /// It was connected all the time.
+    /// The client has been connected all the time.
     Live,
-    /// It came back with a cursor of this node.
+    /// The client reconnected with a cursor of this node.
     Resumed,
-    /// It came back with a cursor that this node did not make.
+    /// The client reconnected with a cursor that this node did not make.
     Foreign,
 }
 
 /// How far a client has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reader {
-    /// It has everything up to here.
+    /// The client has every event up to this position, except what was reported as lost.
     pub cursor: Position,
-    /// How it came to the cursor.
+    /// How the reader got the cursor.
     pub origin: CursorOrigin,
-    /// Losses reported to it that the cursor has not passed: they are not reported again while the client is connected.
+    /// Losses that were reported and whose end the cursor has not reached. They are not reported again while the client is
+    /// connected.
     reported: Vec<ReportedLoss>,
 }
 
@@ -38,7 +39,7 @@ pub struct Reader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Loss {
     channel: ChannelId,
-    /// The gap event comes after the events up to here, and before all later ones.
+    /// The gap event comes after the events up to this position, and before all later ones.
     pub(super) begin: Position,
     /// The channel is complete again after this position, up to the next loss.
     pub(super) end: Position,
@@ -49,7 +50,7 @@ pub struct Loss {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LossKind {
-    /// A bound of the history dropped events, or the history began later.
+    /// The history dropped events because of its limits, or it began later.
     BeforeHistory,
     /// A source was disconnected.
     Hole,
@@ -58,8 +59,8 @@ enum LossKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ReportedLoss {
     loss: Loss,
-    /// The hub's last position when the loss was reported. What was published up to there and is dropped before the reader
-    /// gets another event of the channel is covered by the same report.
+    /// The hub's last position when the loss was reported. The report also covers events that were published up to this
+    /// position and are dropped before the reader gets another event of the channel.
     known: Position,
 }
 
@@ -70,7 +71,7 @@ impl Reader {
         Self { cursor, origin, reported: Vec::new() }
     }
 
-    /// A connected client that has everything up to `cursor`.
+    /// The reader of a connected client that has every event up to `cursor`.
     #[must_use]
     pub fn live(cursor: Position) -> Self {
         Self::new(cursor, CursorOrigin::Live)
@@ -96,7 +97,7 @@ impl Reader {
     ) -> impl Iterator<Item = Loss> + 'a {
         let before_history = Loss {
             channel,
-            begin: self.cursor, // The first lost event may follow the cursor immediately.
+            begin: self.cursor, // The event right after the cursor may be lost.
             end: history.complete_since(),
             reason: self.gap_reason(history.cause()),
             kind: LossKind::BeforeHistory,
@@ -115,7 +116,7 @@ impl Reader {
 
     fn gap_reason(&self, cause: Cause) -> GapReason {
         match (cause, self.origin) {
-            // A client that is connected all the time sees a channel begin only if a source was disconnected when it joined.
+            // A connected client has a cursor before the channel began only if a source was disconnected when the client joined.
             (Cause::Began, CursorOrigin::Live) => GapReason::Source,
             (Cause::Evicted, CursorOrigin::Live) => GapReason::Slow,
             (_, CursorOrigin::Resumed) => GapReason::History,
@@ -129,7 +130,7 @@ impl ReportedLoss {
         self.loss.channel == loss.channel
             && self.loss.kind == loss.kind
             && match loss.kind {
-                // The reader's cursor is still before the old end, so it got no event of the channel since.
+                // The reader's cursor is before the reported end, so it got no event of the channel since then.
                 LossKind::BeforeHistory => loss.end <= self.known,
                 LossKind::Hole => loss.end <= self.loss.end,
             }

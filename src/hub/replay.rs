@@ -1,10 +1,12 @@
-//! "Deliver what follows this cursor": the one piece of code behind resuming and catching up.
+//! The events and gap events after a cursor, in order. Resuming and catching up both use this. It writes to no socket.
 //!
-//! Invariants, so that a client that is cut off after any item and resumes with that item's id misses nothing unreported,
-//! at this hub or at another one whose histories are longer or shorter:
+//! Invariants:
 //! - Events of all the channels come in the order of their positions, each once.
-//! - A gap event comes before any event that is later than the begin of the loss.
-//! - The id of a gap event is before the next event, and not after the begin of a loss that is still to be reported.
+//! - A gap event comes before every event that is later than the beginning of the loss.
+//! - The id of a gap event is before the next event, and not after the beginning of a loss that was not reported yet.
+//!
+//! So a client may be cut off after any item and resume with that item's id, at this hub or at another one whose histories are
+//! longer or shorter: it misses nothing unreported.
 //!
 //! A client that is cut off between a gap event and the end of its loss, with events of other channels in between, gets
 //! the gap event again. A client that stays connected does not ([`Reader`] remembers).
@@ -25,28 +27,28 @@ use crate::{
     sse::{self, GapReason},
 };
 
-/// What a reader gets next.
+/// One item that a reader gets.
 #[derive(Debug)]
 pub enum ReplayItem {
     /// An event.
     Event(Arc<Event>),
-    /// Events of `channels` may be missing here.
+    /// A gap event: events of `channels` may be missing here.
     Gap {
-        /// The reader's cursor once it has the gap event.
+        /// The position in the gap event's id: the reader's cursor after it.
         position: Position,
-        /// The channels.
+        /// Channels that may lack events.
         channels: Vec<ChannelName>,
-        /// Why.
+        /// The reason that the gap event gives.
         reason: GapReason,
-        /// The losses it reports.
+        /// The losses that the gap event reports.
         losses: Vec<Loss>,
-        /// The hub's last position when it was reported.
+        /// The hub's last position when the gap event was made.
         known: Position,
     },
 }
 
 impl ReplayItem {
-    /// Its bytes on the wire. A gap event is encoded at each call, with an id of `node`.
+    /// The item's bytes, in `form`. A gap event is encoded at each call, with an id of `node`.
     #[must_use]
     pub fn frame(&self, node: NodeId, form: Form) -> Bytes {
         match self {
@@ -57,7 +59,7 @@ impl ReplayItem {
         }
     }
 
-    /// The reader's cursor once it has this.
+    /// The reader's cursor after this item.
     #[must_use]
     pub fn position(&self) -> Position {
         match self {
@@ -68,8 +70,8 @@ impl ReplayItem {
 }
 
 impl Reader {
-    /// Notes that the client was given `item`.
-    pub fn has(&mut self, item: &ReplayItem) {
+    /// Moves the cursor past `item`, which the client was given.
+    pub fn pass(&mut self, item: &ReplayItem) {
         self.advance(item.position());
         if let ReplayItem::Gap { losses, known, .. } = item {
             self.note_reported(losses, *known);
@@ -77,11 +79,11 @@ impl Reader {
     }
 }
 
-/// Walks what follows a reader's cursor on some channels.
+/// An iterator over the items after a reader's cursor on some channels.
 pub struct Replay<'a> {
     /// Each channel's history and the index of the next event in it.
     heads: Vec<(&'a History, usize)>,
-    /// Losses still to be reported, in the order of their begins.
+    /// Losses that were not reported yet, ordered by where they begin.
     losses: VecDeque<(Loss, &'a ChannelName)>,
     /// The hub's last position.
     last: Position,
@@ -138,7 +140,7 @@ impl Iterator for Replay<'_> {
         {
             return self.take_event(at);
         }
-        // Losses with no event between their begins are reported together.
+        // Losses are reported together if they have the same reason and no event lies between their beginnings.
         let together = |loss: &Loss| loss.reason == reason && event.is_none_or(|(_, next)| next > loss.begin);
         let (mut losses, mut channels) = (Vec::new(), Vec::<ChannelName>::new());
         while let Some(&(loss, name)) = self.losses.front().filter(|(loss, _)| together(loss)) {

@@ -1,25 +1,25 @@
-//! What the hub drops, and when: the bounds of the histories, and channels that nobody listens to.
+//! Drops events that exceed the limits of the histories, and channels that nothing needs. It adds nothing.
 //!
-//! Invariant: after [`Hub::trim`] the histories of all channels hold at most `history.bytes`, whatever clients do.
+//! Invariant: after [`Hub::trim`] all histories together take at most `history.bytes`, whatever clients do.
 
 use std::{collections::HashSet, time::Duration};
 
 use super::{ChannelId, Hub, Subscription, history::History};
 use crate::{clock::Uptime, config, event::Event, index, name::ChannelName};
 
-/// Fewest channels that one sweep looks at.
+/// One sweep looks at this many channels at least.
 const SWEEP_AT_LEAST: usize = 1024;
-/// With more channels that nobody listens to, `history.linger` is not waited for.
+/// If more channels than this have no client, channels are unsubscribed without waiting for `history.linger`.
 const MOST_IDLE: usize = 10_000;
-/// A whole round of sweeps takes this many calls, with many channels.
+/// If there are many channels, each one is looked at once in this many sweeps.
 const SWEEPS_A_ROUND: usize = 30;
 
 impl Hub {
-    /// Drops what the bounds don't allow of the channels published to since the last call. Called once the batches are
-    /// sent, so that it is known who is behind, and what forms of the events were made.
+    /// Enforces the limits on the channels that were published to since the last call. Called after the batches were sent: then
+    /// it is known which clients are behind, and which forms of the events were made.
     pub fn trim(&mut self, now: Uptime) {
         let bounds = Bounds::at(now, &self.limits);
-        // Where memory is short, nobody's slowness costs others their history.
+        // If memory is short, no history is kept longer for slow clients: other channels would lose theirs.
         let stretch = self.bytes <= self.limits.bytes;
         while let Some(id) = self.touched.pop() {
             let Some(channel) = self.channels.get_mut(id as usize) else { continue };
@@ -30,11 +30,11 @@ impl Hub {
         while self.bytes > self.limits.bytes && self.evict_one() {}
     }
 
-    /// Looks at some channels: drops events past their age and channels of no more use. Called every second.
-    /// Gives back the channels that the shard no longer wants: nobody has listened for `history.linger`.
+    /// Looks at some channels: drops events older than `history.age`, and removes channels that nothing needs. Called every second.
+    /// Returns the channels to unsubscribe from: they have had no client for `history.linger`.
     pub fn sweep(&mut self, now: Uptime) -> Vec<ChannelName> {
         let bounds = Bounds::at(now, &self.limits);
-        // Whoever asks for channels by the thousand, to leave at once, does not keep them subscribed.
+        // A client that subscribes to thousands of channels and leaves must not keep them subscribed.
         let linger = if self.idle > MOST_IDLE { Duration::ZERO } else { self.limits.linger };
         let idle_from = now.before(linger);
         let mut emptied = HashSet::new();
@@ -61,29 +61,29 @@ impl Hub {
             self.eviction.retain(|id| !emptied.contains(id));
         }
         for id in looked_at {
-            self.forget_if_unused(id);
+            self.remove_if_unused(id);
         }
         unwanted
     }
 
-    /// Counts the forms of a kept event that were made for a client's replay.
+    /// Counts the bytes of an event's forms that were made for a client that catches up, if the event is kept.
     pub fn weigh(&mut self, event: &Event) {
         if let Some(&id) = self.names.get(event.channel()) {
             self.bytes += self.channels[id as usize].history.weigh(event.position());
         }
     }
 
-    /// Drops the oldest event of the channel that was published to least recently; false if nothing is kept.
+    /// Drops the oldest event of the channel that was published to least recently. False if no event is kept.
     fn evict_one(&mut self) -> bool {
         while let Some(id) = self.eviction.pop_front() {
             let Some(channel) = self.channels.get_mut(id as usize) else { continue };
             let Some(newest) = channel.history.newest() else {
                 channel.queued_at = None;
-                self.forget_if_unused(id);
+                self.remove_if_unused(id);
                 continue;
             };
             if channel.queued_at != Some(newest) {
-                // Published to since it was queued: others give way first.
+                // It was published to since it was put into the queue: other channels lose events first.
                 channel.queued_at = Some(newest);
                 self.eviction.push_back(id);
                 continue;
@@ -95,27 +95,35 @@ impl Hub {
         false
     }
 
-    /// Removes the channel if it holds nothing and nobody listens or has asked.
-    pub(super) fn forget_if_unused(&mut self, id: ChannelId) {
+    /// Removes the channel if it has no events, no client, no hold and no subscription.
+    pub(super) fn remove_if_unused(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(id as usize) else { return };
-        let fed = self.on_demand && channel.subscription == Subscription::Confirmed;
-        if channel.is_in_use() || channel.wanted || fed || !channel.history.is_empty() || channel.queued_at.is_some() {
+        let subscribed = self.on_demand && channel.subscription == Subscription::Confirmed;
+        if channel.is_in_use()
+            || channel.wanted
+            || subscribed
+            || !channel.history.is_empty()
+            || channel.queued_at.is_some()
+        {
             return;
         }
         let channel = self.channels.remove(id as usize);
         self.names.remove(&channel.name);
         self.idle -= usize::from(channel.idle_since.is_some());
-        // What the channel could not vouch for, nobody can for a channel that is not here.
+        // If the channel is made again, it is not complete before this either.
         if channel.history.complete_since() > self.floor.0 {
             self.floor = (channel.history.complete_since(), channel.history.cause());
         }
     }
 }
 
-/// What one history may keep at some time.
+/// The limits of one history at one time.
 struct Bounds {
+    /// Most events, unless the history stretches (`history.messages`).
     messages: usize,
+    /// Events that arrived earlier are dropped (`history.age`).
     kept_from: Uptime,
+    /// Events that arrived earlier don't count as needed by clients that are behind (`history.stretch`).
     stretched_from: Uptime,
 }
 
@@ -128,8 +136,8 @@ impl Bounds {
         }
     }
 
-    /// Drops what is too old, or too much; where the history `stretches`, too much only if it is past the stretch. Gives
-    /// back the bytes that are free now.
+    /// Drops events that are too old, and events that are too many. `stretches`: clients are behind, so too many events are
+    /// kept until they are older than `history.stretch`. Returns the freed bytes.
     fn enforce(&self, history: &mut History, stretches: bool) -> usize {
         let mut freed = 0;
         while let Some(oldest) = history.oldest_arrived() {

@@ -1,8 +1,9 @@
-//! Gives events their positions. The only place where a position is made.
+//! Gives events their positions. No position is made elsewhere. It reads no clock.
 
 use crate::cursor::{Cursor, NodeId, Position};
 
-/// The node's name and its last position. Positions only ever grow, and are the time where the clock allows it.
+/// The node's name and its last position. Positions only grow. A position is the time of publishing, unless the clock has
+/// stepped back.
 #[derive(Debug)]
 pub struct Sequencer {
     node: NodeId,
@@ -18,7 +19,7 @@ impl Sequencer {
         Self { node, last: Position(now) }
     }
 
-    /// A sequencer that goes on after `cursor`.
+    /// A sequencer whose first position is greater than that of `cursor`.
     #[must_use]
     pub fn after(cursor: Cursor) -> Self {
         Self { node: cursor.node, last: cursor.position }
@@ -36,13 +37,13 @@ impl Sequencer {
         &self.node
     }
 
-    /// The last position given.
+    /// The position that was made last.
     #[must_use]
     pub fn last(&self) -> Position {
         self.last
     }
 
-    /// The cursor of one who has read everything so far.
+    /// The cursor of a client that has every event so far.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         Cursor { node: self.node, position: self.last }
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_grow_even_where_the_clock_does_not() {
+    fn positions_grow_when_the_clock_steps_back() {
         let mut sequencer = Sequencer::new(NodeId::random(), 100);
         assert_eq!(sequencer.next(50), Position(101));
         assert_eq!(sequencer.next(200), Position(200));

@@ -1,4 +1,4 @@
-//! What a hub knows of its channels, given to and taken from the hub of another process.
+//! Exports a hub's channels for an upgrade, and imports those of another process.
 
 use std::sync::Arc;
 
@@ -8,26 +8,26 @@ use crate::{clock::Uptime, cursor::Position, event::Event, index, name::ChannelN
 /// A channel and its history.
 #[derive(Debug, Clone)]
 pub struct ChannelSnapshot {
-    /// Its name.
+    /// The channel's name.
     pub name: ChannelName,
-    /// Whether its events arrive.
+    /// Whether the channel's subscription is confirmed.
     pub open: bool,
-    /// Since when the history is complete.
+    /// The position after which the history is complete.
     pub complete_since: Position,
-    /// What last raised that.
+    /// Why `complete_since` was last raised.
     pub cause: Cause,
-    /// Where a source was disconnected.
+    /// The stretches in which a source was disconnected.
     pub holes: Vec<Hole>,
-    /// The history, in order, and when each event has arrived.
+    /// The events of the history, in order, and when each one arrived.
     pub events: Vec<(Arc<Event>, Uptime)>,
 }
 
 impl Hub {
-    /// All channels.
+    /// A snapshot of each channel.
     pub fn export(&self) -> impl Iterator<Item = (ChannelId, ChannelSnapshot)> {
         self.channels.iter().map(|(id, channel)| {
             let history = &channel.history;
-            let image = ChannelSnapshot {
+            let snapshot = ChannelSnapshot {
                 name: channel.name.clone(),
                 open: channel.subscription == Subscription::Confirmed,
                 complete_since: history.complete_since(),
@@ -35,19 +35,19 @@ impl Hub {
                 holes: history.holes().to_vec(),
                 events: history.events().map(|(event, arrived)| (Arc::clone(event), arrived)).collect(),
             };
-            (index::to_u32(id), image)
+            (index::to_u32(id), snapshot)
         })
     }
 
-    /// Takes a channel over, which the hub must not have yet.
-    pub fn import(&mut self, image: ChannelSnapshot, now: Uptime) -> ChannelId {
-        let id = self.open(image.name);
+    /// Adds the channel of a snapshot. The hub must not have it yet.
+    pub fn import(&mut self, snapshot: ChannelSnapshot, now: Uptime) -> ChannelId {
+        let id = self.open(snapshot.name);
         let channel = &mut self.channels[id as usize];
         *channel = Channel {
-            history: History::new(image.complete_since, image.cause, base_weight(&channel.name)),
-            subscription: if image.open { Subscription::Confirmed } else { channel.subscription },
-            // Whoever had asked for it before, the sources are asked anew for all that is open.
-            wanted: self.on_demand && image.open,
+            history: History::new(snapshot.complete_since, snapshot.cause, base_weight(&channel.name)),
+            subscription: if snapshot.open { Subscription::Confirmed } else { channel.subscription },
+            // The dispatcher subscribes every shard to each open channel of a snapshot.
+            wanted: self.on_demand && snapshot.open,
             idle_since: Some(now),
             ..Channel::new(
                 channel.name.clone(),
@@ -55,24 +55,24 @@ impl Hub {
                 channel.subscription,
             )
         };
-        for hole in image.holes {
+        for hole in snapshot.holes {
             self.bytes -= self.channels[id as usize].history.add_hole(hole);
         }
-        for (event, arrived) in image.events {
+        for (event, arrived) in snapshot.events {
             self.keep(id, &event, arrived.min(now));
         }
-        // Its clients come after it; a channel without any is forgotten by a sweep.
+        // Its clients are added later. A sweep removes a channel that gets none.
         self.idle += 1;
         id
     }
 
-    /// Since when channels are complete that are not here, and what last raised that.
+    /// The position since which channels are complete that the hub does not have, and why it was last raised.
     #[must_use]
     pub fn floor(&self) -> (Position, Cause) {
         self.floor
     }
 
-    /// Sets what [`Hub::floor`] gives.
+    /// Sets [`Hub::floor`].
     pub fn set_floor(&mut self, since: Position, cause: Cause) {
         self.floor = (since, cause);
     }

@@ -1,5 +1,5 @@
-//! What the hub promises, checked against a model: a client that resumes after any cursor gets what was published after it,
-//! once and in order, or a gap event. What holds over several hubs is checked in `gap_tests`.
+//! Tests of one hub: a client that resumes after a cursor gets the later events, once and in order, or a gap event. Tests over
+//! several hubs are in `gap_tests`.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ impl Harness {
         joined
     }
 
-    /// What a client that resumes after `start` is given.
+    /// The items that a client gets that begins with `start`.
     fn resume(&mut self, channels: &[&str], start: Start) -> Vec<Given> {
         let (group, slot) = self.join(channels, 7);
         let given = self.hub.replay(group, &self.hub.reader(start, self.now)).map(Given::from).collect();
@@ -111,7 +111,7 @@ fn several_channels_are_replayed_in_one_order() {
 }
 
 #[test]
-fn what_was_dropped_is_a_gap_at_the_position_it_ends() {
+fn dropped_events_are_a_gap_whose_id_is_the_last_dropped_position() {
     let mut harness = Harness::new(limits(2), false);
     let start = harness.sequencer.last();
     let a: Vec<_> = (0..4).map(|_| harness.publish("a", "x")).collect();
@@ -123,7 +123,7 @@ fn what_was_dropped_is_a_gap_at_the_position_it_ends() {
 }
 
 #[test]
-fn a_gap_comes_before_later_events_of_any_channel_and_its_id_passes_none_of_them() {
+fn a_gap_event_comes_before_later_events_of_any_channel_and_its_id_is_before_them() {
     let mut harness = Harness::new(limits(1), false);
     let start = harness.sequencer.last();
     let b = harness.publish("b", "x");
@@ -133,12 +133,12 @@ fn a_gap_comes_before_later_events_of_any_channel_and_its_id_passes_none_of_them
 }
 
 #[test]
-fn a_clock_that_stepped_back_before_a_restart_hides_no_event_from_clients_of_the_run_before() {
+fn a_clock_step_back_before_a_restart_hides_no_event_from_clients_of_the_earlier_run() {
     let mut harness = Harness::new(limits(10), false);
     harness.now += 10 * SECOND;
     let event = harness.publish("a", "x");
     let before: NodeId = format!("{}zzzzz", &harness.hub.node().as_str()[..3]).parse().unwrap();
-    // The run before was 6 s ahead: by its time, its client has what this run published after.
+    // The clock of the earlier run was 6 s ahead: by its cursor's time, its client would have the event of this run.
     harness.now += 10 * SECOND;
     let cursor = Cursor { node: before, position: Position(event.0 + 6 * SECOND) };
     let given = harness.resume(&["a"], Start::After(cursor));
@@ -172,21 +172,21 @@ fn a_cursor_of_another_run_counts_as_a_time() {
     harness.now += 10 * SECOND;
     let event = harness.publish("a", "x");
     let other = |position| Start::After(Cursor { node: "zzzzzzzz".parse().unwrap(), position });
-    // Its time less the skew is after this run's start: all that is younger is given, and nothing was missed.
+    // The cursor's time less the skew is after this run's start: later events are given, and nothing was missed.
     assert_eq!(harness.resume(&["a"], other(Position(event.0 + SECOND))), [Given::Event(event)]);
     harness.now += 10 * SECOND;
     assert_eq!(harness.resume(&["a"], other(Position(event.0 + 3 * SECOND))), []);
-    // Before the start nobody knows.
+    // What was published before the start is not known.
     let given = harness.resume(&["a"], other(Position(SECOND)));
     assert_eq!(given[0], Given::Gap(Position(1_000 * SECOND), vec!["a".to_owned()], GapReason::Restart));
     assert_eq!(given[1], Given::Event(event));
-    // From a clock far ahead of ours nothing follows about what the client has.
+    // The other clock is far ahead: its cursor does not say which events the client has.
     let given = harness.resume(&["a"], other(Position(u64::MAX)));
     assert!(matches!(&given[..], [Given::Gap(_, _, GapReason::Restart), Given::Event(_)]), "{given:?}");
 }
 
 #[test]
-fn an_unknown_id_is_told_and_gets_all_that_is_kept() {
+fn an_unknown_id_gets_a_gap_event_and_all_kept_events() {
     let mut harness = Harness::new(limits(10), false);
     let event = harness.publish("a", "x");
     let given = harness.resume(&["a", "b"], Start::Unknown);
@@ -211,7 +211,7 @@ fn a_source_that_was_disconnected_is_a_gap_for_all_its_channels() {
 }
 
 #[test]
-fn an_event_of_a_channel_nobody_asked_for_is_not_kept() {
+fn an_event_of_a_channel_without_subscription_is_not_kept() {
     let mut harness = Harness::new(limits(10), true);
     harness.publish("a", "x");
     assert_eq!(harness.hub.id(&name("a")), None);
@@ -219,7 +219,7 @@ fn an_event_of_a_channel_nobody_asked_for_is_not_kept() {
 }
 
 #[test]
-fn a_channel_stretches_for_those_who_are_behind_and_no_longer_than_configured() {
+fn a_history_stretches_for_clients_that_are_behind_for_the_configured_time() {
     let mut harness = Harness::new(limits(2), false);
     let (group, _) = harness.join(&["a"], 1);
     harness.hub.set_behind(group, true);
@@ -235,7 +235,7 @@ fn a_channel_stretches_for_those_who_are_behind_and_no_longer_than_configured() 
 }
 
 #[test]
-fn a_channel_is_unwanted_once_nobody_has_listened_for_the_linger() {
+fn a_channel_without_clients_is_unsubscribed_after_the_linger() {
     let mut harness = Harness::new(limits(2), true);
     let (group, slot) = harness.join(&["a"], 1);
     let id = harness.hub.id(&name("a")).unwrap();
@@ -250,7 +250,7 @@ fn a_channel_is_unwanted_once_nobody_has_listened_for_the_linger() {
 }
 
 #[test]
-fn events_past_their_age_go_and_a_cursor_before_them_is_told() {
+fn events_past_their_age_are_dropped_and_an_older_cursor_gets_a_gap_event() {
     let mut harness = Harness::new(config::History { age: Duration::from_secs(10), ..limits(10) }, false);
     let start = harness.sequencer.last();
     let old = harness.publish("a", "x");
@@ -263,7 +263,7 @@ fn events_past_their_age_go_and_a_cursor_before_them_is_told() {
 }
 
 #[test]
-fn all_histories_together_are_bounded_and_quiet_channels_give_way() {
+fn all_histories_together_are_bounded_and_quiet_channels_lose_events_first() {
     let bytes = 100_000;
     let mut harness = Harness::new(config::History { bytes, ..limits(1000) }, false);
     for n in 0..2_000 {
@@ -279,20 +279,20 @@ fn all_histories_together_are_bounded_and_quiet_channels_give_way() {
 }
 
 #[test]
-fn groups_end_with_their_last_member_and_leave_their_channels() {
+fn a_group_ends_with_its_last_client_and_leaves_its_channels() {
     let mut harness = Harness::new(limits(2), false);
     let mut clients: Vec<(GroupId, u32)> = Vec::new();
-    for (member, channels) in
+    for (client, channels) in
         [vec!["a"], vec!["a", "b"], vec!["b", "a"], vec!["b"], vec!["a", "b", "c"]].iter().enumerate()
     {
-        clients.push(harness.join(channels, u32::try_from(member).unwrap()));
+        clients.push(harness.join(channels, u32::try_from(client).unwrap()));
     }
     assert_eq!(clients[1].0, clients[2].0, "order does not matter");
     assert_eq!(harness.hub.subscribers_of(&name("a")), 4);
     assert_eq!(
         harness.hub.leave(clients[1].0, clients[1].1, harness.uptime()),
         Some(2),
-        "the other member takes the place"
+        "the other client is moved to the place"
     );
     assert_eq!(harness.hub.leave(clients[2].0, clients[1].1, harness.uptime()), None);
     for index in [0, 3, 4] {
@@ -316,7 +316,7 @@ fn each_disconnect_of_a_source_is_reported_in_its_place() {
         given.push(Given::Gap(back, vec!["a".to_owned()], GapReason::Source));
     }
     assert_eq!(harness.resume(&["a"], harness.after(open)), given);
-    // With one hole too many, what was before the first one is no longer kept.
+    // With one hole too many, the events before the first hole are dropped.
     harness.reconnect(&["a"], harness.sequencer.last());
     let resumed = harness.resume(&["a"], harness.after(open));
     assert_eq!(resumed[0], Given::Gap(first_hole.unwrap(), vec!["a".to_owned()], GapReason::History));
@@ -325,7 +325,7 @@ fn each_disconnect_of_a_source_is_reported_in_its_place() {
 
 #[test]
 fn a_cursor_within_a_hole_gets_its_gap_event_at_once() {
-    // A client that was connected while the source was not, and got events of other sources meanwhile.
+    // The client was connected while the source was disconnected, and got events of other sources.
     let mut harness = Harness::new(limits(100), true);
     harness.hub.confirm(&name("a"), Some(harness.sequencer.last()));
     harness.hub.confirm(&name("b"), Some(harness.sequencer.last()));
@@ -374,16 +374,17 @@ fn a_connected_client_gets_each_gap_once() {
     }
     let mut next = |harness: &Harness| {
         let item = harness.hub.replay(group, &reader).next()?;
-        reader.has(&item);
+        reader.pass(&item);
         Some(Given::from(item))
     };
     let gap = |id| Some(Given::Gap(id, vec!["a".to_owned()], GapReason::Slow));
     assert_eq!(next(&harness), gap(Position(1_000 * SECOND)));
     assert_eq!(next(&harness), Some(Given::Event(b[0])));
-    // Dropped since, but published before the gap event: the application was asked to load the channel's state after it.
+    // Published before the gap event and dropped after it: the gap event covers it, as the application has loaded the channel's
+    // state since.
     let later = harness.publish("a", "x");
     assert_eq!(next(&harness), Some(Given::Event(b[1])));
-    // Published and dropped after the gap event.
+    // Published and dropped after the gap event: it needs another one.
     harness.publish("a", "x");
     let kept = [harness.publish("a", "x"), harness.publish("a", "x")];
     assert_eq!(next(&harness), gap(Position(kept[0].0 - 1)));

@@ -39,12 +39,12 @@ pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Pub
         let (shard, public, permit) = (shard.clone(), Rc::clone(&public), Rc::clone(&permit));
         async move { answer(&request, &shard, &public, &permit).await }
     };
-    match http::serve(stream, &builder, answer, shard.leaving()).await {
+    match http::serve(stream, &builder, answer, shard.pausing()).await {
         Ended::Closed => {}
         Ended::Taken(stream, (joining, hold)) => match stream.detach() {
             Ok(fd) => shard.attach(fd, joining, hold),
             Err(error) => tracing::warn!(%error, "a client was dropped: its connection could not be taken over"),
         },
-        Ended::Left(stream) => shard.hand_on(stream),
+        Ended::Left(stream) => shard.keep_for_successor(stream),
     }
 }

@@ -1,4 +1,4 @@
-//! What a shard remembers of a client: as little as it can, since there are many. It writes to nobody.
+//! A client's data and states. There are many clients, so it is small. It writes to no socket.
 
 use std::os::fd::OwnedFd;
 
@@ -12,7 +12,7 @@ use crate::{
     hub::{ChannelId, GroupId, Kind, Reader},
 };
 
-/// A client's slot, and which of the slot's successive clients it is.
+/// A client's slot and generation. Slots are reused, generations are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ClientKey {
     pub(super) slot: u32,
@@ -30,40 +30,40 @@ impl ClientKey {
     }
 }
 
-/// A request that has been accepted, on its way to a shard.
+/// A request that was accepted and is to become a client of a shard.
 #[derive(Debug)]
 pub struct Joining {
     /// Stream or poll.
     pub kind: Kind,
-    /// From where.
+    /// Where the client begins to read.
     pub start: Start,
-    /// The response head up to and with the blank line; of a poll, without `Content-Length` and blank line.
+    /// The response head. A stream's ends with the blank line; a poll's lacks `Content-Length` and the blank line.
     pub head: Bytes,
-    /// How a poll is answered; `None` for a stream.
+    /// The form of a poll's answer; `None` for a stream.
     pub reply: Option<PollReply>,
-    /// Its right to be a client (`stream.max_clients`).
+    /// The client's permit (`stream.max_clients`).
     pub permit: ClientPermit,
-    /// Who it is, if that is known.
+    /// Who the client is, if that is known.
     pub info: Option<Box<ClientInfo>>,
 }
 
 /// Who a client is. Most have none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ClientInfo {
-    /// Its identity, as the authorizer gives it.
+    /// The client's identity, as the authorizer says.
     pub subject: Option<String>,
-    /// Its address, as nginx gives it.
+    /// The client's address, as nginx says.
     pub address: Option<String>,
 }
 
-/// A connection on its way to be a client.
+/// A connection that is to become a client.
 pub(super) struct Entering {
     pub(super) fd: OwnedFd,
     pub(super) channels: Vec<ChannelId>,
     pub(super) kind: Kind,
-    /// Ticks until it ends by itself.
+    /// Ticks until the client's lifetime is over; `None`: no limit.
     pub(super) expires_in: Option<u32>,
-    /// Ticks since something was written to it.
+    /// Ticks since something was written to the client.
     pub(super) silent: u32,
     pub(super) state: ClientState,
     pub(super) info: Option<Box<ClientInfo>>,
@@ -75,53 +75,55 @@ pub(super) struct Client {
     pub(super) fd: OwnedFd,
     pub(super) generation: u32,
     pub(super) group: GroupId,
-    /// Its place among the group's clients.
+    /// The client's place in its group.
     pub(super) place: u32,
-    /// When something was last written to it; of one that is not live, or when that began.
+    /// When something was last written to the client, or when it stopped being live if that was later.
     pub(super) written: Tick,
-    /// When it ends by itself.
+    /// When the client's lifetime is over; `None`: no limit.
     pub(super) expires: Option<Tick>,
     pub(super) state: ClientState,
-    /// Of a gzip stream: the event that was written last, if nothing was written after it. Else 0.
+    /// For gzip streams: the position of the event that was written last. 0 if something else was written after it.
     pub(super) gzip_before: Position,
     pub(super) info: Option<Box<ClientInfo>>,
-    /// Given back when the client ends.
+    /// Dropped when the client ends.
     pub(super) _permit: ClientPermit,
 }
 
-/// The state of a client. Most are live, and then it is a null pointer.
+/// The state of a client. Most clients are live; their state is a null pointer.
 pub(super) enum ClientState {
-    /// A stream that has everything up to the hub's last position that is in no batch.
+    /// A stream that has every event up to the hub's last position, except those in its group's batch.
     Live,
     /// Any other state.
     Other(Box<OtherState>),
 }
 
-/// The states of few clients.
+/// A state that few clients have.
 pub(super) enum OtherState {
-    /// A poll that has everything, and waits for something to be due.
+    /// A poll that has every event and waits for the next one.
     Waiting(Poll),
-    /// A stream that does not have everything: it is served from the histories.
+    /// A stream that is behind: it lacks events, and is served from the histories.
     CatchingUp(CatchingUp),
-    /// A stream or poll that ends once these bytes are written.
+    /// A stream or poll that ends when these bytes are written.
     Closing(Unwritten),
 }
 
-/// A poll that is not answered.
+/// What is needed to answer a poll.
 pub(super) struct Poll {
+    /// The response head, without `Content-Length` and the blank line.
     pub(super) head: Bytes,
+    /// The form of the answer.
     pub(super) reply: PollReply,
 }
 
-/// How far a client is that does not have everything.
+/// How far a stream that is behind has read.
 pub(super) struct CatchingUp {
-    /// What it has, or has in `unwritten`.
+    /// Its cursor is the last event of which the client has a part or all; the rest of that event is in `unwritten`.
     pub(super) reader: Reader,
-    /// What goes out first: the rest of a frame, or a head.
+    /// Bytes to be written before anything else: the rest of a frame, or a response head.
     pub(super) unwritten: Unwritten,
 }
 
-/// Bytes that a socket did not take yet.
+/// Bytes that a socket has not taken yet.
 #[derive(Default)]
 pub(super) struct Unwritten {
     pub(super) bytes: Bytes,
@@ -134,13 +136,13 @@ impl ClientState {
         Self::Other(Box::new(OtherState::Waiting(poll)))
     }
 
-    /// A stream that has what `reader` has once `bytes` are written.
+    /// A stream that is at `reader`'s cursor when `bytes` are written.
     pub(super) fn catching_up(reader: Reader, bytes: Bytes) -> Self {
         let unwritten = Unwritten { bytes, watched: false };
         Self::Other(Box::new(OtherState::CatchingUp(CatchingUp { reader, unwritten })))
     }
 
-    /// A client that ends once `bytes` are written.
+    /// A client that ends when `bytes` are written.
     pub(super) fn closing(bytes: Bytes, watched: bool) -> Self {
         Self::Other(Box::new(OtherState::Closing(Unwritten { bytes, watched })))
     }
@@ -174,7 +176,7 @@ impl ClientState {
         }
     }
 
-    /// What the client's socket did not take yet.
+    /// The bytes that the client's socket has not taken yet, in the states that have such bytes.
     pub(super) fn unwritten(&mut self) -> Option<&mut Unwritten> {
         match self {
             Self::Other(other) => match &mut **other {
@@ -187,5 +189,5 @@ impl ClientState {
     }
 }
 
-// Clients are many: what all of them have is weighed.
+// There are many clients: more bytes here need a reason.
 const _: () = assert!(size_of::<Client>() <= 56 && size_of::<ClientState>() == 8);

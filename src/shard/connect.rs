@@ -1,4 +1,4 @@
-//! How a connection becomes a client, and what epoll reports of it afterwards.
+//! Makes connections clients, and handles what epoll reports about them. It sends no events.
 
 use std::{
     io,
@@ -27,20 +27,20 @@ use crate::{
     sse,
 };
 
-/// Most epoll events that are handled before the queue has its turn.
+/// Most epoll events that are handled in one turn of the loop.
 const EVENTS_A_TURN: usize = 256;
-/// Most reads of what a client sends after its request, before it is closed: it has nothing to say.
+/// A client that sends more after its request than this many reads take is closed: a client has nothing to send.
 const READS_A_CLIENT: usize = 4;
 
 impl Flushed<'_> {
-    /// Takes over a connection whose request was accepted; `channels` are held.
+    /// Makes a connection a client, writes its response head and what follows its cursor. `channels` are held.
     pub(super) fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
         let Joining { kind, start, head, reply, permit, info, .. } = joining;
         let reader = self.hub.reader(start, unix_micros());
         let stream = &self.config.stream;
         let lifetime = match (reply, stream.max_lifetime) {
             (Some(_), _) => Some(stream.ping_interval),
-            // 80 to 100 % of it, so that clients that came together don't end together.
+            // 80 to 100 % of the lifetime, so that clients that joined together don't end together.
             (None, Some(lifetime)) => Some(lifetime.mul_f64(0.8 + 0.2 * fastrand::f64())),
             (None, None) => None,
         };
@@ -66,7 +66,7 @@ impl Flushed<'_> {
         }
     }
 
-    /// Handles what epoll has to report; true if there may be more.
+    /// Handles what epoll reports. True if there may be more.
     pub(super) fn on_events(&mut self) -> io::Result<bool> {
         let mut events = [EpollEvent::empty(); EVENTS_A_TURN];
         let n = self.epoll.wait(&mut events, EpollTimeout::ZERO)?;
@@ -76,11 +76,11 @@ impl Flushed<'_> {
         Ok(n == EVENTS_A_TURN)
     }
 
-    /// What epoll says of a client.
+    /// Handles what epoll reports about one client.
     fn on_event(&mut self, event: EpollEvent) {
         let key = ClientKey::from_bits(event.data());
         if self.clients.get(key.slot as usize).is_none_or(|client| client.generation != key.generation) {
-            return; // It ended earlier in this turn.
+            return; // The client ended earlier in this turn.
         }
         let flags = event.events();
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP | EpollFlags::EPOLLRDHUP) {
@@ -96,7 +96,7 @@ impl Flushed<'_> {
         }
     }
 
-    /// Reads and drops what a client sends; true if it has closed its side, or sends without end.
+    /// Reads and drops what a client has sent. True if the client has closed its side, or sends too much.
     fn has_left(&mut self, slot: u32) -> bool {
         let fd = self.clients[slot as usize].fd.as_raw_fd();
         let mut dropped = [0; 4096];
@@ -113,10 +113,10 @@ impl Flushed<'_> {
 }
 
 impl Shard {
-    /// Makes a connection a client. Writes nothing to it: [`Shard::serve`] does.
+    /// Makes a connection a client, and writes nothing to it. Returns the client's slot.
     ///
     /// # Errors
-    /// Its socket can't be watched.
+    /// The socket can't be watched with epoll.
     pub(super) fn admit(&mut self, entering: Entering) -> io::Result<u32> {
         let Entering { fd, channels, kind, expires_in, silent, state, info, permit } = entering;
         self.generation = self.generation.wrapping_add(1);

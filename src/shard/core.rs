@@ -1,12 +1,12 @@
-//! The shard itself: what its thread owns, and what every file of this folder may do to a client. It writes to nobody.
+//! The shard: its data, and the changes of a client that several files of this folder need. It writes to no socket.
 //!
 //! Invariants:
-//! - The state of a client changes in [`Shard::set_state`] only, so that the hub knows how many clients of a channel are
-//!   catching up.
-//! - A stream's socket is watched for READABLE only, unless it has not taken everything.
-//! - A client is served from the histories, leaves or joins only while no event for its group waits in a batch: else the
-//!   event would reach it twice, or never. Outside of [`super::writer`] this is kept by the type [`Flushed`]: what touches
-//!   clients is a method of it, and only [`Shard::flush`] makes one. Inside, it holds for the group whose batch was taken.
+//! - The state of a client changes in [`Shard::set_state`] only. So the hub knows how many clients of a channel are behind.
+//! - A client's socket is watched for WRITABLE only while the client has unwritten bytes or is behind.
+//! - A client joins, ends or is served from the histories only while its group's batch is empty. Otherwise an event of the batch
+//!   would reach the client twice, or never. The type [`Flushed`] keeps this: it is a shard whose batches are all empty, only
+//!   [`Shard::flush`] makes one, and whatever touches clients is one of its methods. While [`super::writer`] flushes, it serves
+//!   only clients of the group whose batch it has taken.
 
 use std::{
     collections::HashMap,
@@ -37,39 +37,45 @@ use crate::{
 /// What every client's socket is watched for.
 pub(super) const WATCHED: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
 
-/// One thread with a hub of its own and the clients that it serves. Nothing in it is locked or shared but events.
+/// A thread's hub and clients. It shares only events, counters and the dispatcher with other threads.
 pub(super) struct Shard {
+    /// Its number among the process's shards, from 0.
     pub(super) number: usize,
     pub(super) config: Arc<Config>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) client_limit: Arc<ClientLimit>,
     pub(super) dispatcher: Arc<Dispatcher>,
     pub(super) hub: Hub,
+    /// By slot.
     pub(super) clients: Slab<Client>,
+    /// The number of the client that joined last.
     pub(super) generation: u32,
-    /// Clients that are removed when the [`Flushed`] is dropped, some perhaps twice.
+    /// Slots of clients that have ended. They are removed when the [`Flushed`] is dropped. A slot may stand here twice.
     pub(super) ended: Vec<u32>,
     pub(super) epoll: Epoll,
+    /// When to look at each client again.
     pub(super) wheel: Wheel<ClientKey>,
+    /// The batch that was sent last, as bytes.
     pub(super) joined: Joined,
-    /// Bytes of events in batches that have not been sent.
+    /// Bytes of the events that were published since the last flush.
     pub(super) unsent_bytes: usize,
     pub(super) deflater: Deflater,
-    /// Requests that wait for a channel's subscription.
+    /// Requests that wait until a channel is confirmed (true) or refused (false).
     pub(super) waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
-    /// Set once clients are closed with a time to reconnect; clients that come later are as well.
+    /// Set once all clients are to be closed, also those that join later: the time within which they are to reconnect, and a
+    /// sender that is dropped when no client is left.
     pub(super) draining: Option<(Duration, oneshot::Sender<()>)>,
-    /// Clients closed since they took nothing, that were not logged yet.
+    /// Number of clients that were closed because they took nothing, and that were not logged yet.
     pub(super) stalled: u64,
-    /// Gap events that were not logged yet.
+    /// Number of gap events that were not logged yet.
     pub(super) unlogged_gaps: u64,
 }
 
-/// A shard with no batch unsent. When it is dropped, clients that have ended are removed.
+/// A shard whose batches are all sent. When this is dropped, clients that have ended are removed.
 pub(super) struct Flushed<'a>(&'a mut Shard);
 
 impl<'a> Flushed<'a> {
-    /// For [`super::writer`], once it has sent all batches.
+    /// Only for [`Shard::flush`], after it has sent all batches.
     pub(super) fn new(shard: &'a mut Shard) -> Self {
         debug_assert_eq!(shard.unsent_bytes, 0);
         Self(shard)
@@ -97,7 +103,7 @@ impl Drop for Flushed<'_> {
 }
 
 impl Shard {
-    /// Changes a client's state. Gives back the state before.
+    /// Changes a client's state. Returns the state before.
     pub(super) fn set_state(&mut self, slot: u32, state: ClientState) -> ClientState {
         let client = &mut self.clients[slot as usize];
         let (before, after) = (client.state.is_catching_up(), state.is_catching_up());
@@ -105,7 +111,7 @@ impl Shard {
             self.hub.set_behind(client.group, after);
         }
         if !state.is_live() {
-            client.written = self.wheel.now(); // From here on it is known whether it takes anything.
+            client.written = self.wheel.now(); // Its time to take something begins (`timers::TO_TAKE`).
         }
         std::mem::replace(&mut client.state, state)
     }
@@ -115,14 +121,14 @@ impl Shard {
         self.clients.iter().filter_map(|(slot, _)| u32::try_from(slot).ok()).collect()
     }
 
-    /// Asks epoll to report when the client's socket can take more, unless it was asked.
+    /// Asks epoll to report when the client's socket can take more, unless epoll was asked already.
     pub(super) fn watch_writable_once(&mut self, slot: u32) {
         if self.clients[slot as usize].state.unwritten().is_some_and(|unwritten| !unwritten.watched) {
             self.watch_writable(slot);
         }
     }
 
-    /// Asks epoll to report when the client's socket can take more; again, if it can now.
+    /// Asks epoll to report when the client's socket can take more. If it can now, epoll reports that too.
     pub(super) fn watch_writable(&mut self, slot: u32) {
         if let Some(unwritten) = self.clients[slot as usize].state.unwritten() {
             unwritten.watched = true;
@@ -130,8 +136,8 @@ impl Shard {
         self.watch(slot, EpollFlags::EPOLLOUT);
     }
 
-    /// READABLE always (end of file: the client has left), WRITABLE only where asked for: a socket registered for it wakes
-    /// the shard each time nginx drains it.
+    /// Watches a client's socket for READABLE, which reports that the client has left, and for `also`. WRITABLE is not watched
+    /// always: it would wake the shard each time nginx reads from the socket.
     pub(super) fn watch(&mut self, slot: u32, also: EpollFlags) {
         let client = &self.clients[slot as usize];
         let key = ClientKey { slot, generation: client.generation };
@@ -158,7 +164,7 @@ impl Shard {
         if self.clients.is_empty()
             && let Some((spread, _)) = self.draining.take()
         {
-            // Dropping the sender reports that all are gone; nobody waits for clients that come later.
+            // Dropping the sender reports that no client is left. Nothing waits for clients that join later.
             self.draining = Some((spread, oneshot::channel().0));
         }
     }

@@ -1,4 +1,5 @@
-//! Closes clients with a time to reconnect: all of them when the daemon stops, some when a channel is refused.
+//! Closes clients and says when to reconnect: all clients when the daemon stops, some when a channel is refused. It does not end
+//! the shard.
 
 use std::time::Duration;
 
@@ -18,11 +19,12 @@ use crate::{
     sse,
 };
 
-/// Shortest time after which a client that is closed is to reconnect: until then the next process serves.
+/// Shortest time before a closed client is to reconnect. By then the next process should serve.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 
 impl Flushed<'_> {
-    /// Closes all clients; `gone` is dropped when none is left.
+    /// Closes all clients, and those that join later. They are to reconnect within `spread`. `gone` is dropped when no client is
+    /// left.
     pub(super) fn drain(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
         self.draining = Some((spread, gone));
         for slot in self.slots() {
@@ -30,13 +32,14 @@ impl Flushed<'_> {
         }
     }
 
-    /// Ends a client after it has the frame it is in the middle of, and a time to reconnect within `spread`. A poll is answered.
+    /// Closes a client. A stream gets the rest of the frame that it is in the middle of, and a close event that says when to
+    /// reconnect: within `spread`. A poll is answered.
     pub(super) fn close_with_retry(&mut self, slot: u32, spread: Duration) {
         let Some(client) = self.clients.get(slot as usize) else { return };
         match &client.state {
             ClientState::Live => {
                 let last = self.closing_event(slot, spread, &Reader::live(self.hub.last()));
-                // What the socket doesn't take of so little, the client can do without.
+                // If the socket does not take it, the client reconnects after its usual time.
                 send_now(&client.fd, &last);
                 self.ended.push(slot);
             }
@@ -45,17 +48,17 @@ impl Flushed<'_> {
                     let reader = Reader::live(self.hub.last());
                     self.answer_poll(slot, &reader, true);
                 }
-                // The histories serve the client when it is back.
+                // The client gets the rest from the histories when it reconnects.
                 OtherState::CatchingUp(catching_up) => {
                     let last = self.closing_event(slot, spread, &catching_up.reader);
                     self.close_after(slot, last);
                 }
-                OtherState::Closing(_) => {} // It ends by itself.
+                OtherState::Closing(_) => {} // It is being closed already.
             },
         }
     }
 
-    /// Closes what is left.
+    /// Cuts all clients that are left.
     pub(super) fn stop(&mut self) {
         let slots = self.slots();
         self.ended.extend(slots);

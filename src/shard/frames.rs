@@ -1,4 +1,4 @@
-//! Frames on their way to clients, plain and compressed: bytes and positions. It writes to nobody.
+//! Makes the bytes of frames, plain and compressed. It writes to no socket.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     hub::ReplayItem,
 };
 
-/// What is due to a client, as it is written.
+/// An item of a replay and its bytes.
 pub(super) struct Frame {
     pub(super) item: ReplayItem,
     pub(super) bytes: Bytes,
@@ -22,7 +22,7 @@ impl Frame {
         Self { bytes: item.frame(node, form), item }
     }
 
-    /// The event that the frame is, as [`super::client::Client::gzip_before`] has it.
+    /// The position of the frame's event, 0 for a gap event (see [`super::client::Client::gzip_before`]).
     pub(super) fn event(&self) -> Position {
         match &self.item {
             ReplayItem::Event(event) => event.position(),
@@ -31,7 +31,7 @@ impl Frame {
     }
 }
 
-/// The events of a batch one after the other, for the groups that get the same ones.
+/// The frames of a batch, joined. Kept, since the next group may get the same batch.
 #[derive(Default)]
 pub(super) struct Joined {
     bytes: Vec<u8>,
@@ -40,7 +40,7 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// The bytes of `events`, which are at least two; made anew only where they differ from the last ones.
+    /// The bytes of `events`, which are at least two. They are made only if the last call had other events.
     pub(super) fn of(&mut self, events: &[Arc<Event>], form: Form) -> &[u8] {
         let same = self.form == form && self.positions.iter().copied().eq(events.iter().map(|event| event.position()));
         if !same {
@@ -56,10 +56,10 @@ impl Joined {
     }
 }
 
-/// What shows a client that its stream is alive.
+/// A ping: an event that shows a client that its stream is alive.
 pub(super) struct Ping {
     pub(super) plain: Bytes,
-    /// For gzip streams.
+    /// The bytes for gzip streams.
     pub(super) stored: Bytes,
 }
 
@@ -90,19 +90,20 @@ pub(super) fn cursor_after<'a>(
     (cursor, Bytes::new())
 }
 
-/// The first bytes of a gzip stream that begins with `text`.
+/// The first bytes of a gzip stream: its header, and `text`.
 pub(super) fn begin_gzip(text: &[u8]) -> Bytes {
     [&gzip::HEADER[..], &gzip::store(text)].concat().into()
 }
 
-/// What is due to one client, deflated piece by piece.
+/// Deflates the items of a replay for one client, one after the other.
 #[derive(Default)]
 pub(super) struct GzipReplay {
+    /// The item before, if it was an event: the dictionary of the next one.
     before: Option<Arc<Event>>,
 }
 
 impl GzipReplay {
-    /// The next frame of a client that got the items given so far immediately before.
+    /// The frame of the next item.
     pub(super) fn frame(&mut self, item: ReplayItem, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
         let ReplayItem::Event(event) = &item else {
             self.before = None;
@@ -114,10 +115,10 @@ impl GzipReplay {
     }
 }
 
-/// A batch, deflated for the clients that were given the event before it immediately before.
+/// A batch, deflated for clients that got the event before the batch last.
 pub(super) struct GzipBatch {
     pub(super) frames: Vec<(Position, Bytes)>,
-    /// All frames.
+    /// All frames, joined.
     pub(super) joined: Bytes,
 }
 

@@ -1,4 +1,5 @@
-//! What the rooms of a shard's thread may ask of it: hold channels, give it a connection, hand one on.
+//! What requests use of the shard on whose thread they run: they hold channels, give the shard a connection, or keep one for the
+//! successor. It parses no request.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,33 +18,33 @@ use crate::{
     stream::Stream,
 };
 
-/// A shard, as the requests that its thread parses see it.
+/// The shard of the current thread, for the requests that this thread serves.
 #[derive(Clone)]
 pub struct ShardHandle {
     pub(super) shard: Rc<RefCell<Shard>>,
     pub(super) connections: Rc<Connections>,
 }
 
-/// Connections on the shard's thread that hyper serves.
+/// The connections that hyper serves on the shard's thread.
 #[derive(Default)]
 pub(super) struct Connections {
     /// Number of connections that hyper is serving.
     pub(super) open: Cell<usize>,
     /// Notified when one of them ends.
     pub(super) ended: Notify,
-    /// Whether they are to be handed on.
-    pub(super) leaving: Cell<bool>,
-    /// That has become so.
-    pub(super) leave: Notify,
-    /// Those that were handed on.
-    pub(super) handed: RefCell<Vec<Stream>>,
+    /// Whether an upgrade has begun: connections without a request are kept for the successor.
+    pub(super) pausing: Cell<bool>,
+    /// Notified when `pausing` becomes true.
+    pub(super) pause: Notify,
+    /// Connections that are kept for the successor.
+    pub(super) kept: RefCell<Vec<Stream>>,
 }
 
-/// One of the connections, counted until this is dropped, by a panic of its task as well.
+/// Counts one connection until it is dropped, also if its task panics.
 pub(super) struct OpenConnection(Rc<Connections>);
 
 impl Connections {
-    /// Counts one more.
+    /// Counts one more connection.
     pub(super) fn open(connections: &Rc<Self>) -> OpenConnection {
         connections.open.set(connections.open.get() + 1);
         OpenConnection(Rc::clone(connections))
@@ -57,7 +58,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Channels that a request needs, kept from being forgotten while it waits.
+/// Channels that a request needs. The hub does not remove them before this is dropped.
 pub struct Hold {
     handle: ShardHandle,
     channels: Vec<ChannelId>,
@@ -73,10 +74,10 @@ impl Drop for Hold {
 }
 
 impl ShardHandle {
-    /// Holds the channels, and waits until their events arrive or a source is known to be away.
+    /// Holds the channels, and waits until each one is confirmed: every source delivers it or is disconnected.
     ///
     /// # Errors
-    /// The first channel that a source may not deliver.
+    /// The first channel that no source may deliver.
     pub async fn hold(&self, names: &[ChannelName]) -> Result<Hold, ChannelName> {
         let mut hold = Hold { handle: self.clone(), channels: Vec::with_capacity(names.len()) };
         let mut answers = Vec::new();
@@ -93,7 +94,7 @@ impl ShardHandle {
             }
         }
         for (name, answered) in answers {
-            // An answer that never comes is a shard that has ended, and this task with it.
+            // The sender is dropped only when the shard ends, and this task with it.
             if !answered.await.unwrap_or(true) {
                 return Err(name.clone());
             }
@@ -101,29 +102,29 @@ impl ShardHandle {
         Ok(hold)
     }
 
-    /// Gives a connection to the shard, which owns it from now on.
+    /// Gives a connection to the shard, which makes it a client.
     pub fn attach(&self, fd: OwnedFd, joining: Joining, hold: Hold) {
         self.shard.borrow_mut().flush().attach(fd, joining, &hold.channels);
     }
 
-    /// Resolves when connections are to be handed on.
-    pub fn leaving(&self) -> impl Future<Output = ()> + use<> {
+    /// Resolves when an upgrade begins: then a connection without a request is to be kept for the successor.
+    pub fn pausing(&self) -> impl Future<Output = ()> + use<> {
         let connections = Rc::clone(&self.connections);
         async move {
-            while !connections.leaving.get() {
-                connections.leave.notified().await;
+            while !connections.pausing.get() {
+                connections.pause.notified().await;
             }
         }
     }
 
-    /// Hands a connection on that has no request under way.
-    pub fn hand_on(&self, stream: Stream) {
-        self.connections.handed.borrow_mut().push(stream);
+    /// Keeps a connection without a request for the successor. If the upgrade fails, it is served again.
+    pub fn keep_for_successor(&self, stream: Stream) {
+        self.connections.kept.borrow_mut().push(stream);
     }
 }
 
 impl Shard {
-    /// Whether the channel's events arrive; asks for them if need be.
+    /// Whether the channel is confirmed. Subscribes to it if the shard is not subscribed.
     fn is_confirmed(&mut self, id: ChannelId, name: &ChannelName) -> bool {
         if !self.hub.is_on_demand() {
             return true;
@@ -133,7 +134,8 @@ impl Shard {
             return subscription == Subscription::Confirmed;
         }
         self.hub.set_wanted(id, true);
-        // It may be open for another shard, and have been let go since this one has last looked.
+        // If another shard is subscribed, the channel may be open already. It may also have been unsubscribed and subscribed again
+        // since this shard last was: then this hub's state is not confirmed yet.
         self.dispatcher.subscribe(self.number, name) && subscription == Subscription::Confirmed
     }
 }
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_in_a_connection_s_task_leaves_it_counted_no_longer() {
+    async fn a_connection_whose_task_panics_is_no_longer_counted() {
         let connections = Rc::new(Connections::default());
         let local = tokio::task::LocalSet::new();
         let open = Connections::open(&connections);

@@ -1,6 +1,6 @@
-//! Shards: each is one thread with a hub of its own and the clients that it serves.
+//! A shard: one thread with its own hub, which serves its own clients. Shards share no client and no history.
 //!
-//! A file imports from those that stand before it in this list.
+//! A file imports only from files above it in this list.
 
 mod wheel;
 mod socket;

@@ -1,4 +1,4 @@
-//! Long polls: what a poll is answered with. Bytes only.
+//! Encodes the answers of long polls. It writes to no socket.
 
 use std::fmt::Write as _;
 
@@ -12,16 +12,16 @@ use crate::{
     sse,
 };
 
-/// How a poll wants to be answered.
+/// The form of a poll's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PollReply {
-    /// As one JSON object: `cursor`, `events`, `gap`.
+    /// One JSON object: `cursor`, `events`, `gap`.
     Json,
-    /// As an event stream that ends.
+    /// An event stream that ends.
     EventStream(Form),
 }
 
-/// The whole response: `head`, which lacks its `Content-Length`, and what is due. `cursor` is where the client stands after it.
+/// The whole response: `head`, to which `Content-Length` is added, and the items in `due`. `cursor`: the client's cursor after it.
 pub(super) fn encode_response(head: &Bytes, reply: PollReply, cursor: &Cursor, due: &[ReplayItem]) -> Bytes {
     let body = match reply {
         PollReply::Json => encode_json(cursor, due),
@@ -69,7 +69,7 @@ fn encode_event_stream(form: Form, cursor: &Cursor, due: &[ReplayItem]) -> Vec<u
     for due in due {
         body.extend_from_slice(&due.frame(cursor.node, form));
     }
-    // A client that got nothing still learns where it stands.
+    // The client needs a cursor for its next poll, also if it got no event.
     let _ = std::io::Write::write_fmt(&mut body, format_args!("id: {cursor}\n\n"));
     body
 }

@@ -1,4 +1,4 @@
-//! The ordered queue by which everything reaches a shard: deliveries of the dispatcher, connections, phases of an upgrade.
+//! A shard's queue: deliveries of the dispatcher, connections, phases of an upgrade, in one order. It knows no shard.
 //!
 //! The dispatcher pushes with its lock held, so all shards see the same events in the same order.
 
@@ -16,40 +16,42 @@ use crate::{
     stream::Stream,
 };
 
-/// One thing for a shard to do.
+/// An operation that a shard is to do.
 pub enum Op {
     /// What the dispatcher delivers.
     Deliver(Delivery),
     /// Serve a connection.
     Accept(Stream),
-    /// Close all clients, telling each to come back within the time; the sender is dropped when all are gone.
+    /// Close all clients; they are to reconnect within the time. The sender is dropped when no client is left.
     Drain(Duration, oneshot::Sender<()>),
-    /// Let requests under way end and begin no others; the sender is used when they have.
-    Settle(oneshot::Sender<()>),
-    /// After [`Op::Settle`]: give a snapshot of what the shard holds, and do nothing more until [`Op::Thaw`].
-    Freeze(oneshot::Sender<Transfer>),
-    /// Go on as if [`Op::Settle`] and [`Op::Freeze`] had not been.
-    Thaw,
-    /// Close what is left.
+    /// Begin no requests, and report to the sender when those under way have ended.
+    Pause(oneshot::Sender<()>),
+    /// After [`Op::Pause`]: send a snapshot of the shard, and do nothing until [`Op::Resume`].
+    Capture(oneshot::Sender<Transfer>),
+    /// The upgrade failed: go on as before [`Op::Pause`].
+    Resume,
+    /// Cut all clients that are left.
     Stop,
 }
 
-/// Most bytes of events that may wait for a shard; see [`Outlet::wait_for_room`].
-const ROOM: usize = 32 << 20;
+/// While more bytes of events than this wait for a shard, sources are slowed down ([`Outlet::wait_for_room`]).
+const SLOW_DOWN_BYTES: usize = 32 << 20;
 
 #[derive(Default)]
 struct Waiting {
     ops: Vec<Op>,
-    /// Bytes of the events among them.
+    /// Bytes of the events in `ops`.
     weight: usize,
 }
 
 /// A shard's queue.
 #[derive(Default)]
 pub struct Queue {
-    /// A lock, and not a channel, since the shard takes everything at once: what arrived together leaves together.
+    /// A lock and not a channel, since the shard takes everything at once and sends it in one write per client.
     waiting: Mutex<Waiting>,
+    /// Notified when the queue is no longer empty.
     filled: Notify,
+    /// Notified when the shard has taken everything.
     taken: Condvar,
 }
 
@@ -70,7 +72,7 @@ impl Queue {
         }
     }
 
-    /// Takes everything, leaving the empty `into` in its place.
+    /// Takes everything by swapping it with `into`, which must be empty.
     pub fn take(&self, into: &mut Vec<Op>) {
         let mut waiting = crate::lock::lock(&self.waiting);
         mem::swap(&mut waiting.ops, into);
@@ -92,8 +94,8 @@ impl Outlet for Queue {
 
     fn wait_for_room(&self, longest: Duration) {
         let waiting = crate::lock::lock(&self.waiting);
-        if waiting.weight > ROOM {
-            let waited = self.taken.wait_timeout_while(waiting, longest, |waiting| waiting.weight > ROOM);
+        if waiting.weight > SLOW_DOWN_BYTES {
+            let waited = self.taken.wait_timeout_while(waiting, longest, |waiting| waiting.weight > SLOW_DOWN_BYTES);
             drop(waited);
         }
     }

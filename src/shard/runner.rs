@@ -1,4 +1,4 @@
-//! A shard's loop.
+//! Runs a shard: its loop, its thread's runtime, and the upgrade's phases. It touches no client itself.
 
 use std::{cell::RefCell, future::Future, io, mem, os::fd::OwnedFd, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -23,14 +23,14 @@ use crate::{
     metrics::Metrics, snapshot::Transfer, stream::Stream,
 };
 
-/// Most times that so many are handled when a window of `stream.coalesce` is over.
+/// After a flush of `stream.coalesce`, epoll events are handled in up to this many turns before the next flush may wait again.
 const TURNS_A_WINDOW: usize = 64;
-/// How long requests under way may take before the shard counts as settled all the same.
-const SETTLE: Duration = Duration::from_secs(1);
+/// How long [`Op::Pause`] waits for requests under way.
+const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a shard is made of.
+/// What is needed to make a shard.
 pub struct Parts {
-    /// Its number among the shards.
+    /// The shard's number among the process's shards, from 0.
     pub number: usize,
     /// The configuration.
     pub config: Arc<Config>,
@@ -38,27 +38,28 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The limit on clients.
     pub client_limit: Arc<ClientLimit>,
-    /// Where channels are asked for.
+    /// Where the shard subscribes to channels.
     pub dispatcher: Arc<Dispatcher>,
-    /// What it does.
+    /// The shard's queue.
     pub queue: Arc<Queue>,
-    /// Where it begins.
+    /// The node, and the last position before the shard began.
     pub cursor: Cursor,
-    /// Whether sources must be asked for channels.
+    /// Whether sources must be asked to deliver a channel.
     pub on_demand: bool,
-    /// What it takes over from a shard of another process.
+    /// The state of a shard of the predecessor, at an upgrade.
     pub inherited: Option<Transfer>,
 }
 
-/// Serves a connection on the shard's thread until it ends or is given to the shard.
+/// Serves a connection on the shard's thread until the connection ends or is given to the shard.
 pub type ServeConnection = Rc<dyn Fn(Stream, ShardHandle) -> Pin<Box<dyn Future<Output = ()>>>>;
 
-/// Runs a shard on the current thread, which it needs for itself, until `stopped` resolves. Everything that can fail is made
-/// first, and `made` learns whether that went well; nothing is written to a client before `gate` resolves to true. Where it
-/// resolves to false, the shard ends.
+/// Runs a shard on the current thread until `stopped` resolves. The thread does nothing else.
+///
+/// First everything is made that can fail. `made` gets the result. Nothing is written to a client before `gate` resolves to true.
+/// If `gate` resolves to false, the shard ends.
 ///
 /// # Errors
-/// The shard's epoll fails; or one of its parts can't be made, which `made` learns as well.
+/// A part of the shard can't be made (`made` gets that too), or its epoll fails later.
 pub fn run(
     mut parts: Parts,
     serve: &ServeConnection,
@@ -69,7 +70,7 @@ pub fn run(
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = made.send(Err(error.to_string())); // Its receiver may have given up.
+            let _ = made.send(Err(error.to_string())); // The receiver may have given up.
             return Err(error);
         }
     };
@@ -82,7 +83,7 @@ pub fn run(
             let connections = inherited.map(|transfer| shard.inherit(transfer)).transpose()?.unwrap_or_default();
             let shard = Rc::new(RefCell::new(shard));
             let handle = ShardHandle { shard, connections: Rc::new(Connections::default()) };
-            let driver = Driver { handle, queue: &queue, serve, ops: Vec::new(), settling: None, freezing: None };
+            let driver = Driver { handle, queue: &queue, serve, ops: Vec::new(), pausing: None, capturing: None };
             let readiness = driver.epoll_readiness()?;
             Ok::<_, io::Error>((driver, readiness, connections))
         };
@@ -140,12 +141,12 @@ struct Driver<'a> {
     handle: ShardHandle,
     queue: &'a Queue,
     serve: &'a ServeConnection,
-    /// What was taken from the queue and not done yet.
+    /// Operations that were taken from the queue and not done yet.
     ops: Vec<Op>,
-    /// Who waits for requests under way to end, and until when.
-    settling: Option<(oneshot::Sender<()>, Instant)>,
-    /// Who wants the shard frozen.
-    freezing: Option<oneshot::Sender<Transfer>>,
+    /// Set by [`Op::Pause`] until requests under way have ended: whom to report it to, and the time limit.
+    pausing: Option<(oneshot::Sender<()>, Instant)>,
+    /// Set by [`Op::Capture`]: where to send the snapshot.
+    capturing: Option<oneshot::Sender<Transfer>>,
 }
 
 impl Driver<'_> {
@@ -155,14 +156,14 @@ impl Driver<'_> {
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let coalesce = self.handle.shard.borrow().config.stream.coalesce;
-        // When what is gathered is to be sent.
+        // When the batches are to be sent; `None` if they are empty.
         let mut send_at = None;
         loop {
             send_at = match self.handle.shard.borrow().unsent_bytes {
                 0 => None,
                 _ => send_at.or_else(|| Some(Instant::now() + coalesce)),
             };
-            let until = self.settling.as_ref().map(|(_, until)| *until);
+            let until = self.pausing.as_ref().map(|(_, until)| *until);
             tokio::select! {
                 () = self.queue.filled() => {
                     self.queue.take(&mut self.ops);
@@ -171,14 +172,14 @@ impl Driver<'_> {
                 () = sleep_until(send_at.unwrap_or_else(Instant::now)), if send_at.is_some() => {
                     let mut shard = self.handle.shard.borrow_mut();
                     let mut shard = shard.flush();
-                    // However soon the next window opens, clients have their turn.
+                    // Client readiness waits while batches do. So it is handled now, however soon the next batch begins.
                     for _ in 0..TURNS_A_WINDOW {
                         if !shard.on_events()? {
                             break;
                         }
                     }
                 }
-                // While a batch waits for its window, client readiness waits too: it would end the window.
+                // While batches wait for `stream.coalesce`, client readiness waits too: handling it would send them at once.
                 guard = readiness.readable(), if send_at.is_none() => {
                     let mut guard = guard?;
                     if !self.handle.shard.borrow_mut().flush().on_events()? {
@@ -190,13 +191,12 @@ impl Driver<'_> {
                 () = self.handle.connections.ended.notified(), if until.is_some() => {}
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }
-            let settled = self.handle.connections.open.get() == 0 || until.is_some_and(|until| until <= Instant::now());
-            if settled && let Some((wanted, _)) = self.settling.take() {
-                // If nobody waits any more, the word to go on follows.
-                let _ = wanted.send(());
+            let paused = self.handle.connections.open.get() == 0 || until.is_some_and(|until| until <= Instant::now());
+            if paused && let Some((wanted, _)) = self.pausing.take() {
+                let _ = wanted.send(()); // If the receiver has given up, `Op::Resume` follows.
             }
-            if let Some(wanted) = self.freezing.take() {
-                self.freeze(wanted).await;
+            if let Some(wanted) = self.capturing.take() {
+                self.capture(wanted).await;
                 ticks.reset();
             }
         }
@@ -211,22 +211,22 @@ impl Driver<'_> {
         Ok(readiness)
     }
 
-    /// Does what was taken from the queue.
+    /// Does the operations that were taken from the queue.
     fn turn(&mut self) {
         let turned = self.handle.shard.borrow_mut().turn(&mut self.ops);
         if self.ops.capacity() > 1 << 16 {
-            self.ops = Vec::new(); // A burst's buffer is not kept.
+            self.ops = Vec::new(); // The large buffer of a burst is freed.
         }
         self.spawn(turned.accepted);
-        if turned.thaw {
-            (self.settling, self.freezing) = (None, None);
-            self.thaw();
+        if turned.resume {
+            (self.pausing, self.capturing) = (None, None);
+            self.resume();
         }
-        self.freezing = turned.freeze;
-        if let Some(wanted) = turned.settle {
-            self.settling = Some((wanted, Instant::now() + SETTLE));
-            self.handle.connections.leaving.set(true);
-            self.handle.connections.leave.notify_waiters();
+        self.capturing = turned.capture;
+        if let Some(wanted) = turned.pause {
+            self.pausing = Some((wanted, Instant::now() + PAUSE_LIMIT));
+            self.handle.connections.pausing.set(true);
+            self.handle.connections.pause.notify_waiters();
         }
     }
 
@@ -242,35 +242,34 @@ impl Driver<'_> {
         }
     }
 
-    /// Gives away what the shard holds, and does nothing until it is told to go on; then everything is as it was.
-    async fn freeze(&mut self, wanted: oneshot::Sender<Transfer>) {
-        let handed = mem::take(&mut *self.handle.connections.handed.borrow_mut());
-        let mut frozen = self.handle.shard.borrow().freeze();
-        for connection in &handed {
+    /// Sends a snapshot of the shard, and does nothing until [`Op::Resume`]. The operations that arrived meanwhile are done then.
+    async fn capture(&mut self, wanted: oneshot::Sender<Transfer>) {
+        let kept = mem::take(&mut *self.handle.connections.kept.borrow_mut());
+        let mut snapshot = self.handle.shard.borrow().capture();
+        for connection in &kept {
             let (fd, unread) = connection.peek();
-            frozen.add_connection(fd, unread);
+            snapshot.add_connection(fd, unread);
         }
-        // If nobody wants it any more, the word to go on follows.
-        let _ = wanted.send(frozen);
+        let _ = wanted.send(snapshot); // If the receiver has given up, `Op::Resume` follows.
         let mut waiting = Vec::new();
         loop {
             self.queue.filled().await;
             self.queue.take(&mut self.ops);
             waiting.append(&mut self.ops);
-            if let Some(at) = waiting.iter().position(|op| matches!(op, Op::Thaw)) {
+            if let Some(at) = waiting.iter().position(|op| matches!(op, Op::Resume)) {
                 waiting.remove(at);
                 break;
             }
         }
-        self.spawn(handed);
-        self.thaw();
+        self.spawn(kept);
+        self.resume();
         self.ops = waiting;
         self.turn();
     }
 
-    /// Keeps connections again, those as well that were handed on too late to be given away.
-    fn thaw(&self) {
-        self.handle.connections.leaving.set(false);
-        self.spawn(mem::take(&mut *self.handle.connections.handed.borrow_mut()));
+    /// Serves connections again, including those that were kept for the successor after the snapshot.
+    fn resume(&self) {
+        self.handle.connections.pausing.set(false);
+        self.spawn(mem::take(&mut *self.handle.connections.kept.borrow_mut()));
     }
 }

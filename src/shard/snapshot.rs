@@ -1,6 +1,7 @@
-//! What a shard holds, as another process can take it over: captured, and restored.
+//! Captures a shard's state for an upgrade, and restores it in another process. It writes to no socket, except
+//! [`Flushed::serve_inherited`].
 //!
-//! Invariant: capturing changes nothing, so a shard that is to go on goes on as if nothing had been asked.
+//! Invariant: capturing changes nothing, so the shard can go on if the upgrade fails.
 
 use std::{
     collections::HashMap,
@@ -29,8 +30,8 @@ use crate::{
 };
 
 impl Shard {
-    /// What the shard holds now.
-    pub(super) fn freeze(&self) -> Transfer {
+    /// The shard's state, and its clients' descriptors.
+    pub(super) fn capture(&self) -> Transfer {
         let mut at_of = HashMap::new();
         let (since, cause) = self.hub.floor();
         let mut state = ShardState { floor: (since.0, cause.into()), ..ShardState::default() };
@@ -67,15 +68,17 @@ impl Shard {
         Transfer { state, borrowed_fds, owned_fds: Vec::new() }
     }
 
-    /// Takes over what a shard of another process held, and writes nothing: [`Shard::serve_inherited`] does. Gives back the
-    /// connections that are no clients yet.
+    /// Restores the state of a shard of another process. Writes to no client: [`Flushed::serve_inherited`] does that later. Returns
+    /// the connections that are not clients yet.
     ///
     /// # Errors
-    /// A client's socket can't be watched; the snapshot does not fit its descriptors.
+    /// A client's socket can't be watched; a channel's name is not allowed; the number of descriptors is wrong.
     pub(super) fn inherit(&mut self, transfer: Transfer) -> io::Result<Vec<Stream>> {
         let Transfer { state, owned_fds, .. } = transfer;
         if owned_fds.len() != state.descriptors() {
-            return Err(io::Error::other("the snapshot does not fit its descriptors"));
+            return Err(io::Error::other(
+                "the snapshot has another number of clients and connections than descriptors",
+            ));
         }
         let now = Uptime::now();
         self.hub.set_floor(Position(state.floor.0), state.floor.1.into());
@@ -115,7 +118,8 @@ impl Shard {
 
     fn inherit_client(&mut self, state: ClientState, fd: OwnedFd, ids: &[u32]) -> io::Result<()> {
         let channels: Option<Vec<u32>> = state.channels.iter().map(|&at| ids.get(at as usize).copied()).collect();
-        let channels = channels.ok_or_else(|| io::Error::other("a client reads a channel that the snapshot lacks"))?;
+        let channels =
+            channels.ok_or_else(|| io::Error::other("the snapshot lacks a channel that one of its clients reads"))?;
         let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
         let client_state = match (state.behind, state.poll) {
             (Some(behind), _) if behind.ends => client::ClientState::closing(behind.partial, false),
@@ -145,7 +149,7 @@ impl Shard {
 }
 
 impl Flushed<'_> {
-    /// Serves the inherited clients what they are due: from now on they are this process's.
+    /// Writes to the inherited clients what they lack. From now on this process serves them.
     pub(super) fn serve_inherited(&mut self) {
         for slot in self.slots() {
             self.serve(slot);

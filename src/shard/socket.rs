@@ -1,4 +1,4 @@
-//! The one place that writes to clients' sockets. It knows nothing of clients.
+//! Writes to clients' sockets. No other file does. It knows no client.
 
 use std::{
     io::IoSlice,
@@ -18,13 +18,13 @@ use nix::{
 pub(super) enum Sent {
     /// Everything.
     All,
-    /// The first bytes: the socket is full now.
+    /// This many bytes: the socket is full now.
     Part(usize),
     /// Nothing: the socket is full.
     Full,
-    /// Nothing: the system could not. Try again; epoll reports no change.
+    /// Nothing: the system call was interrupted or had no memory. Try again; epoll reports no change.
     Retry,
-    /// The client is gone.
+    /// Nothing: the client has closed the connection.
     Gone,
 }
 

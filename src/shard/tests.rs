@@ -1,4 +1,4 @@
-//! A shard without a daemon: clients are socket pairs whose other ends the test reads.
+//! Tests of a shard without a daemon: each client is a socket pair, whose other end the test reads.
 
 use std::{
     io::{ErrorKind, Read},
@@ -101,7 +101,7 @@ impl TestShard {
         }
     }
 
-    /// What the state of the client is called; "ended" if there is none.
+    /// The name of the client's state; "ended" if the client has ended.
     fn state(&self, peer: &Peer) -> &'static str {
         match self.shard.clients.get(peer.slot as usize).map(|client| &client.state) {
             None => "ended",
@@ -120,7 +120,7 @@ impl TestShard {
 }
 
 impl Peer {
-    /// Reads what has come; true if there was anything.
+    /// Reads what has arrived. True if there was anything.
     fn read_some(&mut self) -> bool {
         let before = self.read.len();
         match self.socket.read_to_end(&mut self.read) {
@@ -136,11 +136,11 @@ impl Peer {
     }
 }
 
-/// More than a socket takes.
+/// More bytes than a socket takes.
 const LONG: usize = 1 << 20;
 
 #[test]
-fn a_stream_is_live_falls_behind_catches_up_and_is_closed_with_a_time_to_reconnect() {
+fn a_stream_falls_behind_catches_up_and_is_closed_with_a_retry_time() {
     let mut test = TestShard::new(Config::default());
     let mut peer = test.stream();
     assert_eq!(test.state(&peer), "live");
@@ -190,10 +190,10 @@ fn a_poll_waits_is_answered_and_ends() {
 }
 
 #[test]
-fn a_client_that_takes_no_ping_is_behind_and_closed_after_a_minute() {
+fn a_stream_that_takes_no_ping_is_behind_and_closed_after_a_minute() {
     let mut test = TestShard::new(Config::default());
     let peer = test.stream();
-    // Its socket is full, and nothing is published.
+    // The client's socket is filled, and nothing is published.
     while super::socket::send_now(&test.shard.clients[peer.slot as usize].fd, &[b'\n'; 4096])
         != super::socket::Sent::Full
     {}
@@ -228,9 +228,9 @@ fn a_client_that_has_left_is_removed_at_the_end_of_the_turn() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// However much is published at once, and however much a client reads at a time, it gets each event once and in order.
+    /// A client gets each event once and in order, however much is published and read at a time.
     #[test]
-    fn whatever_a_socket_takes_each_event_comes_once_and_in_order(
+    fn each_event_is_delivered_once_and_in_order_whatever_a_socket_takes(
         steps in prop::collection::vec((0..3_u8, 1..300_000_usize), 1..25),
         form in prop_oneof![Just(Form::Plain), Just(Form::Envelope)],
     ) {

@@ -1,4 +1,5 @@
-//! What happens by itself: pings, ends of streams, empty answers of polls, and each second the sweep of the histories.
+//! What is done at certain times: pings, ends of lifetimes, answers of polls without events, and each second the sweep of the
+//! histories. It does not decide when it is called.
 
 use std::{mem, time::Duration};
 
@@ -9,10 +10,10 @@ use super::{
 };
 use crate::{clock::Uptime, hub::Reader, sse};
 
-/// A client that is not live and takes nothing for so long is closed (nginx's `send_timeout` is as long); it can resume.
-const TO_TAKE: Duration = Duration::from_secs(60);
+/// A client with unwritten bytes that takes nothing for this time is closed. It can resume. The same as nginx's `send_timeout`.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a client is due at a tick.
+/// What to do with a client at a tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Nothing,
@@ -22,8 +23,8 @@ enum Action {
     EndStalled,
 }
 
-/// What a client in `state` is due. `expired`: its time is over. `silent`, `stalled`: nothing was written to it for the ping
-/// interval, for [`TO_TAKE`].
+/// What to do with a client in `state`. `expired`: its lifetime is over. `silent`: nothing was written to it for the ping interval.
+/// `stalled`: nothing was written to it for [`STALL_LIMIT`].
 fn action(state: &ClientState, expired: bool, silent: bool, stalled: bool) -> Action {
     match state {
         ClientState::Live if expired => Action::End,
@@ -39,10 +40,10 @@ fn action(state: &ClientState, expired: bool, silent: bool, stalled: bool) -> Ac
 }
 
 impl Flushed<'_> {
-    /// One tick of the wheel.
+    /// Moves the timer wheel on by one tick, and does what clients need now.
     pub(super) fn tick(&mut self) {
         let interval = self.wheel.ticks(self.config.stream.ping_interval);
-        let patience = self.wheel.ticks(TO_TAKE);
+        let patience = self.wheel.ticks(STALL_LIMIT);
         let ping = Ping::new(sse::encode_ping(&self.hub.cursor_at(self.hub.last())));
         for key in self.wheel.advance() {
             let (slot, now) = (key.slot, self.wheel.now());
@@ -73,9 +74,9 @@ impl Flushed<'_> {
         }
     }
 
-    /// Every second: drops what nobody needs, and logs what was counted.
+    /// Called every second: drops events and channels that nothing needs, and logs what was counted.
     pub(super) fn every_second(&mut self) {
-        self.hub.trim(Uptime::now()); // Of what came otherwise than by a publish: from another process.
+        self.hub.trim(Uptime::now()); // A flush trims what was published; this trims what came with a snapshot.
         let released = self.hub.sweep(Uptime::now());
         for name in released {
             self.dispatcher.release(self.number, &name);
@@ -84,12 +85,12 @@ impl Flushed<'_> {
         if stalled > 0 {
             tracing::info!(
                 clients = stalled,
-                "closed: they took nothing for {TO_TAKE:?}; they resume when they come back"
+                "clients were closed: they took no data for {STALL_LIMIT:?}; they resume when they reconnect"
             );
         }
         let gaps = mem::take(&mut self.unlogged_gaps);
         if gaps > 0 {
-            tracing::warn!(gaps, "clients were told that they may have missed events; each gap event says why");
+            tracing::warn!(gaps, "gap events were sent: clients may have missed events; each gap event says why");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a shard's queue asks for: deliveries of the dispatcher, and what the loop is to do afterwards.
+//! Does what a shard's queue holds. What needs connections or the runtime is left to the loop ([`super::runner`]).
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
@@ -18,20 +18,20 @@ use crate::{
     stream::Stream,
 };
 
-/// Most bytes of events that are gathered before they are sent: about what a socket takes.
+/// Batches are sent when their events have this many bytes, which is about what a socket takes.
 const BYTES_A_FLUSH: usize = 128 << 10;
 
-/// What a turn leaves to the shard's loop.
+/// What a turn leaves to the shard's loop: the operations of the same names.
 #[derive(Default)]
 pub(super) struct Turned {
     pub(super) accepted: Vec<Stream>,
-    pub(super) settle: Option<oneshot::Sender<()>>,
-    pub(super) freeze: Option<oneshot::Sender<Transfer>>,
-    pub(super) thaw: bool,
+    pub(super) pause: Option<oneshot::Sender<()>>,
+    pub(super) capture: Option<oneshot::Sender<Transfer>>,
+    pub(super) resume: bool,
 }
 
 impl Shard {
-    /// Does what the queue holds, in order, and sends what is due. `ops` is left empty.
+    /// Does `ops` in order, and sends the batches unless `stream.coalesce` says to wait. Leaves `ops` empty.
     pub(super) fn turn(&mut self, ops: &mut Vec<Op>) -> Turned {
         let mut turned = Turned::default();
         let now = Uptime::now();
@@ -47,22 +47,22 @@ impl Shard {
                         self.flush();
                     }
                 }
-                // These touch no client, and come often: they end no window of `stream.coalesce`.
+                // Queries are frequent and touch no client: they don't send the batches before `stream.coalesce` is over.
                 Op::Deliver(Delivery::Query(query)) => self.answer(query),
                 Op::Accept(stream) => turned.accepted.push(stream),
-                Op::Deliver(delivery) => self.flush().take(delivery),
+                Op::Deliver(delivery) => self.flush().handle(delivery),
                 Op::Drain(spread, gone) => self.flush().drain(spread, gone),
-                Op::Settle(wanted) => turned.settle = Some(wanted),
-                Op::Freeze(wanted) => turned.freeze = Some(wanted),
-                Op::Thaw => {
-                    // It came before the shard stood still.
-                    (turned.settle, turned.freeze) = (None, None);
-                    turned.thaw = true;
+                Op::Pause(wanted) => turned.pause = Some(wanted),
+                Op::Capture(wanted) => turned.capture = Some(wanted),
+                Op::Resume => {
+                    // The upgrade failed before this turn did what it asked for.
+                    (turned.pause, turned.capture) = (None, None);
+                    turned.resume = true;
                 }
                 Op::Stop => self.flush().stop(),
             }
         }
-        if self.config.stream.coalesce.is_zero() || turned.freeze.is_some() {
+        if self.config.stream.coalesce.is_zero() || turned.capture.is_some() {
             self.flush();
         }
         turned
@@ -77,7 +77,7 @@ impl Shard {
             }
             ShardQuery::Channels(answer) => {
                 let counts = self.hub.subscribers().map(|(name, count)| (name.clone(), count)).collect();
-                let _ = answer.send(counts); // Nobody may be waiting any more.
+                let _ = answer.send(counts); // The receiver may have given up.
             }
             ShardQuery::ChannelHashes(answer) => {
                 let hash =
@@ -89,14 +89,14 @@ impl Shard {
 
     fn answer_waiting(&mut self, id: ChannelId, confirmed: bool) {
         for waiting in self.waiting.remove(&id).unwrap_or_default() {
-            let _ = waiting.send(confirmed); // It may have given up.
+            let _ = waiting.send(confirmed); // The request may have ended.
         }
     }
 }
 
 impl Flushed<'_> {
-    /// Does what the dispatcher delivers beside events.
-    fn take(&mut self, delivery: Delivery) {
+    /// Does what the dispatcher delivers, except events and queries.
+    fn handle(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Confirmed(name, since) => self.confirm(&name, since),
             Delivery::Reconnected(names, hole) => self.restore(&names, hole),
@@ -104,7 +104,7 @@ impl Flushed<'_> {
             Delivery::Advance(position) => self.hub.advance(position),
             Delivery::Timed(timed) => self.hub.set_timed(timed),
             Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
-            Delivery::Publish(..) | Delivery::Query(_) => {} // `turn` did it.
+            Delivery::Publish(..) | Delivery::Query(_) => {} // `turn` does these.
         }
     }
 
@@ -115,7 +115,7 @@ impl Flushed<'_> {
         }
     }
 
-    /// No source delivers the channel. Its clients are closed: they come back, and get a 403 that says why.
+    /// No source delivers the channel. Closes its clients: they reconnect and get a 403 that says why.
     fn refuse(&mut self, name: &ChannelName) {
         let Some(id) = self.hub.id(name) else { return };
         self.hub.set_wanted(id, false);
@@ -128,7 +128,7 @@ impl Flushed<'_> {
         self.hub.set_unsubscribed(name);
     }
 
-    /// Reports to connected clients that they may have missed something while a source was disconnected.
+    /// Sends gap events to the clients of the channels, for the time in which a source was disconnected.
     fn restore(&mut self, names: &[ChannelName], hole: Hole) {
         let mut groups: Vec<GroupId> = Vec::new();
         for name in names {

@@ -1,23 +1,23 @@
-//! A timer wheel: when to look at a client again, for a ping or its end. It knows nothing of clients.
+//! A timer wheel: it says when to look at a client again, for a ping or the end of its lifetime. It does not look at clients.
 //!
-//! A client is in exactly one slot; one that has ended stays there until the slot comes up. Writing to a client does not
-//! move it: when its slot comes up, the shard looks whether the time has really come and, if not, puts it where it will be
-//! due.
+//! Each client is in exactly one slot of the wheel. A client that has ended stays in its slot until the wheel reaches the slot.
+//! Writing to a client does not move it to another slot. When the wheel reaches the slot, the shard checks whether the client is
+//! really due. If not, it puts the client into a later slot.
 
 use std::{num::NonZeroU32, time::Duration};
 
-/// A time, counted in the wheel's ticks and kept modulo 2^32: with the shortest ticks it wraps after 248 days. Times less
-/// than 2^31 ticks apart are compared rightly, and [`Wheel::ticks`] gives no more than half of that.
+/// A time as a number of ticks, modulo 2^32: with the shortest ticks it wraps after 248 days. Times less than 2^31 ticks apart are
+/// compared correctly, and [`Wheel::ticks`] returns no more than half of that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tick(NonZeroU32);
 
-/// Most ticks that a time is away: 62 days with the shortest ticks.
+/// The longest time, in ticks: 62 days with the shortest ticks.
 const LONGEST: u32 = 1 << 30;
 
 impl Tick {
     #[expect(clippy::cast_possible_truncation, reason = "times are kept modulo 2^32")]
     fn of(count: u64) -> Self {
-        // 0 is left out, so that an optional time takes no more room. It is taken for the tick that follows.
+        // 0 is not used, so that `Option<Tick>` takes no more memory. It counts as 1.
         Self(NonZeroU32::new(count as u32).unwrap_or(NonZeroU32::MIN))
     }
 
@@ -48,11 +48,15 @@ impl Tick {
     }
 }
 
+/// Number of slots: two ping intervals.
 const SLOTS: u64 = 64;
 
+/// A timer wheel of clients with keys `K`.
 pub(super) struct Wheel<K> {
     slots: Vec<Vec<K>>,
+    /// Ticks since the wheel was made, plus 1.
     now: u64,
+    /// The length of a tick.
     tick: Duration,
 }
 
@@ -79,13 +83,13 @@ impl<K> Wheel<K> {
         ticks.clamp(1, LONGEST)
     }
 
-    /// Shows `client` again at `due`, or earlier if that is further than the wheel goes round.
+    /// Puts `client` into the slot for `due`, or into the last slot if `due` is later than one round of the wheel.
     pub(super) fn put(&mut self, client: K, due: Tick) {
         let ahead = u64::from(due.since(self.now())).clamp(1, SLOTS - 1);
         self.slots[((self.now + ahead) % SLOTS) as usize].push(client);
     }
 
-    /// Moves on by one tick; gives the clients to look at.
+    /// Moves on by one tick. Returns the clients of the slot that was reached.
     pub(super) fn advance(&mut self) -> Vec<K> {
         self.now += 1;
         std::mem::take(&mut self.slots[(self.now % SLOTS) as usize])
@@ -115,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_further_away_than_ticks_can_be_compared() {
+    fn the_longest_time_can_be_compared() {
         let wheel = Wheel::<()>::new(Duration::from_millis(160));
         let year = wheel.ticks(Duration::from_secs(365 * 86_400));
         assert!(!wheel.now().after(year).has_come(wheel.now()));

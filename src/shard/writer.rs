@@ -1,9 +1,11 @@
-//! The hot way: sends batches to clients, serves those that catch up from the histories, and pings.
+//! Decides what is written to clients: batches, events from the histories for clients that are behind, answers, pings. The hot
+//! path. It reads nothing from clients.
 //!
 //! Invariants:
-//! - A live client has everything up to the hub's last position that is in no batch; one that is catching up has everything
-//!   up to its reader's cursor, and its unwritten bytes go out before anything else.
-//! - Nothing is queued for a client. What its socket doesn't take stays in the histories, and the client has a cursor.
+//! - A live client has every event up to the hub's last position, except those in its group's batch. A client that is catching up
+//!   has every event up to its reader's cursor, and its unwritten bytes are written before anything else.
+//! - No events are queued for a client. Events that its socket does not take stay in the histories, and the client has a cursor.
+//! - While batches are sent, only clients of the group whose batch was taken are served from the histories.
 
 use std::{io::IoSlice, sync::Arc};
 
@@ -24,17 +26,17 @@ use crate::{
     hub::{Batch, GroupId, Kind, Reader, ReplayItem},
 };
 
-/// Most frames in one gathered write.
+/// Most frames in one `writev`.
 const FRAMES_A_WRITE: usize = 64;
-/// Most bytes that are deflated for one gathered write, unless one event alone has more: others wait meanwhile.
+/// Most bytes that are deflated for one `writev`, unless one event alone has more. Other clients wait during this time.
 const BYTES_DEFLATED_A_WRITE: usize = 128 << 10;
-/// Most bytes that one client is served from the histories before others have their turn.
+/// Most bytes that one client is served from the histories before other clients are served.
 const BYTES_A_TURN: usize = 1 << 20;
 /// Most bytes in a poll's answer, unless one event alone has more.
 const BYTES_A_POLL: usize = 64 << 10;
 
 impl Shard {
-    /// Sends the batches, and drops what histories need not keep.
+    /// Sends the batches, and enforces the limits of the histories.
     pub(super) fn flush(&mut self) -> Flushed<'_> {
         if std::mem::take(&mut self.unsent_bytes) > 0 {
             while let Some(batch) = self.hub.next_batch() {
@@ -61,7 +63,7 @@ impl Shard {
         for &slot in self.hub.clients(group) {
             let client = &mut self.clients[slot as usize];
             if !client.state.is_live() {
-                continue; // It gets them from the histories.
+                continue; // It gets the events from the histories.
             }
             match send_now(&client.fd, bytes) {
                 Sent::All => {
@@ -81,12 +83,13 @@ impl Shard {
         }
     }
 
-    /// Sends a batch to a group of gzip streams: at once to those that all got the same event last, one by one to others.
+    /// Sends a batch to a group of gzip streams. Clients that got the event before the batch last get the same bytes. The other
+    /// clients are served one by one.
     fn send_gzip_batch(&mut self, batch: &Batch, form: Form) {
         let now = self.wheel.now();
         let (first, last) = (batch.events[0].position(), batch.events[batch.events.len() - 1].position());
         let mut deflated: Option<GzipBatch> = None;
-        let (mut fallen_behind, mut apart) = (Vec::new(), Vec::new());
+        let (mut fallen_behind, mut others) = (Vec::new(), Vec::new());
         let mut delivered = 0;
         for &slot in self.hub.clients(batch.group) {
             let client = &mut self.clients[slot as usize];
@@ -94,7 +97,7 @@ impl Shard {
                 continue;
             }
             let Some(before) = batch.before.as_deref().filter(|before| client.gzip_before == before.position()) else {
-                apart.push(slot);
+                others.push(slot);
                 continue;
             };
             let deflated =
@@ -121,26 +124,26 @@ impl Shard {
                 self.fall_behind(slot, cursor, rest);
             }
         }
-        for slot in apart {
+        for slot in others {
             self.serve_after(slot, Position(first.0 - 1));
         }
     }
 
-    /// The socket of a live client is full: it has everything up to `cursor` once `rest` is written.
+    /// The socket of a live client is full. The client has every event up to `cursor` when `rest` is written.
     fn fall_behind(&mut self, slot: u32, cursor: Position, rest: Bytes) {
         self.metrics.fell_behind.add(1);
         self.set_state(slot, ClientState::catching_up(Reader::live(cursor), rest));
         self.watch_writable_once(slot);
     }
 
-    /// Serves the clients of a group that have everything up to `cursor` what follows it.
+    /// Serves all clients of a group what follows `cursor`. Live clients and polls have every event up to it.
     pub(super) fn serve_group_after(&mut self, group: GroupId, cursor: Position) {
         for slot in self.hub.clients(group).to_vec() {
             self.serve_after(slot, cursor);
         }
     }
 
-    /// The same of one client; nothing where it catches up already, or closes.
+    /// The same for one client. Does nothing if the client is catching up or closing already.
     fn serve_after(&mut self, slot: u32, cursor: Position) {
         let reader = Reader::live(cursor);
         match &self.clients[slot as usize].state {
@@ -155,7 +158,7 @@ impl Shard {
         }
     }
 
-    /// Writes to a client that is not live until it has everything or its socket is full.
+    /// Writes to a client that is catching up or closing, until it has everything or its socket is full.
     pub(super) fn serve(&mut self, slot: u32) {
         let mut budget = BYTES_A_TURN;
         loop {
@@ -179,7 +182,7 @@ impl Shard {
                 }
             }
             if !client.state.is_catching_up() {
-                return self.ended.push(slot); // It was closing.
+                return self.ended.push(slot); // It is closing, and everything is written.
             }
             match self.write_due(slot) {
                 (Sent::All, 0) => return self.become_live(slot),
@@ -189,12 +192,13 @@ impl Shard {
                 (Sent::Gone, _) => return self.ended.push(slot),
             }
             if budget == 0 {
-                return self.watch_writable(slot); // The socket can take more: epoll says so again, after the others.
+                return self.watch_writable(slot); // The socket can take more: epoll reports that after other clients' events.
             }
         }
     }
 
-    /// Writes the next few frames that are due to a stream; gives back how many bytes were written.
+    /// Writes the next frames to a stream that is catching up. Returns what the socket took, and how many bytes: (`All`, 0) if
+    /// nothing is left to write.
     fn write_due(&mut self, slot: u32) -> (Sent, usize) {
         let client = &mut self.clients[slot as usize];
         let ClientState::Other(other) = &mut client.state else { return (Sent::All, 0) };
@@ -242,7 +246,7 @@ impl Shard {
             if left == 0 {
                 break;
             }
-            catching_up.reader.has(&frame.item);
+            catching_up.reader.pass(&frame.item);
             client.gzip_before = frame.event();
             let gap = u64::from(matches!(frame.item, ReplayItem::Gap { .. }));
             self.metrics.gaps.add(gap);
@@ -257,7 +261,7 @@ impl Shard {
         (sent, total)
     }
 
-    /// The client has everything.
+    /// Makes a client live that has every event.
     fn become_live(&mut self, slot: u32) {
         let mut before = self.set_state(slot, ClientState::Live);
         if before.unwritten().is_some_and(|unwritten| unwritten.watched) {
@@ -265,7 +269,7 @@ impl Shard {
         }
     }
 
-    /// Answers a waiting poll with what follows `reader`'s cursor; where nothing does, only if `even_if_empty`.
+    /// Answers a waiting poll with what follows `reader`'s cursor. If nothing follows, it is answered only if `even_if_empty`.
     pub(super) fn answer_poll(&mut self, slot: u32, reader: &Reader, even_if_empty: bool) {
         let client = &self.clients[slot as usize];
         let Some(poll) = client.state.as_waiting() else { return };
@@ -284,7 +288,7 @@ impl Shard {
         if due.is_empty() && !even_if_empty {
             return;
         }
-        // Not beyond what the answer has: a cursor never passes a gap that was not reported.
+        // If the answer does not have everything, the cursor must not pass its last item: an unreported gap may follow.
         let position = if all { self.hub.last() } else { due.last().map_or(reader.cursor, ReplayItem::position) };
         let response = poll::encode_response(&poll.head, poll.reply, &self.hub.cursor_at(position), &due);
         self.metrics.replayed.add(due.len() as u64);
@@ -293,7 +297,7 @@ impl Shard {
         self.close_after(slot, response);
     }
 
-    /// Writes `bytes` after what the client's socket did not take yet, and ends the client.
+    /// Writes `bytes` after the client's unwritten bytes, and ends the client when they are written.
     pub(super) fn close_after(&mut self, slot: u32, bytes: Bytes) {
         let (rest, watched) = match self.clients[slot as usize].state.unwritten() {
             Some(unwritten) => (std::mem::take(&mut unwritten.bytes), unwritten.watched),
@@ -305,8 +309,7 @@ impl Shard {
         self.serve(slot);
     }
 
-    /// Pings a stream that has been silent. One whose socket is full is behind from now on, so that it is closed if it takes
-    /// nothing.
+    /// Pings a stream. If its socket is full, the stream is behind from now on, so it is closed if it takes nothing for a minute.
     pub(super) fn ping(&mut self, slot: u32, ping: &Ping) {
         let client = &mut self.clients[slot as usize];
         let gzip = matches!(self.hub.kind(client.group), Kind::Stream(_, Coding::Gzip));

@@ -115,7 +115,7 @@ pub(in crate::app) async fn upgrade<S: Future<Output = ()>>(
             session.end().await;
             dispatcher.resume();
             for queue in &serving.daemon.queues {
-                queue.push([Op::Thaw]);
+                queue.push([Op::Resume]);
             }
             serving.accepting.resume();
             Err(error)
@@ -291,7 +291,7 @@ async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutove
     let Cutover { marker, mut exact } = cutover;
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
     serving.accepting.pause(STEP).await?;
-    of_each_shard(serving, Op::Settle).await?;
+    of_each_shard(serving, Op::Pause).await?;
     // Channels that were joined meanwhile; from here on none is.
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
     let subscribe =
@@ -305,7 +305,7 @@ async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutove
         }
     }
     dispatcher.buffer();
-    let Transfer { state, mut borrowed_fds, .. } = of_each_shard(serving, Op::Freeze).await.map(Transfer::merge)?;
+    let Transfer { state, mut borrowed_fds, .. } = of_each_shard(serving, Op::Capture).await.map(Transfer::merge)?;
     let clients = state.clients.len();
     let (fds, admin): (Vec<RawFd>, Vec<Bytes>) = serving.accepting.left().into_iter().unzip();
     borrowed_fds.extend(fds);
