@@ -123,11 +123,16 @@ fn orphan() -> RedisError {
     wire::broken("it is a replica and has lost its primary")
 }
 
-/// How many connections Redis has closed since their output buffer was full, as far as it says.
+/// How many connections Redis has closed because their output buffer was full. `None` where it does not say so: Redis counts them
+/// since 7.2.
 pub(super) async fn output_cuts(connection: &MultiplexedConnection) -> Option<u64> {
     let info: String = redis::cmd("INFO").arg("stats").query_async(&mut connection.clone()).await.ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("client_output_buffer_limit_disconnections:"))?;
-    line.trim().parse().ok()
+    output_cuts_of(&info)
+}
+
+fn output_cuts_of(info: &str) -> Option<u64> {
+    let count = info.lines().find_map(|line| line.strip_prefix("client_output_buffer_limit_disconnections:"))?;
+    count.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -146,6 +151,13 @@ mod tests {
         for state in ["connect", "connecting", "sync", "handshake"] {
             assert_eq!(replica(state), Role::Orphan, "{state}");
         }
+    }
+
+    #[test]
+    fn connections_that_redis_has_cut_are_read_from_its_statistics() {
+        let newer = "# Stats\r\ntotal_error_replies:0\r\nclient_output_buffer_limit_disconnections:3\r\nreply_buffer_shrinks:0\r\n";
+        assert_eq!(output_cuts_of(newer), Some(3));
+        assert_eq!(output_cuts_of("# Stats\r\ntotal_error_replies:0\r\n"), None, "a Redis before 7.2");
     }
 
     #[test]

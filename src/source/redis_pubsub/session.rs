@@ -69,7 +69,7 @@ impl Session {
                     let known = liveness::output_cuts(&connected.connection).await;
                     if known.zip(cuts).is_some_and(|(known, before)| known > before) {
                         tracing::warn!(
-                            "Redis has closed a connection since its output buffer was full, perhaps this one: raise \
+                            "Redis has closed a connection because its output buffer was full, perhaps this one: raise \
                              client-output-buffer-limit pubsub in redis.conf, or publish less at once"
                         );
                     }

@@ -257,3 +257,74 @@ fn ids_of_a_stopped_node_hide_no_events_at_another_node() {
     }
     assert!(texts.ends_with(&["2", "3", "last"].map(str::to_owned)), "{texts:?}");
 }
+
+#[test]
+fn a_connection_that_redis_cuts_because_its_output_buffer_is_full_is_logged_and_reported() {
+    needs!("redis-server");
+    let (_folder, redis, mut daemon) = start("");
+    let limit = ["SET", "client-output-buffer-limit", "pubsub 200kb 0 0"];
+    let _: () = redis.query(redis::cmd("CONFIG").arg(&limit));
+    let mut stream = open(&daemon, &["cats"]);
+    daemon.child().signal(Signal::SIGSTOP);
+    let long = "x".repeat(500_000);
+    let cut = (0..200).any(|_| redis.publish("cats", &long) == 0);
+    daemon.child().signal(Signal::SIGCONT);
+    assert!(cut, "Redis has cut nothing");
+    let info: String = redis.query(redis::cmd("INFO").arg("stats"));
+    if info.contains("client_output_buffer_limit_disconnections") {
+        eventually("the log says why", || daemon.child().log().contains("its output buffer was full").then_some(()));
+    } else {
+        println!("this Redis does not count what it cuts (7.2 and later do): the log is not checked");
+    }
+    daemon.wait_until_ready();
+    eventually("it is subscribed to again", || (redis.publish("cats", "after") > 0).then_some(()));
+    let mut gaps = 0;
+    loop {
+        let event = stream.event();
+        match event.gap() {
+            Some(gap) => {
+                assert_eq!(gap, source_gap(&["cats"]));
+                gaps += 1;
+            }
+            None if event.text() == "after" => break,
+            None => assert_eq!(gaps, 0, "what came before the cut comes before the gap"),
+        }
+    }
+    assert_eq!(gaps, 1);
+}
+
+#[test]
+fn a_thousand_refused_requests_write_few_log_lines() {
+    needs!("redis-server");
+    let (_folder, _redis, mut daemon) = start_as_user(&["resetchannels", "&dogs", "&ssecast:*"], "");
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let daemon = &daemon;
+            scope.spawn(move || {
+                for number in 0..250 {
+                    assert_eq!(answer(daemon, &format!("secret {thread} {number}")), 403);
+                }
+            });
+        }
+    });
+    // One at once, and then one a minute.
+    let most = 1 + usize::try_from(began.elapsed().as_secs() / 60).unwrap();
+    let log = daemon.child().log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("Redis refuses channels")).collect();
+    assert!((1..=most).contains(&lines.len()) && lines[0].contains("count=1"), "{lines:#?}");
+    assert!(log.lines().count() < 50, "{} lines", log.lines().count());
+}
+
+#[test]
+fn a_redis_that_asks_for_a_password_is_reported_with_what_to_do() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let redis = RedisServer::start_with_password(&folder, "secret");
+    let mut daemon = Daemon::start_unready(&folder, &redis.table());
+    let words = "Redis asks for a password: put one into the URL, redis://USER:PASSWORD@HOST";
+    eventually("the log says what to do", || daemon.child().log().contains(words).then_some(()));
+    assert!(wait_until_not_ready(&daemon).contains(words), "and so does /readyz");
+    let why = refused(daemon.post_form(&[("channel", "cats"), ("message", "m")]), 503);
+    assert!(why.contains(words), "and so does the answer to a publish: {why}");
+}

@@ -11,8 +11,10 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
+
 use super::{
-    lineage::Lineage,
+    lineage::{Lineage, children, send},
     traffic::{ByAdmin, ByRedis, LIGHT, SetOnDrop},
 };
 use crate::support::{Folder, Gap, RedisServer, Subscription, eventually};
@@ -285,4 +287,56 @@ fn messages_that_come_to_the_new_process_late_are_divided_exactly() {
         lineage.reload();
     });
     assert_eq!(lineage.exact(), [true; 2]);
+}
+
+#[test]
+fn a_gap_stands_where_the_loss_is_when_both_processes_lose_redis_during_an_upgrade() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let lineage = Lineage::start(&folder, &redis.table());
+    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let mut published = 0..;
+    let mut publish = |count: usize| {
+        let last = published.by_ref().take(count).inspect(|number: &u32| {
+            redis.publish("cats", number.to_string());
+        });
+        last.last().unwrap()
+    };
+    let (mut expected, mut holes) = (0, 0);
+    for (round, delay) in [0, 10, 20, 40, 80].into_iter().enumerate() {
+        let predecessor = lineage.pid();
+        let outcomes =
+            |log: &str| log.matches("a new process has taken over").count() + log.matches("the reload failed").count();
+        send(predecessor, Signal::SIGHUP);
+        eventually("the successor is started", || (!children(predecessor).is_empty()).then_some(()));
+        thread::sleep(Duration::from_millis(delay));
+        send(predecessor, Signal::SIGSTOP);
+        publish(3);
+        redis.cut_subscribers();
+        publish(3);
+        thread::sleep(Duration::from_millis(300));
+        publish(3);
+        send(predecessor, Signal::SIGCONT);
+        eventually("the upgrade is over", || (outcomes(&lineage.log()) > round).then_some(()));
+        lineage.wait_until_its_sources_are_there();
+        eventually("one process is subscribed", || (redis.subscribers("cats") == 1).then_some(()));
+        let last = publish(1);
+        let mut gaps = 0;
+        while expected <= last {
+            let event = stream.event();
+            if let Some(gap) = event.gap() {
+                assert_eq!(gap, source_gap("cats"));
+                gaps += 1;
+                continue;
+            }
+            let number: u32 = event.text().parse().unwrap();
+            assert!(number >= expected, "round {round}: {number} came when {expected} was expected");
+            assert!(number == expected || gaps > 0, "round {round}: no gap between {expected} and {number}");
+            // Where nothing is missing there is at most the gap of an upgrade that is not exact.
+            holes += usize::from(number > expected);
+            (expected, gaps) = (number + 1, 0);
+        }
+    }
+    assert!(holes > 0, "no round has lost anything: the test shows nothing");
 }
