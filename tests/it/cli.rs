@@ -12,13 +12,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Asserts that a command has succeeded, and gives what it printed.
+/// Asserts that a command has succeeded, and returns its output.
 fn printed(output: &Output) -> String {
     assert!(output.status.success(), "{}: {}", output.status, text(&output.stderr));
     text(&output.stdout)
 }
 
-/// Asserts that a command has failed with `code`, and gives its standard error.
+/// Asserts that a command has failed with `code`, and returns its standard error.
 fn failed(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
     let error = text(&output.stderr);
@@ -26,7 +26,7 @@ fn failed(output: &Output, code: i32) -> String {
     error
 }
 
-/// `ssecast tail`, started and following.
+/// Starts `ssecast tail`, and waits until it is connected.
 fn tail(folder: &Folder, daemon: &Daemon, arguments: &[&str]) -> Child {
     let mut command = Command::new(PROGRAM);
     command.arg("tail").args(arguments).arg("--socket").arg(daemon.public().path());
@@ -44,7 +44,7 @@ fn wait_for_line(child: &Child, line: &str) {
 }
 
 #[test]
-fn check_tells_every_error_at_once_with_its_line_and_how_to_mend_it() {
+fn check_prints_every_error_at_once_with_its_line_and_how_to_fix_it() {
     let folder = Folder::new();
     let config = "[stream]\nretyr = \"1s\"\nmax_clients = \"many\"\n\n[history]\nage = \"1 fortnite\"\n\n[hystory]\n";
     let path = folder.write("wrong.toml", config);
@@ -58,15 +58,15 @@ fn check_tells_every_error_at_once_with_its_line_and_how_to_mend_it() {
             (8, ["hystory", "history"]),
         ] {
             let place = format!("{path}:{line}:");
-            let told = said.lines().find(|told| told.contains(&place));
-            let told = told.unwrap_or_else(|| panic!("{command} says nothing of line {line}: {said}"));
-            assert!(words.iter().all(|word| told.contains(word)), "{told:?} does not tell {words:?}");
+            let error = said.lines().find(|error| error.contains(&place));
+            let error = error.unwrap_or_else(|| panic!("{command} prints no error for line {line}: {said}"));
+            assert!(words.iter().all(|word| error.contains(word)), "{error:?} does not contain {words:?}");
         }
     }
 }
 
 #[test]
-fn check_is_content_with_what_is_right() {
+fn check_accepts_a_valid_file() {
     let folder = Folder::new();
     let path = folder.write("right.toml", "[stream]\nretry = \"1s..2s\"\n[history]\nbytes = \"1MiB\"\n");
     printed(&run(&["check", "--config", path.to_str().unwrap()], b""));
@@ -77,7 +77,7 @@ fn check_is_content_with_what_is_right() {
 }
 
 #[test]
-fn the_defaults_that_are_printed_are_a_configuration_that_is_right() {
+fn the_printed_defaults_are_a_valid_configuration() {
     let folder = Folder::new();
     let defaults = printed(&run(&["check", "--defaults"], b""));
     let path = folder.write("defaults.toml", &defaults);
@@ -116,7 +116,7 @@ fn publish_reaches_clients_and_prints_the_answer() {
 }
 
 #[test]
-fn publish_reports_what_went_wrong() {
+fn publish_reports_errors_with_their_exit_codes() {
     let folder = Folder::new();
     let keys = folder.write("keys", "secret\n");
     let daemon = Daemon::start(&folder, &format!("[publish]\nkey_files = [{keys:?}]\n"));

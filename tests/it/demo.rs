@@ -1,4 +1,4 @@
-//! `ssecast demo`, tried as a newcomer tries it: open the page, paste the lines, press Ctrl-C, find nothing left.
+//! `ssecast demo`, as a new user tries it: open the page, paste the commands, press Ctrl-C. Nothing is left behind.
 
 use std::{
     fs,
@@ -27,14 +27,14 @@ struct Demo {
 }
 
 impl Demo {
-    /// Starts it, as the leader of a process group of its own, as a shell does; waits until it has printed everything.
+    /// Starts it in its own process group, as a shell does, and waits until it has printed everything.
     fn start(arguments: &[&str]) -> Self {
         let folder = Folder::new();
         let temporary = folder.path("");
         Self::start_in(folder, &temporary, arguments)
     }
 
-    /// The same with `temporary` as the place for temporary folders.
+    /// Starts it with `temporary` as the place for temporary folders.
     fn start_in(folder: Folder, temporary: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(PROGRAM);
         command.arg("demo").args(arguments).env("TMPDIR", temporary).process_group(0);
@@ -61,21 +61,21 @@ impl Demo {
         Subscription::to(&[channel]).open(&self.page.clone().under("/sse/"))
     }
 
-    /// What it printed for pasting that begins with `program`.
+    /// The printed command that begins with `program`.
     fn line(&self, program: &str) -> String {
         let output = self.child.log();
         let line = output.lines().map(str::trim).find(|line| line.starts_with(program));
         line.unwrap_or_else(|| panic!("no line of {program} in {output}")).to_owned()
     }
 
-    /// Pastes that line into a terminal, and gives what it prints.
+    /// Runs that command in a shell, and returns its output.
     fn paste(&self, program: &str) -> String {
         let output = Command::new("sh").arg("-c").arg(self.line(program)).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Ends it with `signal`, sent to it alone or, as by a terminal, to its group; and asserts that nothing is left.
+    /// Ends it with `signal`, sent to it alone or, as a terminal does, to its group. Asserts that nothing is left behind.
     fn end(mut self, signal: Signal, group: bool) {
         match group {
             true => killpg(Pid::from_raw(self.child.pid().cast_signed()), signal).unwrap(),
@@ -85,12 +85,12 @@ impl Demo {
         assert!(status.success(), "{status}: {}", self.child.log());
         assert!(!self.private.exists(), "{} is left", self.private.display());
         eventually("all its processes have ended", || processes_of(&self.private).is_empty().then_some(()));
-        assert!(self.page.connect().is_err(), "somebody still listens where the page was");
+        assert!(self.page.connect().is_err(), "a process still listens on the page's port");
     }
 }
 
 #[test]
-fn the_page_answers_and_what_is_pasted_arrives() {
+fn the_page_is_served_and_pasted_commands_publish() {
     needs!("curl");
     let demo = Demo::start(&["--no-redis"]);
     let page = Request::get("/").header("Connection", "close").send(&demo.page);
@@ -103,11 +103,11 @@ fn the_page_answers_and_what_is_pasted_arrives() {
     publisher::accepted(form.send(&demo.page));
     assert_eq!(stream.texts(1), ["by the page"]);
     demo.end(Signal::SIGINT, true);
-    assert_eq!(stream.rest(), [], "its streams were ended, not left hanging");
+    assert_eq!(stream.rest(), [], "its streams have ended");
 }
 
 #[test]
-fn each_signal_that_ends_a_demo_leaves_nothing() {
+fn a_demo_leaves_nothing_behind_after_each_signal_that_ends_it() {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let demo = Demo::start(&["--no-redis"]);
         let _open = demo.subscribe("demo");
@@ -116,7 +116,7 @@ fn each_signal_that_ends_a_demo_leaves_nothing() {
 }
 
 #[test]
-fn with_redis_its_line_can_be_pasted_too() {
+fn with_redis_the_redis_cli_command_publishes() {
     needs!("curl", "redis-cli", "redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -149,7 +149,7 @@ fn pages_of_other_sites_can_neither_publish_nor_read_through_the_demo() {
     let form = || Request::post("/publish", "application/x-www-form-urlencoded", "channel=demo&message=x");
     let refused = form().header("Sec-Fetch-Site", "cross-site").header("Connection", "close").send(&demo.page);
     assert_eq!(refused.status(), 403);
-    // A name of the attacker's that resolves to 127.0.0.1.
+    // A name of another site that resolves to 127.0.0.1.
     let rebound = form().host("attacker.example").header("Connection", "close").send(&demo.page);
     assert_eq!(rebound.status(), 421);
     demo.end(Signal::SIGINT, false);

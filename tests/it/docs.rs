@@ -1,4 +1,4 @@
-//! The documentation: links lead to something, the README is short, and what is quoted from the program is in the program.
+//! The documentation: its links work, the README is short, and what it quotes from the program is in the program.
 
 use std::{
     collections::BTreeSet,
@@ -84,7 +84,7 @@ fn broken(page: &Path, target: &str) -> Option<String> {
 }
 
 #[test]
-fn every_link_leads_to_a_file_and_a_heading() {
+fn every_link_has_an_existing_file_and_heading() {
     let pages = pages();
     assert!(pages.len() > 10, "{pages:?}");
     let mut count = 0;
@@ -188,7 +188,7 @@ fn source() -> String {
 }
 
 #[test]
-fn log_lines_that_the_documentation_explains_are_logged() {
+fn log_lines_in_the_documentation_are_in_the_source() {
     let source = source();
     let page = read(&root().join("docs/operate.md"));
     // The first cell of a row: "log: `one`" or "log: `one`, or `another`".
@@ -234,7 +234,7 @@ fn configurations_in_the_documentation_pass_the_check() {
 }
 
 #[test]
-fn commands_in_the_documentation_have_the_flags_that_they_are_given() {
+fn commands_in_the_documentation_use_existing_flags() {
     let mut checked = 0;
     for (page, text) in blocks("sh") {
         for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {

@@ -1,5 +1,5 @@
-//! What stands under examples/, run as a reader would run it: the publishers, the page, and streams for signed-in users. An
-//! example in a language that is not installed is skipped, and the output says so.
+//! Runs the programs under examples/ as a reader would: the publishers, the page, and streams for signed-in users. An example in a
+//! language that is not installed is skipped, and the output says so.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::support::{
     free_port, program_in_path,
 };
 
-/// A name and a message with all that a careless publisher breaks.
+/// A channel and a message with the characters that publishers often escape wrongly.
 const CHANNEL: &str = "größe &+=%";
 const MESSAGE: &str = "\"a\" & b\n+%2B 'c' \\n $(d)";
 
@@ -43,7 +43,7 @@ fn publishers() -> Vec<(&'static str, PathBuf)> {
     usable.map(|(program, _, _, extension)| (program, example(&format!("publish/publish.{extension}")))).collect()
 }
 
-/// The bounds of time are the examples' own.
+/// The examples have their own time limits.
 fn run(program: &str, script: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Command::new(program).arg(script).args(arguments).envs(environment.iter().copied()).output().unwrap()
 }
@@ -104,7 +104,7 @@ fn publishers_by_way_of_redis_deliver_every_byte() {
     environment.push(("REDIS_URL", &url));
     for (program, check, extension) in [
         ("python3", ["-c", "import redis"], "py"),
-        // Debian's own, which has Debian's python3-redis, where another one comes first in PATH.
+        // Debian's python3, which has the package python3-redis. Another python3 may come first in PATH.
         ("/usr/bin/python3", ["-c", "import redis"], "py"),
         ("php", ["-r", "exit(class_exists('Redis') ? 0 : 1);"], "php"),
     ] {
@@ -164,7 +164,7 @@ impl Site {
 fn signed_in_users_read_the_channels_that_the_application_names() {
     needs!("nginx", "python3");
     let site = Site::start();
-    // What a page asks for does not count.
+    // The page's own `channels` is ignored.
     let mut alice = Stream::new(site.open("alice", "?channels=user-bob", ""));
     let mut bob = Stream::new(site.open("bob", "", ""));
     site.daemon.publish("user-bob", "for bob");
@@ -183,7 +183,7 @@ fn signed_in_users_read_the_channels_that_the_application_names() {
 }
 
 #[test]
-fn strangers_read_nothing() {
+fn clients_that_are_not_signed_in_get_no_stream() {
     needs!("nginx", "python3");
     let site = Site::start();
     assert_eq!(site.open("mallory", "", "").status(), 401);
@@ -194,7 +194,7 @@ fn strangers_read_nothing() {
 }
 
 #[test]
-fn an_application_that_is_down_makes_browsers_try_again_with_their_id() {
+fn while_the_application_is_down_browsers_retry_with_their_id() {
     needs!("nginx", "python3");
     let mut site = Site::start();
     site.backend.kill();
@@ -229,7 +229,7 @@ fn one_tcp_port_publishes_and_reads_as_cyclone_sse_did() {
 }
 
 #[test]
-fn the_page_shows_messages_and_loads_again_after_a_gap() {
+fn the_page_shows_messages_and_reloads_after_a_gap() {
     needs!("chromium", "nginx", "node");
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[stream]\nretry = \"10ms..20ms\"\n");

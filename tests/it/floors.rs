@@ -1,5 +1,5 @@
-//! What must never be, kept by reading the sources: a room that imports from its own floor or from above, a file that does
-//! not say what it is for, a path of somebody's machine.
+//! Checks of the source files: modules import from lower floors only, the files of a folder import each other in no circle, each
+//! file says what it is for, and none has a path of somebody's machine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The rooms of each floor, lowest first.
+/// The modules of each floor, lowest first.
 pub(crate) const FLOORS: [&[&str]; 10] = [
     &["client_limit", "clock", "lock", "index", "config", "name", "cursor", "gzip", "metrics"],
     &["sse", "stream", "log_rate"],
@@ -21,13 +21,13 @@ pub(crate) const FLOORS: [&[&str]; 10] = [
     &["cli"],
 ];
 
-fn floor(room: &str) -> Option<usize> {
-    FLOORS.iter().position(|rooms| rooms.contains(&room))
+fn floor(module: &str) -> Option<usize> {
+    FLOORS.iter().position(|modules| modules.contains(&module))
 }
 
-/// Whether `room` may import from `other`.
-fn may_know(room: &str, other: &str) -> bool {
-    room == other || floor(other) < floor(room)
+/// Whether `module` may import from `other`.
+fn may_import(module: &str, other: &str) -> bool {
+    module == other || floor(other) < floor(module)
 }
 
 /// Every Rust file of the library and the program, by its path under `src`, with its text.
@@ -50,12 +50,12 @@ fn sources() -> Vec<(PathBuf, String)> {
     files.into_iter().map(read).collect()
 }
 
-/// The room that a file belongs to: the first part of its path.
-fn room_of(path: &Path) -> String {
+/// The module that a file belongs to: the first part of its path.
+fn module_of(path: &Path) -> String {
     path.components().next().unwrap().as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned()
 }
 
-/// The rooms that `text` names after `crate::`, outside of comments.
+/// The modules that `text` names after `crate::`, outside of comments.
 fn imports(text: &str) -> BTreeSet<String> {
     let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     code.split("crate::").skip(1).flat_map(first_names).collect()
@@ -82,32 +82,31 @@ fn first_names(path: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_room_imports_from_lower_floors_only() {
+fn a_module_imports_from_lower_floors_only() {
     let mut wrong = Vec::new();
     for (path, text) in sources() {
-        let room = room_of(&path);
-        // The two doors: they name rooms to open them.
-        if room == "lib" || room == "main" {
+        let module = module_of(&path);
+        // `lib.rs` declares the modules, and `main.rs` uses the library.
+        if module == "lib" || module == "main" {
             continue;
         }
-        if floor(&room).is_none() {
-            wrong.push(format!("{}: the room {room:?} has no floor; give it one in FLOORS", path.display()));
+        if floor(&module).is_none() {
+            wrong.push(format!("{}: the module {module:?} has no floor; give it one in FLOORS", path.display()));
             continue;
         }
-        for other in imports(&text).into_iter().filter(|other| floor(other).is_some() && !may_know(&room, other)) {
-            wrong.push(format!("{}: {room} must not know {other}", path.display()));
+        for other in imports(&text).into_iter().filter(|other| floor(other).is_some() && !may_import(&module, other)) {
+            wrong.push(format!("{}: {module} must not import {other}", path.display()));
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
 }
 
-/// The files of each folder below `src`, by module name; a folder in it counts as one of its files. Without `mod.rs`, which opens
-/// them, and tests.
+/// The files of each folder below `src`, by module name, without `mod.rs` and tests. A folder in it counts as one file.
 fn folders() -> BTreeMap<PathBuf, BTreeMap<String, String>> {
     let mut folders: BTreeMap<PathBuf, BTreeMap<String, String>> = BTreeMap::new();
     for (path, text) in sources() {
         for folder in path.ancestors().skip(1).filter(|folder| *folder != Path::new("")) {
-            let module = room_of(path.strip_prefix(folder).unwrap());
+            let module = module_of(path.strip_prefix(folder).unwrap());
             if module == "mod" || module.ends_with("tests") {
                 continue;
             }
@@ -146,7 +145,7 @@ fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     })
 }
 
-/// Folders with a circle that is still to be cut.
+/// Folders with a circle that is not yet removed.
 const CIRCLES_LEFT: &[&str] = &[
     "admin",  // A body's limit is that of a publish, which reads a body.
     "config", // A value as typed suggests a key from the table, whose defaults are values as typed.
@@ -187,15 +186,15 @@ fn a_circle_is_found() {
 }
 
 #[test]
-fn the_library_lists_its_rooms_floor_by_floor() {
+fn lib_rs_lists_the_modules_floor_by_floor() {
     let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
-    let rooms = |floor| str::lines(floor).filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
-    let listed = lib.split("\n\n").map(rooms).filter(|rooms: &BTreeSet<&str>| !rooms.is_empty());
-    assert_eq!(listed.collect::<Vec<_>>(), FLOORS.map(|rooms| rooms.iter().copied().collect()));
+    let modules = |floor| str::lines(floor).filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    let listed = lib.split("\n\n").map(modules).filter(|modules: &BTreeSet<&str>| !modules.is_empty());
+    assert_eq!(listed.collect::<Vec<_>>(), FLOORS.map(|modules| modules.iter().copied().collect()));
 }
 
 #[test]
-fn every_file_says_first_what_it_is_for() {
+fn every_file_begins_with_what_it_is_for() {
     let silent: Vec<_> =
         sources().into_iter().filter(|(_, text)| !text.starts_with("//! ")).map(|(path, _)| path).collect();
     assert_eq!(silent, Vec::<PathBuf>::new());
@@ -204,22 +203,22 @@ fn every_file_says_first_what_it_is_for() {
 #[test]
 fn no_file_names_a_path_of_somebodys_machine() {
     let folders = ["work", "root", "home"].map(|folder| format!("/{folder}/"));
-    let tells = |text: &str| folders.iter().any(|path| text.contains(path));
-    let telling: Vec<_> = sources().into_iter().filter(|(_, text)| tells(text)).map(|(path, _)| path).collect();
-    assert_eq!(telling, Vec::<PathBuf>::new());
+    let has_path = |text: &str| folders.iter().any(|path| text.contains(path));
+    let with_path: Vec<_> = sources().into_iter().filter(|(_, text)| has_path(text)).map(|(path, _)| path).collect();
+    assert_eq!(with_path, Vec::<PathBuf>::new());
 }
 
 #[test]
-fn imports_are_found_in_every_form_they_are_written_in() {
+fn imports_are_found_in_all_their_forms() {
     let text = "//! [`crate::cli`]\nuse crate::{\n    // crate::app\n    hub::{Hub, Join},\n    event::Event,\n    sse,\n};\n\
         use crate::cursor::Cursor;\npub(crate) fn f() -> crate::config::Config {}\nuse crate::{metrics, access::peer::{A, B}};";
     let expected = ["access", "config", "cursor", "event", "hub", "metrics", "sse"].map(str::to_owned);
     assert_eq!(imports(text), BTreeSet::from(expected));
     assert!(
-        may_know("app", "shard")
-            && may_know("event", "cursor")
-            && !may_know("cursor", "event")
-            && may_know("hub", "hub")
+        may_import("app", "shard")
+            && may_import("event", "cursor")
+            && !may_import("cursor", "event")
+            && may_import("hub", "hub")
     );
-    assert!(!may_know("hub", "shard") && !may_know("broker", "access") && !may_know("config", "event"));
+    assert!(!may_import("hub", "shard") && !may_import("broker", "access") && !may_import("config", "event"));
 }

@@ -1,4 +1,4 @@
-//! Hostile requests: whatever comes, the answer is a clear status or a closed connection, and the daemon serves on.
+//! Hostile requests: each is answered with a clear status, or its connection is closed, and the daemon still serves others.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -7,17 +7,17 @@ use std::{
 
 use crate::support::{Daemon, Endpoint, Folder, Nginx, Request, Response, Socket, Subscription, daemon, eventually};
 
-/// What may become of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Outcome {
     Status(u16),
-    /// The connection is closed without a word.
+    /// The connection is closed without an answer.
     Closed,
 }
 
 use Outcome::{Closed, Status};
 
-/// A request nobody should send, and what may become of it.
+/// A malformed or hostile request, and its allowed outcomes.
 struct Form {
     what: &'static str,
     bytes: Vec<u8>,
@@ -37,18 +37,18 @@ fn joined(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
 
-/// The form is refused as not being HTTP.
+/// It is not HTTP.
 const NOT_HTTP: &[Outcome] = &[Status(400), Closed];
-/// The form is refused for its size.
+/// It is too large.
 const TOO_LARGE: &[Outcome] = &[Status(400), Status(414), Status(431), Closed];
-/// The request is understood, and what it asks for is refused.
+/// It is valid HTTP, but is refused.
 const REFUSED: &[Outcome] = &[Status(400)];
-/// Strange, and right all the same.
+/// It is unusual, but valid.
 const SERVED: &[Outcome] = &[Status(200)];
-/// Whoever reads it strictly refuses it, whoever reads it kindly serves it; nobody is harmed.
+/// A strict server refuses it, a lenient one serves it. Both are safe.
 const EITHER: &[Outcome] = &[Status(200), Status(400), Closed];
 
-/// Forms of the target and its query.
+/// Requests with a bad target or query.
 fn targets() -> Vec<Form> {
     let names = |count: usize| (0..count).map(|name| format!("channels={name}")).collect::<Vec<_>>().join("&");
     vec![
@@ -87,7 +87,7 @@ fn targets() -> Vec<Form> {
     ]
 }
 
-/// Forms of the request line and of what is no HTTP/1.1.
+/// Requests with a bad request line, and other protocols than HTTP/1.1.
 fn beginnings() -> Vec<Form> {
     let line = |line: &str| format!("{line}\r\nHost: localhost\r\n\r\n").into_bytes();
     vec![
@@ -124,7 +124,7 @@ fn beginnings() -> Vec<Form> {
     ]
 }
 
-/// Forms of headers.
+/// Requests with bad headers.
 fn headers() -> Vec<Form> {
     let with = |headers: &str| get("/?channels=cats", headers);
     vec![
@@ -159,7 +159,7 @@ fn headers() -> Vec<Form> {
     ]
 }
 
-/// Forms of bodies, which a subscription has not.
+/// Requests with a body, although a subscription has none.
 fn bodies() -> Vec<Form> {
     let with = |headers: &str, body: &[u8]| joined(&[&get("/?channels=cats", headers), body]);
     vec![
@@ -192,12 +192,12 @@ fn bodies() -> Vec<Form> {
     ]
 }
 
-/// Sends `bytes` and says what became of them.
+/// Sends `bytes` and returns the outcome.
 fn outcome(endpoint: &Endpoint, bytes: &[u8]) -> Outcome {
     let mut socket = endpoint.connect().unwrap();
-    // A server that refuses need not read to the end.
+    // A server that refuses the request may close before it has read everything.
     let _ = socket.write_all(bytes);
-    // A head that never ends is waited for; that nothing more comes lets the server decide.
+    // The server would wait for the rest of an incomplete head. Say that nothing more will be sent.
     if !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
         socket.finish_sending();
     }
@@ -209,7 +209,7 @@ fn outcome(endpoint: &Endpoint, bytes: &[u8]) -> Outcome {
 }
 
 #[test]
-fn the_public_socket_answers_or_closes_and_serves_on() {
+fn the_public_socket_answers_or_closes_each_request_and_still_serves() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
     let mut bystander = Subscription::to(&["cats"]).open(daemon.public());
@@ -229,7 +229,7 @@ fn the_public_socket_answers_or_closes_and_serves_on() {
 }
 
 #[test]
-fn behind_nginx_the_daemon_serves_on() {
+fn the_daemon_behind_nginx_still_serves() {
     needs!("nginx");
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
@@ -252,7 +252,7 @@ fn behind_nginx_the_daemon_serves_on() {
 }
 
 #[test]
-fn the_admin_socket_answers_or_closes_and_serves_on() {
+fn the_admin_socket_answers_or_closes_each_request_and_still_serves() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
     let post = |headers: &str, body: &str| {
@@ -308,7 +308,7 @@ fn the_admin_socket_answers_or_closes_and_serves_on() {
 }
 
 #[test]
-fn half_requests_hold_up_nobody_and_are_ended() {
+fn incomplete_requests_delay_no_other_client_and_time_out() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
     let halves: Vec<Socket> = (0..200)
@@ -329,13 +329,13 @@ fn half_requests_hold_up_nobody_and_are_ended() {
         let ended = half.read_to_end(&mut said);
         assert!(
             ended.is_ok() || ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
-            "a request whose head never comes is not waited for"
+            "a request whose head never arrives is closed"
         );
     }
 }
 
 #[test]
-fn bytes_behind_a_stream_s_request_change_nothing() {
+fn bytes_sent_on_a_stream_s_connection_harm_no_other_client() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
     let mut socket = daemon.public().connect().unwrap();
@@ -345,8 +345,8 @@ fn bytes_behind_a_stream_s_request_change_nothing() {
     stream.last_event_id();
     for round in 0..20 {
         let text = format!("event {round}");
-        // A client that sends on its stream's connection may be cut off, but harms no other.
-        if stream.say(b"GET /?channels=dogs HTTP/1.1\r\n\r\n").is_err() {
+        // The daemon may close the connection of a client that sends more on it.
+        if stream.send_bytes(b"GET /?channels=dogs HTTP/1.1\r\n\r\n").is_err() {
             break;
         }
         daemon.publish("cats", &text);
@@ -368,7 +368,7 @@ fn program_with_files(folder: &Folder, files: usize) -> std::path::PathBuf {
 }
 
 #[test]
-fn connections_without_end_leave_descriptors_for_publishing_reloads_and_redis() {
+fn too_many_connections_leave_file_descriptors_for_publishing_reloads_and_redis() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = crate::support::RedisServer::start(&folder);
@@ -382,7 +382,7 @@ fn connections_without_end_leave_descriptors_for_publishing_reloads_and_redis() 
         .map(|number| {
             let mut socket = daemon.public().connect().unwrap();
             if number % 2 == 0 {
-                // It may be refused already.
+                // Fails if the connection has been refused already.
                 let _ = socket.write_all(&request);
             }
             socket
@@ -401,7 +401,7 @@ fn connections_without_end_leave_descriptors_for_publishing_reloads_and_redis() 
     daemon.publish("cats", "published after a reload");
     assert_eq!(stream.texts(1), ["published after a reload"]);
     drop(others);
-    let again = eventually("newcomers are let in when others have left", || {
+    let again = eventually("new clients are accepted after others have left", || {
         let response = Subscription::to(&["cats"]).request(daemon.public()).send(daemon.public());
         (response.status() == 200).then_some(response)
     });

@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Daemon, Folder, Stream, Subscription, daemon, eventually};
 
 #[test]
-fn a_stop_gives_each_client_a_time_to_come_back() {
+fn at_a_stop_each_client_gets_a_time_to_reconnect() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let folder = Folder::new();
         let mut daemon = Daemon::start(&folder, "[stream]\nretry = \"60s..61s\"\n[drain]\nspread = \"2s\"\n");
@@ -34,7 +34,7 @@ fn a_stop_gives_each_client_a_time_to_come_back() {
 }
 
 #[test]
-fn a_client_that_does_not_read_does_not_keep_the_daemon() {
+fn the_daemon_stops_although_a_client_does_not_read() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "[process]\ndrain = \"300ms\"\n");
     let _stuck = Subscription::to(&["cats"]).open(daemon.public());
@@ -47,7 +47,7 @@ fn a_client_that_does_not_read_does_not_keep_the_daemon() {
 }
 
 #[test]
-fn sockets_that_a_dead_daemon_left_are_taken_over() {
+fn sockets_left_by_a_killed_daemon_are_replaced() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
     daemon.child().kill();
@@ -59,7 +59,7 @@ fn sockets_that_a_dead_daemon_left_are_taken_over() {
 }
 
 #[test]
-fn a_running_daemon_keeps_its_sockets() {
+fn sockets_of_a_running_daemon_are_not_replaced() {
     let folder = Folder::new();
     let mut daemon = Daemon::start(&folder, "");
     let mut stream = Subscription::to(&["cats"]).open(daemon.public());
@@ -73,7 +73,7 @@ fn a_running_daemon_keeps_its_sockets() {
 }
 
 #[test]
-fn a_file_that_is_no_socket_is_not_removed() {
+fn a_file_that_is_not_a_socket_is_not_removed() {
     let folder = Folder::new();
     let precious = folder.write("precious", "do not remove");
     let config = format!("[listen]\npublic = {precious:?}\nadmin = {:?}\n", folder.path("admin.sock"));
@@ -85,7 +85,7 @@ fn a_file_that_is_no_socket_is_not_removed() {
 }
 
 #[test]
-fn sockets_have_the_modes_that_are_configured() {
+fn sockets_have_the_configured_modes() {
     let folder = Folder::new();
     let (public, admin) = (folder.path("public.sock"), folder.path("admin.sock"));
     let modes = "public_mode = \"0666\"\nadmin_mode = \"0600\"";

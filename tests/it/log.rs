@@ -1,4 +1,4 @@
-//! The log when it can't be written: the daemon goes on. And the log as systemd reads it.
+//! The log: the daemon serves although its log can't be written; and the format of the journal.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use nix::{
 
 use crate::support::{Endpoint, Folder, Request, daemon::PROGRAM, eventually};
 
-/// A daemon whose standard error a test has chosen.
+/// A daemon whose standard error the test chooses.
 struct Serving {
     child: Child,
     admin: Endpoint,
@@ -47,7 +47,7 @@ impl Serving {
         Request::get("/healthz").header("Connection", "close").send(&self.admin).status() == 200
     }
 
-    /// Makes it write a line, and returns when it has done so as far as it could: it answers after that.
+    /// Makes it log a line, and asserts that it still answers after that.
     fn log_a_line(&self) {
         self.signal(Signal::SIGUSR1);
         assert!(self.serves());
@@ -72,9 +72,9 @@ impl Drop for Serving {
     }
 }
 
-/// A line that can't be written was reported on standard error, which failed too, and the thread that logged it panicked.
+/// A line that could not be written was reported on standard error, which failed too, and the thread that logged it panicked.
 #[test]
-fn a_reader_of_standard_error_that_goes_ends_nothing() {
+fn the_daemon_serves_after_the_reader_of_standard_error_has_ended() {
     let (reader, writer) = io::pipe().unwrap();
     let daemon = Serving::start(&[], writer);
     let mut line = String::new();
@@ -91,7 +91,7 @@ fn a_reader_of_standard_error_that_goes_ends_nothing() {
 }
 
 #[test]
-fn a_closed_standard_error_ends_nothing() {
+fn the_daemon_serves_with_a_closed_standard_error() {
     let daemon = Serving::start_with(&[], Stdio::null(), |command| {
         let serve: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
         *command = Command::new("sh");
@@ -102,7 +102,7 @@ fn a_closed_standard_error_ends_nothing() {
 }
 
 #[test]
-fn a_full_disk_ends_nothing() {
+fn the_daemon_serves_after_the_disk_is_full() {
     let daemon = Serving::start(&["--log-file", "/dev/full"], Stdio::null());
     for _ in 0..10 {
         daemon.log_a_line();
@@ -110,9 +110,9 @@ fn a_full_disk_ends_nothing() {
     assert!(daemon.stop().success());
 }
 
-/// The starter was told nothing, and printed "the daemon ended before it served, without a word".
+/// The starter got no reason, and printed "the daemon ended before it served, without a word".
 #[test]
-fn a_daemon_on_a_full_disk_serves() {
+fn a_daemon_starts_on_a_full_disk() {
     let folder = Folder::new();
     let (admin, pidfile) = (folder.path("admin"), folder.path("pid"));
     let mut command = Command::new(PROGRAM);
@@ -131,11 +131,11 @@ fn a_daemon_on_a_full_disk_serves() {
     eventually("the daemon has stopped", || (!pidfile.exists()).then_some(()));
 }
 
-/// Once 64 KiB had been logged, publishes and new streams hung for ever.
+/// After 64 KiB of log, publishes and new streams hung for ever.
 #[test]
-fn a_reader_of_standard_error_that_does_not_read_stops_nothing() {
+fn the_daemon_serves_while_nobody_reads_standard_error() {
     let (reader, writer) = io::pipe().unwrap();
-    // A description of its own, so that the daemon's stays a blocking one.
+    // Opened again, so that the daemon's descriptor stays blocking.
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let mut filler = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
     let mut filled = 0;
@@ -147,7 +147,7 @@ fn a_reader_of_standard_error_that_does_not_read_stops_nothing() {
     for _ in 0..50 {
         daemon.log_a_line();
     }
-    // What could not be written yet is written when there is a reader.
+    // The rest is written when the reader reads again.
     let mut reader = BufReader::new(reader);
     io::copy(&mut reader.by_ref().take(filled as u64), &mut io::sink()).unwrap();
     let mut line = String::new();
@@ -162,7 +162,7 @@ fn a_reader_of_standard_error_that_does_not_read_stops_nothing() {
 }
 
 #[test]
-fn the_end_does_not_wait_for_a_reader_that_does_not_read() {
+fn the_daemon_stops_while_nobody_reads_standard_error() {
     let (reader, writer) = io::pipe().unwrap();
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let mut filler = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
@@ -172,7 +172,7 @@ fn the_end_does_not_wait_for_a_reader_that_does_not_read() {
     drop(reader);
 }
 
-/// "Is the right one running, and on the right sockets?" could not be answered from the log.
+/// The log did not show which version runs, and on which sockets.
 #[test]
 fn the_start_line_names_version_sockets_and_redis_without_its_password() {
     let folder = Folder::new();

@@ -16,11 +16,11 @@ fn start(tables: &str) -> (Folder, Daemon, Nginx) {
     (folder, daemon, nginx)
 }
 
-/// Asserts that `endpoint` answers `request` with a stream that says when to come back, and whose one event leaves the client
-/// at `cursor` (`None`: a client that has none).
+/// Asserts that `endpoint` answers `request` with a stream that has a retry time and one event, after which the client's last
+/// event id is `cursor` (`None` for a client without one).
 fn assert_retry_later(endpoint: &Endpoint, request: &Request, cursor: Option<&str>) {
     let response = request.send(endpoint);
-    assert_eq!(response.status(), 200, "EventSource gives up for good on any other status");
+    assert_eq!(response.status(), 200, "EventSource never retries after any other status");
     assert_eq!(response.header("content-type"), Some("text/event-stream; charset=utf-8"));
     assert_eq!(response.header("cache-control"), Some("no-store"));
     let body = response.text();
@@ -29,18 +29,18 @@ fn assert_retry_later(endpoint: &Endpoint, request: &Request, cursor: Option<&st
     assert!(parser.retry.is_some_and(|retry| (500..60_000).contains(&retry)), "{body:?}");
     let kinds: Vec<(&str, String)> = events.iter().map(|event| (event.kind.as_str(), event.text())).collect();
     assert_eq!(kinds, [("ssecast.down", "{}".to_owned())], "{body:?}");
-    // The standard has a blank line set the last event id to what the connection has named, if only to the empty string.
+    // At a blank line, a client sets its last event id to the last `id:` of the connection, even if that is empty.
     assert_eq!(body.contains("\nid:"), cursor.is_some(), "an empty id makes a client forget its cursor: {body:?}");
     assert_eq!(parser.committed_id.as_deref().unwrap_or_default(), cursor.unwrap_or_default(), "{body:?}");
 }
 
-/// A stream's request, after `last_event_id`.
+/// The request of a stream that resumes after `last_event_id`.
 fn resuming(endpoint: &Endpoint, last_event_id: &str) -> Request {
     Subscription::to(&["cats"]).after(last_event_id).request(endpoint)
 }
 
 #[test]
-fn nginx_takes_the_shipped_files() {
+fn nginx_accepts_the_shipped_files() {
     let output = nginx::test_config(&Folder::new());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -48,7 +48,7 @@ fn nginx_takes_the_shipped_files() {
 }
 
 #[test]
-fn nginx_takes_the_optional_lines_of_the_shipped_files() {
+fn nginx_accepts_the_optional_lines_of_the_shipped_files() {
     needs!("nginx");
     let output = nginx::test_config_with_options(&Folder::new());
     let said = String::from_utf8_lossy(&output.stderr);
@@ -56,7 +56,7 @@ fn nginx_takes_the_optional_lines_of_the_shipped_files() {
 }
 
 #[test]
-fn a_stream_passes_as_it_is_and_at_once() {
+fn a_stream_passes_unchanged_and_without_delay() {
     needs!("nginx");
     let (_folder, daemon, nginx) = start("");
     let mut stream = Subscription::to(&["cats", "größe &+=%"]).open(&nginx.sse());
@@ -76,7 +76,7 @@ fn a_stream_passes_as_it_is_and_at_once() {
 }
 
 #[test]
-fn resuming_passes_through() {
+fn last_event_id_passes_by_header_and_query() {
     needs!("nginx");
     let (_folder, daemon, nginx) = start("");
     let cursor = Subscription::to(&["cats"]).open(&nginx.sse()).last_event_id();
@@ -87,7 +87,7 @@ fn resuming_passes_through() {
 }
 
 #[test]
-fn while_the_daemon_is_down_streams_are_answered_with_a_time_to_come_back() {
+fn while_the_daemon_is_down_streams_get_a_retry_time() {
     needs!("nginx");
     let (_folder, mut daemon, nginx) = start("");
     let mut stream = Subscription::to(&["cats"]).open(&nginx.sse());
@@ -103,7 +103,7 @@ fn while_the_daemon_is_down_streams_are_answered_with_a_time_to_come_back() {
 }
 
 #[test]
-fn while_the_daemon_is_down_a_client_keeps_its_cursor_wherever_it_gave_it() {
+fn while_the_daemon_is_down_a_client_keeps_its_cursor_from_header_or_query() {
     needs!("nginx");
     let (_folder, mut daemon, nginx) = start("");
     daemon.child().kill();
@@ -154,7 +154,7 @@ fn a_preflight_allows_authorization_while_the_daemon_is_up_and_while_it_is_down(
 }
 
 #[test]
-fn over_max_clients_streams_are_answered_with_a_time_to_come_back() {
+fn over_max_clients_streams_get_a_retry_time() {
     needs!("nginx");
     let (_folder, _daemon, nginx) = start("[stream]\nmax_clients = 1\n");
     let mut first = Subscription::to(&["cats"]).open(&nginx.sse());
@@ -163,7 +163,7 @@ fn over_max_clients_streams_are_answered_with_a_time_to_come_back() {
 }
 
 #[test]
-fn refusals_pass_as_ssecast_wrote_them() {
+fn refusals_pass_unchanged() {
     needs!("nginx");
     let (_folder, _daemon, nginx) = start("");
     refused(Request::get("/sse/?channels=a*").send(&nginx.sse()), 400);
@@ -213,7 +213,7 @@ fn headers_that_ssecast_trusts_cannot_be_forged() {
 }
 
 #[test]
-fn nginx_ends_its_wait_where_the_daemon_hangs_only_far_above_the_pings() {
+fn a_stream_through_nginx_gets_pings_and_stays_open() {
     needs!("nginx");
     let (_folder, daemon, nginx) = start("[stream]\nping_interval = \"50ms\"\n");
     let mut stream = Subscription::to(&["cats"]).open(&nginx.sse());

@@ -1,15 +1,15 @@
-//! The promise: what a client misses is reported to it. Publishes, cuts, lost Redis connections and crashes in random order;
-//! every event that is missing from what a client assembled lies under a gap event that names its channel.
+//! Each loss is reported: publishes, cut connections, disconnects of Redis and crashes happen in random order. A client that
+//! resumes each time gets every event in order, or a gap event that names the channel of the missing ones.
 
 use std::collections::HashMap;
 
 use crate::support::{Daemon, Event, Folder, RedisServer, Stream, Subscription, eventually};
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
-/// What is published on each channel instead of a number when all is over.
+/// The last message on each channel.
 const LAST: &str = "last";
 
-/// A daemon, its Redis and one client, to which things happen.
+/// A daemon, its Redis and one client. Random steps change their states.
 struct Scenario {
     redis: RedisServer,
     redis_is_up: bool,
@@ -22,13 +22,13 @@ struct Scenario {
     through_redis: bool,
 }
 
-/// An EventSource of all channels: reads what there is, remembers everything.
+/// An EventSource of all channels, which keeps every event.
 #[derive(Default)]
 struct Client {
     stream: Option<Stream>,
     last_event_id: Option<String>,
     received: Vec<Event>,
-    /// What happened to it, printed where a test fails.
+    /// What happened, printed if a test fails.
     log: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ impl Client {
         self.stream = Some(subscription.open(daemon.public()));
     }
 
-    /// Takes what has arrived.
+    /// Reads the events that have arrived.
     fn read(&mut self) {
         let Some(stream) = &mut self.stream else { return };
         let arrived = stream.arrived();
@@ -52,7 +52,7 @@ impl Client {
         self.last_event_id = stream.committed_id().or(self.last_event_id.take());
     }
 
-    /// Is cut off, perhaps in the middle of something.
+    /// Cuts its connection, possibly with unread events.
     fn cut(&mut self, random: &mut fastrand::Rng) {
         if random.bool() {
             self.read();
@@ -113,7 +113,7 @@ impl Scenario {
         match self.random.u32(..105) {
             102.. => {
                 let outcome = self.daemon.try_reload();
-                self.note(&format!("daemon: asked to hand over, {outcome:?}"));
+                self.note(&format!("daemon: reload, {outcome:?}"));
                 assert!(outcome.is_ok() || !self.redis_is_up, "{}", self.log());
             }
             100.. => self.flood(),
@@ -157,7 +157,7 @@ impl Scenario {
         self.note("Redis: started");
     }
 
-    /// Brings everything back, and reads until a last event of every channel has come.
+    /// Starts and connects everything again, and reads until the last message of each channel has arrived.
     fn settle(&mut self) {
         if !self.redis_is_up {
             self.start_redis();
@@ -179,7 +179,7 @@ impl Scenario {
         }
     }
 
-    /// Asserts that nothing came twice or out of order, and that a gap event precedes what came after a loss.
+    /// Asserts that no event arrived twice or out of order, and that after a loss a gap event came first.
     fn assert_losses_reported(&self) {
         for channel in CHANNELS {
             let end = self.published.get(channel).copied().unwrap_or(0);
@@ -218,11 +218,11 @@ impl Scenario {
     }
 }
 
-/// Runs 200 random steps for each of some seeds, the first of which is `seed`. `SSECAST_LIVES=100` in the environment makes it a
-/// hundred seeds: run it after a change to what keeps the promise.
-fn live(tables: &str, through_redis: bool, seed: u64) {
-    let lives = std::env::var("SSECAST_LIVES").map_or(6, |lives| lives.parse().unwrap());
-    for seed in seed..seed + lives {
+/// Runs 200 random steps for each of 6 seeds, the first of which is `seed`. `SSECAST_SEEDS=100` in the environment makes it 100
+/// seeds: do that after a change to positions, histories or gaps.
+fn run_seeds(tables: &str, through_redis: bool, seed: u64) {
+    let count = std::env::var("SSECAST_SEEDS").map_or(6, |count| count.parse().unwrap());
+    for seed in seed..seed + count {
         println!("seed {seed}");
         let folder = Folder::new();
         let tables = format!("[stream]\nping_interval = \"5ms\"\n{tables}");
@@ -231,25 +231,25 @@ fn live(tables: &str, through_redis: bool, seed: u64) {
 }
 
 #[test]
-fn losses_by_redis_or_the_daemon_are_reported() {
+fn losses_of_redis_and_of_the_daemon_are_reported() {
     needs!("redis-server");
-    live("[history]\nlinger = \"60s\"\n", true, 1000);
+    run_seeds("[history]\nlinger = \"60s\"\n", true, 1000);
 }
 
 #[test]
-fn losses_are_reported_where_channels_are_unsubscribed_at_once() {
+fn losses_are_reported_without_linger() {
     needs!("redis-server");
-    live("[history]\nlinger = \"0s\"\n", true, 2000);
+    run_seeds("[history]\nlinger = \"0s\"\n", true, 2000);
 }
 
 #[test]
-fn losses_are_reported_where_hardly_anything_is_kept() {
+fn losses_are_reported_with_short_histories() {
     needs!("redis-server");
-    live("[history]\nmessages = 3\nstretch = \"0s\"\nlinger = \"100ms\"\n[process]\nworkers = 2\n", true, 3000);
+    run_seeds("[history]\nmessages = 3\nstretch = \"0s\"\nlinger = \"100ms\"\n[process]\nworkers = 2\n", true, 3000);
 }
 
 #[test]
 fn losses_are_reported_without_redis() {
     needs!("redis-server");
-    live("[history]\nmessages = 10\nstretch = \"0s\"\n[process]\nworkers = 2\n", false, 4000);
+    run_seeds("[history]\nmessages = 10\nstretch = \"0s\"\n[process]\nworkers = 2\n", false, 4000);
 }

@@ -1,4 +1,4 @@
-//! Resuming: over any cuts, anywhere in the stream, a client assembles exactly what was published.
+//! Resume: a client whose connection is cut anywhere, any number of times, gets every event exactly once.
 
 use std::{
     io::{Read, Write},
@@ -9,12 +9,12 @@ use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 
 use crate::support::{Daemon, Decoder, Endpoint, Event, Folder, Nginx, Parser, Request, Socket, Stream, Subscription};
 
-/// Room for all that a test publishes, so that no gap is due; and pings, which carry cursors too, wherever they fit.
+/// The history holds everything that a test publishes, so there must be no gap. Pings are frequent, because they have ids too.
 const ROOMY: &str =
     "[stream]\nping_interval = \"2ms\"\n[history]\nmessages = 100000\nbytes = \"256MiB\"\nage = \"1h\"\n";
 
-/// An EventSource whose connection is cut again and again. It keeps what the standard lets it keep over a cut: the events
-/// that were complete, and the last event id.
+/// An EventSource whose connection is cut again and again. As the standard says, it keeps the complete events and the last event
+/// id over a cut.
 struct Assembler<'a> {
     endpoint: &'a Endpoint,
     channels: Vec<String>,
@@ -31,7 +31,7 @@ struct Connection {
 }
 
 impl<'a> Assembler<'a> {
-    /// An EventSource that has its first id already, as any that has ever been connected.
+    /// An EventSource that has been connected before, and so has an id.
     fn new(endpoint: &'a Endpoint, channels: &[&str]) -> Self {
         let id = Subscription::to(channels).open(endpoint).last_event_id();
         let channels = channels.iter().map(|&name| name.to_owned()).collect();
@@ -48,8 +48,7 @@ impl<'a> Assembler<'a> {
         Connection { socket, decoder: Decoder::default(), parser: Parser::default() }
     }
 
-    /// Connects, reads exactly `count` bytes of the connection, or fewer where it has everything up to `expected` events
-    /// before that, and cuts it.
+    /// Connects, reads `count` bytes, or fewer if it has `expected` events before that, and cuts the connection.
     fn read_then_cut(&mut self, count: usize, expected: usize) {
         let mut connection = self.connect();
         let mut left = count;
@@ -78,7 +77,7 @@ impl<'a> Assembler<'a> {
     }
 }
 
-/// What a browser's decoder makes of a payload.
+/// The payload as a browser decodes it.
 fn normalized(payload: &str) -> String {
     payload.replace("\r\n", "\n").replace('\r', "\n")
 }
@@ -109,7 +108,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(prop_oneof![publish, cut], 1..120)
 }
 
-/// Carries out `steps` on a daemon that may have served others before, and compares.
+/// Runs `steps` on a daemon that may have served others before, and compares what was received with what was published.
 fn assemble_over(daemon: &Daemon, endpoint: &Endpoint, steps: &[Step]) -> Result<usize, TestCaseError> {
     static CASE: AtomicUsize = AtomicUsize::new(0);
     let case = CASE.fetch_add(1, Ordering::Relaxed);
@@ -134,7 +133,7 @@ fn assemble_over(daemon: &Daemon, endpoint: &Endpoint, steps: &[Step]) -> Result
 }
 
 #[test]
-fn over_any_cuts_the_stream_is_what_was_published() {
+fn resume_after_cuts_at_any_byte_delivers_each_event_once() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, ROOMY);
     let cuts = AtomicUsize::new(0);
@@ -145,11 +144,11 @@ fn over_any_cuts_the_stream_is_what_was_published() {
         Ok(())
     });
     result.unwrap();
-    assert!(cuts.into_inner() > 1000, "the cases are too tame to show anything");
+    assert!(cuts.into_inner() > 1000, "there were too few cuts to show anything");
 }
 
 #[test]
-fn over_any_cuts_through_nginx_the_stream_is_what_was_published() {
+fn resume_through_nginx_after_cuts_at_any_byte_delivers_each_event_once() {
     needs!("nginx");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, ROOMY);
@@ -168,7 +167,7 @@ fn assemble_while_published(daemon: &Daemon, endpoint: &Endpoint, count: usize, 
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for number in 0..count {
-                // Long ones now and then, so that cuts fall into them.
+                // Some are long, so that cuts fall into them.
                 let message = format!("{number}:{}", "x".repeat(if number % 50 == 0 { 20_000 } else { number % 70 }));
                 daemon.publish(["cats", "dogs"][number % 2], &message);
             }
@@ -185,14 +184,14 @@ fn assemble_while_published(daemon: &Daemon, endpoint: &Endpoint, count: usize, 
 }
 
 #[test]
-fn thousands_of_cuts_while_events_pass_lose_nothing() {
+fn thousands_of_cuts_while_events_are_published_lose_nothing() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, ROOMY);
     assemble_while_published(&daemon, daemon.public(), 3000, 5000);
 }
 
 #[test]
-fn cuts_through_nginx_while_events_pass_lose_nothing() {
+fn cuts_through_nginx_while_events_are_published_lose_nothing() {
     needs!("nginx");
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, ROOMY);
@@ -201,14 +200,14 @@ fn cuts_through_nginx_while_events_pass_lose_nothing() {
 }
 
 #[test]
-fn cuts_lose_nothing_between_several_workers() {
+fn cuts_lose_nothing_with_several_workers() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, &format!("{ROOMY}[process]\nworkers = 3\n"));
     assemble_while_published(&daemon, daemon.public(), 1000, 1500);
 }
 
 #[test]
-fn the_cursor_may_come_in_the_query() {
+fn the_cursor_may_be_in_the_query() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     let cursor = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
@@ -226,7 +225,7 @@ fn the_cursor_may_come_in_the_query() {
 }
 
 #[test]
-fn without_a_cursor_a_stream_begins_now() {
+fn a_stream_without_a_cursor_gets_only_new_events() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, "");
     daemon.publish("cats", "before");
@@ -253,14 +252,14 @@ fn several_channels_are_replayed_in_one_order() {
 }
 
 #[test]
-fn the_end_of_a_replay_is_the_beginning_of_what_is_live() {
+fn live_events_follow_replayed_ones_without_loss_or_repeat() {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, ROOMY);
     let cursor = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
     let messages: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| messages.iter().for_each(|message| drop(daemon.publish("cats", message))));
-        // Each joins at another moment of the publishing.
+        // Each client joins at another moment.
         for _ in 0..20 {
             let mut stream = Subscription::to(&["cats"]).after(&cursor).open(daemon.public());
             assert_eq!(stream.texts(messages.len().min(300)), messages[..300]);

@@ -1,5 +1,5 @@
-//! The daemon as root starts it without systemd: what the starter is told, whom the daemon becomes, what it leaves behind; and
-//! the sockets and words that pass between it and a service manager.
+//! The daemon as root starts it without systemd: `--daemon`, its user and group, its pidfile, log and init script. Also its sockets
+//! from a service manager, and its notifications to one.
 
 mod links;
 mod site;
@@ -25,10 +25,10 @@ use nix::{sys::signal::Signal, unistd::User};
 use site::{PATIENCE, PROGRAM, Running, Site, has_ended, lasting_refusal, refusal, serves, wait_for};
 
 #[test]
-fn the_starter_ends_with_0_when_the_daemon_serves_and_everything_goes_with_the_daemon() {
+fn the_starter_ends_with_0_once_the_daemon_serves_and_the_daemon_removes_its_files() {
     let Some(site) = Site::new("the starter") else { return };
     let output = site.daemon(&[]);
-    // At once: nothing is waited for here.
+    // The daemon must serve at once, so don't wait.
     assert!(site.serves(), "{output:?}");
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
@@ -40,7 +40,7 @@ fn the_starter_ends_with_0_when_the_daemon_serves_and_everything_goes_with_the_d
     for output in ["fd/1", "fd/2"] {
         assert_eq!(fs::read_link(proc.join(output)).unwrap(), site.path("log/log"));
     }
-    // Fields 6 and 7 are the session and its terminal; the daemon doesn't lead its session, so that it never gets a terminal.
+    // Fields 6 and 7 are the session and its terminal. The daemon must not lead its session, so that it never gets a terminal.
     let stat = fs::read_to_string(proc.join("stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     assert_ne!(fields[3], daemon.0.to_string());
@@ -54,7 +54,7 @@ fn the_starter_ends_with_0_when_the_daemon_serves_and_everything_goes_with_the_d
 }
 
 #[test]
-fn the_starter_says_why_the_daemon_does_not_serve() {
+fn the_starter_reports_why_the_daemon_does_not_serve() {
     let Some(site) = Site::new("the starter says why") else { return };
     // Before it detaches.
     fs::write(site.path("file"), "").unwrap();
@@ -70,7 +70,7 @@ fn the_starter_says_why_the_daemon_does_not_serve() {
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--user: there is no user"), "{output:?}");
 
-    // After it has: descriptors are too few for a runtime, and then the reason comes through the pipe.
+    // After it has detached, the reason comes through a pipe. Here there are too few file descriptors for a runtime.
     let program = "ulimit -n 10; exec \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", program, "sh", PROGRAM]).args(site.command(&["--daemon"]).get_args());
@@ -82,12 +82,12 @@ fn the_starter_says_why_the_daemon_does_not_serve() {
 }
 
 #[test]
-fn a_second_start_is_told_who_the_first_one_is() {
+fn a_second_start_is_refused_and_names_the_first_process() {
     let Some(site) = Site::new("a second start") else { return };
     let first = site.started(&[]);
     let said = refusal(&site.daemon(&[]));
     assert!(said.contains(&format!("as process {}", first.0)), "{said}");
-    // Under other paths as well: the pidfile is what makes them the same.
+    // Also with other sockets, because the pidfile is the same.
     let said = refusal(&site.daemon(&["--socket", "run/other", "--admin-socket", "run/another"]));
     assert!(said.contains(&format!("as process {}", first.0)), "{said}");
     assert!(site.serves() && !site.path("run/other").exists());
@@ -95,11 +95,11 @@ fn a_second_start_is_told_who_the_first_one_is() {
 }
 
 #[test]
-fn what_a_killed_daemon_leaves_stops_nobody() {
+fn a_daemon_starts_in_spite_of_files_of_a_killed_one() {
     let Some(site) = Site::new("what a killed daemon leaves") else { return };
     site.started(&[]).end(Signal::SIGKILL);
     assert!(site.path("run/pid").exists() && site.path("run/public").exists());
-    // A process that lives, and isn't it.
+    // The number of a running process that is not ssecast.
     fs::write(site.path("run/pid"), "1\n").unwrap();
     let next = site.started(&[]);
     assert!(site.serves());
@@ -108,7 +108,7 @@ fn what_a_killed_daemon_leaves_stops_nobody() {
 }
 
 #[test]
-fn the_daemon_is_nobody_and_can_not_be_root_again() {
+fn the_daemon_becomes_process_user_and_can_not_be_root_again() {
     let Some(site) = Site::new("the daemon is nobody") else { return };
     let nobody = User::from_name("nobody").unwrap().unwrap();
     let (uid, gid) = (nobody.uid.as_raw(), nobody.gid.as_raw());
@@ -124,12 +124,12 @@ fn the_daemon_is_nobody_and_can_not_be_root_again() {
         let meta = fs::metadata(site.path(name)).unwrap();
         assert_eq!((meta.uid(), meta.gid()), (uid, gid), "{name}");
     }
-    // Root sends signals to what the file says, so nobody else may write it.
+    // Root sends signals to the process in the pidfile, so only root may write it.
     assert_eq!(fs::metadata(site.path("run/pid")).unwrap().uid(), 0);
 }
 
 #[test]
-fn who_is_not_root_can_only_stay_who_he_is() {
+fn without_root_process_user_can_only_be_the_own_user() {
     let Some(site) = Site::new("who is not root") else { return };
     let nobody = User::from_name("nobody").unwrap().unwrap();
     fs::create_dir(site.path("run")).unwrap();
@@ -140,7 +140,7 @@ fn who_is_not_root_can_only_stay_who_he_is() {
     };
     let said = lasting_refusal(&start("daemon"));
     assert!(said.contains(r#"can't become process.user "daemon""#) && said.contains("as root"), "{said}");
-    // As the successor at an upgrade does.
+    // The successor at an upgrade does the same.
     let output = start("nobody");
     assert!(output.status.success(), "{output:?}");
     let daemon = Running(site.read("run/pid").trim().parse().unwrap());
@@ -148,7 +148,7 @@ fn who_is_not_root_can_only_stay_who_he_is() {
 }
 
 #[test]
-fn a_pidfile_that_may_not_be_removed_is_emptied() {
+fn a_pidfile_that_can_not_be_removed_is_emptied() {
     let Some(site) = Site::new("a pidfile in root's folder") else { return };
     let daemon = site.started(&[]);
     let other = Site::new("a pidfile in root's folder").unwrap();
@@ -166,21 +166,21 @@ fn a_pidfile_that_may_not_be_removed_is_emptied() {
 }
 
 #[test]
-fn sigusr1_opens_the_log_again_under_its_name() {
+fn sigusr1_reopens_the_log_file() {
     let Some(site) = Site::new("SIGUSR1") else { return };
     let daemon = site.started(&[]);
     fs::rename(site.path("log/log"), site.path("log/log.1")).unwrap();
     daemon.signal(Signal::SIGUSR1);
     wait_for("new log", || site.read("log/log").contains("reopened"));
     assert!(site.read("log/log.1").contains("serving"));
-    // What is said past the log goes there, too.
+    // Standard error goes to the new file too.
     let output = fs::read_link(format!("/proc/{}/fd/2", daemon.0)).unwrap();
     assert_eq!(output, site.path("log/log"));
     assert!(site.serves());
 }
 
 #[test]
-fn core_limit_log_format_and_strange_files_are_as_they_should_be() {
+fn core_limit_and_log_format_are_set_and_inherited_files_are_closed() {
     let Some(site) = Site::new("core limit") else { return };
     fs::write(site.path("c.toml"), "[process]\ncore_limit = \"1MiB\"\nlog_format = \"json\"\n").unwrap();
     fs::write(site.path("strange"), "").unwrap();
@@ -217,7 +217,7 @@ fn with_sockets(site: &Site, names: &str, sockets: [OwnedFd; 2], pid: &str) -> C
 fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
     let Some(site) = Site::new("inherited sockets") else { return };
     let bind = |name: &str| OwnedFd::from(UnixListener::bind(site.path(name)).unwrap());
-    // The other way round than their numbers.
+    // The names are in the reverse order of the numbers.
     let sockets = [bind("a"), bind("b")];
     let mut child = with_sockets(&site, "admin:ssecast-public", sockets, "$$").spawn().unwrap();
     let daemon = Running(i32::try_from(child.id()).unwrap());
@@ -241,7 +241,7 @@ fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
     let said = lasting_refusal(&output);
     assert!(said.contains(r#""web""#) && said.contains("FileDescriptorName=public"), "{said}");
 
-    // Those of another process are none of ours.
+    // LISTEN_PID of another process: the sockets are ignored.
     let mut child = with_sockets(&site, "public:admin", [bind("e"), bind("f")], "1").spawn().unwrap();
     let daemon = Running(i32::try_from(child.id()).unwrap());
     wait_for("service on its own socket", || site.serves());
@@ -250,11 +250,11 @@ fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
 }
 
 #[test]
-fn the_service_manager_is_told() {
+fn the_service_manager_gets_ready_status_watchdog_and_stopping() {
     let Some(site) = Site::new("the service manager") else { return };
     let manager = UnixDatagram::bind(site.path("notify")).unwrap();
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
-    let hear = || {
+    let receive = || {
         let mut buffer = [0; 4096];
         let count = manager.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..count]).into_owned()
@@ -263,15 +263,15 @@ fn the_service_manager_is_told() {
     command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "200000").stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let daemon = Running(i32::try_from(child.id()).unwrap());
-    assert_eq!(hear(), "READY=1\n");
+    assert_eq!(receive(), "READY=1\n");
     assert!(site.serves());
     let since = Instant::now();
     for _ in 0..5 {
-        assert_eq!(hear(), "STATUS=0 clients, 0 channels, 0 events/s\nWATCHDOG=1\n");
+        assert_eq!(receive(), "STATUS=0 clients, 0 channels, 0 events/s\nWATCHDOG=1\n");
     }
-    assert!(since.elapsed() >= Duration::from_millis(300), "no more often than asked for");
+    assert!(since.elapsed() >= Duration::from_millis(300), "not more often than the watchdog needs");
     daemon.signal(Signal::SIGTERM);
-    wait_for("word of the end", || hear().starts_with("STOPPING=1\n"));
+    wait_for("STOPPING=1", || receive().starts_with("STOPPING=1\n"));
     assert!(child.wait().unwrap().success());
 }
 
@@ -323,7 +323,7 @@ fn the_init_script_starts_restarts_and_stops() {
 }
 
 #[test]
-fn what_keeps_a_reload_from_working_or_a_key_from_having_an_effect_is_a_warning_at_the_start() {
+fn the_daemon_warns_at_start_of_unreadable_key_files_and_keys_without_effect() {
     let Some(site) = Site::new("warnings at the start") else { return };
     fs::write(site.path("keys"), "key\n").unwrap();
     fs::set_permissions(site.path("keys"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -344,7 +344,7 @@ fn what_keeps_a_reload_from_working_or_a_key_from_having_an_effect_is_a_warning_
     assert!(said.contains("listen.public has no effect") && said.contains("listen.admin has no effect"), "{said}");
 }
 
-/// The daemon's user can write the pidfile, and root sent the signal to whatever number was in it.
+/// The daemon's user could write the pidfile, and logrotate, as root, signalled any process whose number was in it.
 #[test]
 fn logrotate_signals_the_daemon_and_no_other_process_that_the_pidfile_names() {
     let Some(site) = Site::new("logrotate") else { return };

@@ -2,7 +2,7 @@
 
 use crate::support::{Daemon, Folder, Request, Stream, Subscription, eventually, publisher::refused};
 
-/// A daemon with the configuration `tables`, and the folder it lives in.
+/// A daemon with the configuration `tables`, and its folder.
 fn daemon(tables: &str) -> (Folder, Daemon) {
     let folder = Folder::new();
     let daemon = Daemon::start(&folder, tables);
@@ -24,7 +24,7 @@ fn body(daemon: &Daemon, target: &str, count: impl Fn(&[u8]) -> bool) -> String 
 }
 
 #[test]
-fn the_head_says_all_that_proxies_and_browsers_need() {
+fn the_head_has_the_headers_that_proxies_and_browsers_need() {
     let (_folder, daemon) = daemon("");
     let stream = open(&daemon, &["cats"]);
     let head = stream.response().head();
@@ -35,11 +35,11 @@ fn the_head_says_all_that_proxies_and_browsers_need() {
     assert_eq!(head.header("connection"), Some("close"), "the body ends with the connection");
     assert_eq!(head.header("content-length"), None);
     assert_eq!(head.header("transfer-encoding"), None);
-    assert_eq!(head.header("access-control-allow-origin"), None, "same origin, where nothing else is configured");
+    assert_eq!(head.header("access-control-allow-origin"), None, "no other origin, unless one is configured");
 }
 
 #[test]
-fn a_stream_is_compared_byte_for_byte() {
+fn a_stream_has_exactly_these_bytes() {
     let (_folder, daemon) = daemon("[stream]\nretry = \"1500ms..1600ms\"\n");
     let mut response = Request::get("/?channels=cats").send(daemon.public());
     let mut received = Vec::new();
@@ -74,7 +74,7 @@ fn a_stream_is_compared_byte_for_byte() {
 }
 
 #[test]
-fn reconnection_times_are_spread_over_their_range() {
+fn retry_times_are_spread_over_their_range() {
     let (_folder, daemon) = daemon("[stream]\nretry = \"1s..4s\"\n");
     let times: Vec<u64> = (0..20).map(|_| open(&daemon, &["cats"]).retry()).collect();
     assert!(times.iter().all(|time| (1000..=4000).contains(time)), "{times:?}");
@@ -82,7 +82,7 @@ fn reconnection_times_are_spread_over_their_range() {
 }
 
 #[test]
-fn channels_are_named_in_every_way_that_queries_allow() {
+fn channels_can_be_repeated_or_separated_by_commas_or_have_brackets() {
     let (_folder, daemon) = daemon("");
     let names = ["cats", "dogs", "user:42", "größe", "a b", "news/2024"];
     let queries = [
@@ -117,7 +117,7 @@ fn a_client_gets_the_events_of_its_channels_and_no_others() {
 }
 
 #[test]
-fn an_envelope_says_the_channel() {
+fn an_envelope_has_channel_and_data() {
     let (_folder, daemon) = daemon("");
     let mut stream = Subscription::to(&["cats", "a \"b\""]).in_envelopes().open(daemon.public());
     let id = daemon.publish("cats", "line 1\nline 2").id.unwrap();
@@ -131,7 +131,7 @@ fn an_envelope_says_the_channel() {
 }
 
 #[test]
-fn a_silent_stream_is_pinged() {
+fn a_silent_stream_gets_pings() {
     let (_folder, daemon) = daemon("[stream]\nping_interval = \"100ms\"\n");
     let mut stream = open(&daemon, &["cats"]);
     stream.ping();
@@ -140,11 +140,11 @@ fn a_silent_stream_is_pinged() {
     daemon.publish("cats", "still here");
     assert_eq!(stream.texts(1), ["still here"]);
     let mut resumed = Subscription::to(&["cats"]).after(&id).open(daemon.public());
-    assert_eq!(resumed.texts(1), ["still here"], "what a ping says of the cursor is true");
+    assert_eq!(resumed.texts(1), ["still here"], "the id of a ping is a valid cursor");
 }
 
 #[test]
-fn streams_end_at_their_longest_lifetime_and_resume_without_loss() {
+fn streams_end_at_max_lifetime_and_resume_without_loss() {
     let (_folder, daemon) = daemon("[stream]\nmax_lifetime = \"300ms\"\n");
     let mut stream = open(&daemon, &["cats"]);
     daemon.publish("cats", "1");
@@ -158,7 +158,7 @@ fn streams_end_at_their_longest_lifetime_and_resume_without_loss() {
 }
 
 #[test]
-fn beyond_the_most_clients_the_next_is_told_to_come_back() {
+fn a_client_over_max_clients_gets_a_503_with_retry_after() {
     let (_folder, daemon) = daemon("[stream]\nmax_clients = 3\n");
     let mut clients: Vec<Stream> = (0..3).map(|_| open(&daemon, &["cats"])).collect();
     let refusal = Request::get("/?channels=cats").send(daemon.public());
@@ -173,7 +173,7 @@ fn beyond_the_most_clients_the_next_is_told_to_come_back() {
 }
 
 #[test]
-fn those_who_come_at_once_are_counted_too() {
+fn clients_that_connect_at_the_same_time_are_counted() {
     let (_folder, daemon) = daemon("[stream]\nmax_clients = 5\n[process]\nworkers = 2\n");
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let asking: Vec<_> =
@@ -186,7 +186,7 @@ fn those_who_come_at_once_are_counted_too() {
 }
 
 #[test]
-fn a_head_request_is_answered_like_a_stream_without_one() {
+fn a_head_request_gets_the_head_of_a_stream() {
     let (_folder, daemon) = daemon("");
     let response = Request::new("HEAD", "/?channels=cats").header("Connection", "close").send(daemon.public());
     assert_eq!((response.status(), response.header("content-type")), (200, Some("text/event-stream; charset=utf-8")));
@@ -194,7 +194,7 @@ fn a_head_request_is_answered_like_a_stream_without_one() {
 }
 
 #[test]
-fn bad_requests_are_told_what_is_wrong() {
+fn bad_requests_get_an_error_that_says_what_is_wrong() {
     let (_folder, daemon) = daemon("[stream]\nmax_channels_per_client = 3\n");
     let get = |target: &str| Request::get(target).header("Connection", "close").send(daemon.public());
     for target in ["/", "/?", "/?channels=", "/?channels=,", "/?channels", "/?chanels=cats", "/sse/", "/sse"] {
@@ -203,7 +203,7 @@ fn bad_requests_are_told_what_is_wrong() {
     for bad in ["a*", "%3F", "%5Ba%5D", "a%5C", "a%0Ab", "a%00", "%FF", "%C3%28", &"x".repeat(256)] {
         refused(get(&format!("/?channels=cats&channels={bad}")), 400);
     }
-    assert!(refused(get("/?channels=a,b,c,d"), 400).contains('3'), "the limit is told");
+    assert!(refused(get("/?channels=a,b,c,d"), 400).contains('3'), "the error names the limit");
     assert_eq!(get(&format!("/?channels={}", "x".repeat(255))).status(), 200);
     for target in ["/nothing", "/sse/x", "/publish", "/stats", "//", "/index.html"] {
         refused(get(target), 404);
@@ -217,7 +217,7 @@ fn bad_requests_are_told_what_is_wrong() {
 }
 
 #[test]
-fn a_connection_that_was_refused_a_stream_can_ask_again() {
+fn a_connection_can_be_used_again_after_a_refusal() {
     use std::io::Write;
     let (_folder, daemon) = daemon("");
     let mut socket = daemon.public().connect().unwrap();
@@ -238,7 +238,7 @@ fn a_connection_that_was_refused_a_stream_can_ask_again() {
 }
 
 #[test]
-fn clients_that_leave_are_forgotten() {
+fn clients_that_disconnect_are_not_counted() {
     let (_folder, mut daemon) = daemon("");
     let files = daemon.child().open_files();
     let mut clients: Vec<Stream> = (0..50).map(|_| open(&daemon, &["cats", "general"])).collect();
@@ -255,7 +255,7 @@ fn clients_that_leave_are_forgotten() {
 }
 
 #[test]
-fn pages_of_other_origins_read_streams_only_where_configured() {
+fn only_pages_of_configured_origins_can_read_streams() {
     let (_folder, daemon) = daemon("[stream]\nallow_origins = [\"https://a.example\"]\n");
     let ask = |origin: &str| {
         let response = Request::get("/?channels=cats").header("Origin", origin).send(daemon.public());
@@ -266,7 +266,7 @@ fn pages_of_other_origins_read_streams_only_where_configured() {
 }
 
 #[test]
-fn several_workers_are_one_hub_to_their_clients() {
+fn clients_of_all_workers_get_every_event() {
     let (_folder, daemon) = daemon("[process]\nworkers = 3\n");
     let mut clients: Vec<Stream> = (0..12).map(|_| open(&daemon, &["cats"])).collect();
     let messages: Vec<String> = (0..200).map(|number| number.to_string()).collect();
@@ -281,7 +281,7 @@ fn several_workers_are_one_hub_to_their_clients() {
 }
 
 #[test]
-fn the_opening_event_is_all_that_a_silent_stream_gets() {
+fn a_silent_stream_gets_only_the_opening_event() {
     let (_folder, daemon) = daemon("");
     let text = body(&daemon, "/?channels=cats", |body| body.ends_with(b"\n\n"));
     assert_eq!(text.matches('\n').count(), 6, "{text:?}");

@@ -1,4 +1,4 @@
-//! What a user can't make root do through links in a folder of the user's: change the owner, the mode or the place of a file.
+//! Links in a folder of the daemon's user can't make root change the owner, mode or place of another file.
 
 use std::{
     fs,
@@ -15,9 +15,9 @@ use nix::{
 
 use super::site::{Running, Site, refusal};
 
-/// The socket was bound, and then given its owner and mode by its name: a link put there in between gave root's file away.
+/// Root bound the socket, and then set owner and mode by its path. A link put there in between gave one of root's files to the user.
 #[test]
-fn a_socket_exchanged_for_a_link_while_root_binds_it_gives_no_file_away() {
+fn a_link_in_place_of_a_new_socket_changes_the_owner_of_no_file() {
     const STARTS: usize = 20;
     let Some(site) = Site::new("a socket exchanged for a link") else { return };
     fs::write(site.path("victim"), "root's").unwrap();
@@ -34,7 +34,7 @@ fn a_socket_exchanged_for_a_link_while_root_binds_it_gives_no_file_away() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                // It fails while there is no socket.
+                // Fails while there is no socket.
                 let _ = renameat2(AT_FDCWD, &socket, AT_FDCWD, &link, RenameFlags::RENAME_EXCHANGE);
             }
         });
@@ -43,7 +43,7 @@ fn a_socket_exchanged_for_a_link_while_root_binds_it_gives_no_file_away() {
             if output.status.success() {
                 Running(site.read("run/pid").trim().parse().unwrap()).end(Signal::SIGKILL);
             }
-            // Whichever of the two names has which of the two files by now.
+            // The two names may have been exchanged any number of times.
             let _ = (fs::remove_file(&socket), fs::remove_file(&link));
             let _ = fs::remove_file(&socket);
             symlink(site.path("victim"), &link).unwrap();
@@ -53,7 +53,7 @@ fn a_socket_exchanged_for_a_link_while_root_binds_it_gives_no_file_away() {
         }
         over.store(true, Ordering::Relaxed);
     });
-    assert_eq!(victim(), (0, 0, 0o600), "root's file was given away");
+    assert_eq!(victim(), (0, 0, 0o600), "the owner or mode of root's file has changed");
 }
 
 #[test]

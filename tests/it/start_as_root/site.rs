@@ -1,4 +1,4 @@
-//! A folder with a daemon in it, and what is asked of both from outside.
+//! A folder with a daemon in it, as root starts it, and checks of both.
 
 use std::{
     fs,
@@ -18,17 +18,17 @@ use nix::{
 pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_ssecast");
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A folder that any user can enter, and what is started in it.
+/// A folder that any user can enter, for a daemon.
 pub(super) struct Site {
     pub(super) folder: tempfile::TempDir,
 }
 
 impl Site {
-    /// `None`, said visibly, where the test can't be run.
+    /// `None` if the test can't run; prints that it is skipped.
     pub(super) fn new(test: &str) -> Option<Self> {
         if !geteuid().is_root() {
-            // Past the harness, which would swallow it.
-            let _ = writeln!(io::stderr(), "SKIPPED {test}: only root can become somebody else");
+            // Not by `eprintln!`, which the test harness hides.
+            let _ = writeln!(io::stderr(), "SKIPPED {test}: only root can change the user");
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -40,13 +40,13 @@ impl Site {
         self.folder.path().join(name)
     }
 
-    /// `ssecast serve` on sockets in `run`, where `more` doesn't name others.
+    /// `ssecast serve` with sockets in `run`, unless `more` names others.
     pub(super) fn command(&self, more: &[&str]) -> Command {
         if !self.path("c.toml").exists() {
             fs::write(self.path("c.toml"), "").unwrap();
         }
         let mut command = Command::new(PROGRAM);
-        // Relative paths, which have to hold although the daemon leaves the folder.
+        // Relative paths, which must stay valid although the daemon changes its working folder.
         command.current_dir(self.folder.path()).stdin(Stdio::null()).args(["serve", "--config", "c.toml"]);
         let mut flags = vec![["--socket", "run/public"], ["--admin-socket", "run/admin"]];
         if more.contains(&"--daemon") {
@@ -62,7 +62,7 @@ impl Site {
         self.command(&[&["--daemon"], more].concat()).output().unwrap()
     }
 
-    /// Starts a daemon that has to come up.
+    /// Starts a daemon, and asserts that it serves.
     pub(super) fn started(&self, more: &[&str]) -> Running {
         let output = self.daemon(more);
         assert!(output.status.success(), "{output:?}\n{}", self.read("log/log"));
@@ -108,7 +108,7 @@ pub(super) fn status(pid: i32, key: &str) -> Option<String> {
     Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Whether the process is gone, or waits for nothing but to be forgotten.
+/// Whether the process has ended; it may still be a zombie.
 pub(super) fn has_ended(pid: i32) -> bool {
     status(pid, "State").is_none_or(|state| state.starts_with(['Z', 'X']))
 }
@@ -133,7 +133,7 @@ pub(super) fn refusal(output: &Output) -> String {
     refusal_with(1, output)
 }
 
-/// What was said at the end with 64: systemd doesn't try again.
+/// Like [`refusal`] with exit code 64, after which systemd does not restart the daemon.
 pub(super) fn lasting_refusal(output: &Output) -> String {
     refusal_with(64, output)
 }

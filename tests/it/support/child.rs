@@ -1,4 +1,4 @@
-//! A process that a test started, or that took over from one: its output goes to a file, and it is ended by its pid.
+//! A process that a test started, or its successor. Its output goes to a file. It is ended by its pid.
 
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ use super::{eventually, wait::PATIENCE};
 
 pub(crate) struct Child {
     name: &'static str,
-    /// The process that was started, which stays as long as there is a successor.
+    /// The process that the test started. It stays as long as a successor runs.
     first: Pid,
     /// The process that serves.
     pid: Pid,
@@ -35,7 +35,7 @@ impl Child {
     /// Starts `command` with its standard output and error going to the end of the file `log`.
     #[allow(clippy::zombie_processes, reason = "it is waited for by its pid, in `ended`")]
     pub(crate) fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Self {
-        // A daemon's successor is its child, and ours when the daemon has ended.
+        // A daemon's successor is its child, and becomes ours when the daemon has ended.
         static REAPER: Once = Once::new();
         REAPER.call_once(|| set_child_subreaper(true).unwrap());
         let output = File::options().create(true).append(true).open(&log).unwrap();
@@ -49,7 +49,7 @@ impl Child {
         Self { name, first: pid, pid, status: None, log }
     }
 
-    /// Stands for the successor `pid` from now on: its first process stays and supervises it, any other one ends.
+    /// Replaces the serving process by its successor `pid`. The first process stays and supervises; any other one ends.
     pub(crate) fn succeed(&mut self, pid: u32) {
         let ended = self.ended();
         assert_eq!(ended, None, "{}, whose successor is {pid}, has ended:\n{}", self.name, self.log());
@@ -101,7 +101,7 @@ impl Child {
         }
     }
 
-    /// Waits until `ready` is true; panics at once, with its output, where it has ended instead.
+    /// Waits until `ready` is true. Panics with its output if the process ends before.
     pub(crate) fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
         let start = Instant::now();
         while !ready() {
@@ -113,14 +113,14 @@ impl Child {
         }
     }
 
-    /// What it holds of memory in bytes, with its share of what it shares (PSS).
+    /// Its memory in bytes: the proportional set size (PSS).
     pub(crate) fn memory(&self) -> usize {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap();
         let line = rollup.lines().find(|line| line.starts_with("Pss:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() << 10
     }
 
-    /// How many files it has open.
+    /// Number of its open files.
     pub(crate) fn open_files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count()
     }

@@ -42,7 +42,7 @@ impl Daemon {
         Self::start_named(folder, "ssecast", tables)
     }
 
-    /// A daemon whose files in `folder` begin with `name`, where a test has several.
+    /// Starts a daemon whose files in `folder` begin with `name`, for tests with several.
     pub(crate) fn start_named(folder: &Folder, name: &str, tables: &str) -> Self {
         Self::start_program(Path::new(PROGRAM), folder, name, tables)
     }
@@ -92,12 +92,12 @@ impl Daemon {
         std::fs::write(&self.config, listen + tables).unwrap();
     }
 
-    /// Has a new process take over.
+    /// Reloads: a new process takes over.
     pub(crate) fn reload(&mut self) {
         self.try_reload().unwrap_or_else(|refusal| panic!("{refusal}\n{}", self.child.log()));
     }
 
-    /// Asks for a new process; gives the answer where none took over.
+    /// Reloads. Returns the refusal if no new process took over.
     pub(crate) fn try_reload(&mut self) -> Result<(), String> {
         let answer = Request::post("/reload", "", "").send(&self.admin).json();
         let Some(pid) = answer["pid"].as_u64() else { return Err(answer.to_string()) };
@@ -112,7 +112,7 @@ impl Daemon {
         });
     }
 
-    /// Waits until all its sources are there.
+    /// Waits until all its sources are connected.
     pub(crate) fn wait_until_ready(&mut self) {
         let admin = self.admin.clone();
         self.child.wait_until("ready", || Request::get("/readyz").send(&admin).status() == 200);
@@ -132,7 +132,7 @@ impl Daemon {
         &self.config
     }
 
-    /// The process that was started; another one may have taken over from it.
+    /// The process that the test started. A successor may have taken over.
     pub(crate) fn first_pid(&self) -> u32 {
         self.child.pid()
     }
@@ -151,7 +151,7 @@ impl Daemon {
         serde_json::from_value(self.admin_get("/stats").json()).unwrap()
     }
 
-    /// How many clients a channel has.
+    /// Number of clients of a channel.
     pub(crate) fn subscribers(&self, channel: &str) -> usize {
         self.stats().into_iter().find(|(name, _)| name == channel).map_or(0, |(_, count)| count)
     }
@@ -164,7 +164,7 @@ impl Daemon {
         assert_eq!(Request::get("/healthz").header("Connection", "close").send(&self.public).status(), 200);
     }
 
-    /// Asks it to end, as systemd does.
+    /// Sends SIGTERM, as systemd does.
     pub(crate) fn terminate(&self) {
         self.child.signal(Signal::SIGTERM);
     }
@@ -172,7 +172,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // A test that has failed in the middle of a reload knows nothing of the successor.
+        // A test that fails in the middle of a reload does not know the successor.
         if thread::panicking() {
             for process in processes_of(&self.config) {
                 let _ = kill(process, Signal::SIGKILL);
@@ -185,7 +185,7 @@ fn listen_table(public: &Endpoint, admin: &Endpoint) -> String {
     format!("[listen]\npublic = {:?}\nadmin = {:?}\n\n", public.config_address(), admin.config_address())
 }
 
-/// Runs the program with `arguments`, `input` on its standard input, to its end.
+/// Runs the program with `arguments`, and `input` as its standard input, until it ends.
 pub(crate) fn run(arguments: &[&str], input: &[u8]) -> Output {
     use std::{io::Write, process::Stdio};
     let mut child = Command::new(PROGRAM)
@@ -195,7 +195,7 @@ pub(crate) fn run(arguments: &[&str], input: &[u8]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It may end before it has read everything.
+    // The program may end before it has read everything.
     let _ = child.stdin.take().unwrap().write_all(input);
     let pid = child.id();
     let (ended, has_ended) = std::sync::mpsc::channel();
@@ -211,5 +211,5 @@ pub(crate) fn run(arguments: &[&str], input: &[u8]) -> Output {
     output
 }
 
-/// How long a daemon that is asked to end may take, beyond its drain time.
+/// How long a daemon may take to stop, beyond its drain time.
 pub(crate) const GRACE: Duration = Duration::from_secs(20);

@@ -1,11 +1,11 @@
-//! An event-stream parser written from the standard (WHATWG HTML 9.2.5 and 9.2.6), byte by byte and with nothing clever.
+//! A simple event-stream parser, written from the standard (WHATWG HTML 9.2.5 and 9.2.6). It reads byte by byte.
 
-/// What `addEventListener` would be given.
+/// An event, as an event listener gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// `message` where the stream names no other type.
+    /// Its type; `message` if the stream has none.
     pub(crate) kind: String,
-    /// Kept as bytes, so that a test can see what a decoder would replace.
+    /// Bytes, so that a test can see what a decoder would replace.
     pub(crate) data: Vec<u8>,
     /// The last event id at the time of the event.
     pub(crate) id: String,
@@ -17,8 +17,7 @@ impl Event {
         String::from_utf8_lossy(&self.data).into_owned()
     }
 
-    /// Whether ssecast sent it by itself and a page does not listen for it: the begin or the end of a stream, a ping.
-    /// A gap event is not one of these.
+    /// Whether it is one of ssecast's own events other than a gap: the begin or the end of a stream, or a ping.
     pub(crate) fn is_bookkeeping(&self) -> bool {
         matches!(self.kind.as_str(), "ssecast.open" | "ssecast.ping" | "ssecast.close")
     }
@@ -27,16 +26,16 @@ impl Event {
 /// One connection's stream. What is incomplete when the connection ends is discarded by dropping the parser.
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
-    /// The bytes of a line whose end has not come.
+    /// The incomplete last line.
     line: Vec<u8>,
-    /// The last line ended with CR: a LF that follows belongs to it.
+    /// Whether the last line ended with CR. A LF that follows belongs to the same line end.
     after_cr: bool,
-    /// The first line has passed, and with it the place for a byte order mark.
+    /// Whether the first line has been read: only it may begin with a byte order mark.
     begun: bool,
     data: Vec<u8>,
     kind: Vec<u8>,
     last_event_id: Vec<u8>,
-    /// The EventSource's last event ID string, which a reconnect sends; it is set by blank lines only.
+    /// The last event ID, which a reconnect sends. Only a blank line sets it.
     pub(crate) committed_id: Option<String>,
     /// The reconnection time, in milliseconds.
     pub(crate) retry: Option<u64>,
@@ -47,7 +46,7 @@ pub(crate) struct Parser {
 }
 
 impl Parser {
-    /// Takes the next bytes and adds the events that they complete to `events`.
+    /// Parses the next bytes, and adds the events that they complete to `events`.
     pub(crate) fn feed(&mut self, bytes: &[u8], events: &mut impl Extend<Event>) {
         for &byte in bytes {
             let ends_cr_lf = std::mem::replace(&mut self.after_cr, byte == b'\r') && byte == b'\n';
@@ -103,7 +102,7 @@ impl Parser {
         // Its last byte is the line feed after the last line.
         data.pop()?;
         let kind = if kind.is_empty() { "message".to_owned() } else { String::from_utf8_lossy(&kind).into_owned() };
-        // A page that listens to none of ssecast's own types sees none of them; the tests listen to gaps.
+        // Skip ssecast's own events other than gaps, as a page does that does not listen for them.
         match &*kind {
             "ssecast.ping" => self.pings += 1,
             "ssecast.open" | "ssecast.close" => {}
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_standard_are_read_as_it_says() {
+    fn the_examples_of_the_standard_are_parsed() {
         assert_eq!(data(b"data: YHOO\ndata: +2\ndata: 10\n\n"), ["YHOO\n+2\n10"]);
         let (events, parser) =
             parse(b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n");
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_counts_only_when_its_blank_line_has_come() {
+    fn an_id_counts_only_after_its_blank_line() {
         let (events, parser) = parse(b"id: 1\n\nid: 2\ndata: half");
         assert_eq!((events.len(), parser.committed_id.as_deref()), (0, Some("1")));
         let (events, parser) = parse(b"event: price\nid: 1\n\ndata: a\n\n");

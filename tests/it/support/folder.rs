@@ -1,4 +1,4 @@
-//! What a test has to itself on the machine: a folder and free ports.
+//! A test's own folder, and free ports.
 
 use std::{
     env,
@@ -25,7 +25,7 @@ impl Folder {
         self.folder.path().join(name)
     }
 
-    /// Writes a file and gives its path.
+    /// Writes a file, and returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
@@ -33,15 +33,15 @@ impl Folder {
     }
 }
 
-/// Ports below those that the kernel gives to outgoing connections, of which the tests make thousands.
+/// Ports below the range that the kernel uses for outgoing connections, of which the tests make thousands.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
-/// A loopback port that nobody listens on, given to one test only.
+/// A free loopback port. Each is returned once.
 pub(crate) fn free_port() -> u16 {
     let count = PORTS.end - PORTS.start;
-    // Where another run of these tests works on the same machine, it has likely begun elsewhere.
+    // Begin at random, since another run of these tests may use the same machine.
     let first = u16::try_from(std::process::id() % u32::from(count)).unwrap();
     loop {
         let step = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
@@ -52,15 +52,15 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// Where `name` is found in PATH or in the folders of administrators' programs.
+/// The path of the program `name`, from PATH or the sbin folders.
 ///
 /// # Panics
-/// It is not installed. A test that uses it states so before: `needs!`.
+/// If it is not installed. A test that uses it states that first with `needs!`.
 pub(crate) fn program_in_path(name: &str) -> PathBuf {
     find_program(name).unwrap_or_else(|| panic!("{name} is not installed; `sh tests/run` installs what the tests need"))
 }
 
-/// The same; `None` where it is not installed.
+/// The path of the program `name`; `None` if it is not installed.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)

@@ -1,4 +1,4 @@
-//! HTTP/1.1 in bytes (RFC 9112), as far as a test client needs it: requests are written, responses read piece by piece.
+//! HTTP/1.1 (RFC 9112), as far as a test client needs it: encodes requests, and decodes responses from pieces of bytes.
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -18,14 +18,14 @@ impl Request {
         Self::new("GET", target)
     }
 
-    /// A POST of `body`, after whose answer the connection ends.
+    /// A POST of `body`, with `Connection: close`.
     pub(crate) fn post(target: impl Into<String>, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         let request = Self::new("POST", target).header("Connection", "close");
         let request = if content_type.is_empty() { request } else { request.header("Content-Type", content_type) };
         Self { body: Some(body.into()), ..request }
     }
 
-    /// The same with a body; the connection stays.
+    /// Adds a body. The connection stays open.
     pub(crate) fn body(self, body: impl Into<Vec<u8>>) -> Self {
         Self { body: Some(body.into()), ..self }
     }
@@ -35,7 +35,7 @@ impl Request {
         self
     }
 
-    /// The same with another `Host`.
+    /// Sets another `Host`.
     pub(crate) fn host(mut self, host: &str) -> Self {
         self.headers.retain(|(name, _)| *name != "Host");
         self.header("Host", host)
@@ -61,7 +61,7 @@ impl Request {
     }
 }
 
-/// The first part of a response.
+/// The head of a response.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub(crate) version: String,
@@ -85,7 +85,7 @@ impl Head {
         Self { version, status, headers }
     }
 
-    /// The value of a header; two of one name are a mistake in all that ssecast answers.
+    /// The value of a header. Panics if there are two: ssecast never sends a header twice.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let name = name.to_ascii_lowercase();
         let mut found = self.headers.iter().filter(|(header, _)| *header == name);
@@ -95,28 +95,28 @@ impl Head {
     }
 }
 
-/// Reads one response, given its bytes in any pieces.
+/// Decodes one response, given its bytes in pieces of any size.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     head: Option<Head>,
     framing: Framing,
-    /// What has come and is not understood yet: part of the head, or of a chunk's size line.
+    /// Bytes that are not decoded yet: part of the head, or of a chunk's size line.
     pending: Vec<u8>,
     /// Bytes that came after the response's end.
     pub(crate) surplus: usize,
 }
 
-/// Where in the body the next byte is.
+/// What the next byte belongs to.
 #[derive(Debug, Default, PartialEq)]
 enum Framing {
     /// The body ends with the connection.
     #[default]
     UntilClose,
-    /// So many bytes of the body, or of a chunk with its line end, are left.
+    /// This many bytes of the body are left.
     Length(usize),
     /// A chunk's size line comes next.
     ChunkSize,
-    /// So many bytes of the chunk are left.
+    /// This many bytes of the chunk are left.
     Chunk(usize),
     /// The line end after a chunk.
     ChunkEnd,
@@ -126,7 +126,7 @@ enum Framing {
 }
 
 impl Decoder {
-    /// The head, once it has come.
+    /// The head, if it is complete.
     pub(crate) fn head(&self) -> Option<&Head> {
         self.head.as_ref()
     }
@@ -136,12 +136,12 @@ impl Decoder {
         self.head.is_some() && matches!(self.framing, Framing::Complete | Framing::Length(0))
     }
 
-    /// Whether it is over when the connection ends here.
+    /// Whether the response is complete if the connection ends here.
     pub(crate) fn is_complete_at_close(&self) -> bool {
         self.head.is_some() && (self.is_complete() || self.framing == Framing::UntilClose)
     }
 
-    /// Takes the next bytes of the connection and adds their part of the body to `body`.
+    /// Decodes the next bytes of the connection, and adds those of the body to `body`.
     pub(crate) fn feed(&mut self, bytes: &[u8], body: &mut Vec<u8>) {
         let mut rest = bytes;
         if self.head.is_none() {
@@ -149,7 +149,7 @@ impl Decoder {
             let Some(end) = memchr::memmem::find(&self.pending, b"\r\n\r\n") else { return };
             let received = std::mem::take(&mut self.pending);
             let head = Head::parse(std::str::from_utf8(&received[..end]).expect("a head is text"));
-            // An interim response (100 Continue) is followed by the one that counts.
+            // An interim response (100 Continue) is followed by the final one.
             if head.status < 200 {
                 return self.feed(&received[end + 4..], body);
             }
@@ -173,7 +173,7 @@ impl Decoder {
         }
     }
 
-    /// Takes some of `bytes` and gives back the rest.
+    /// Decodes some of `bytes`, and returns the rest.
     fn take<'a>(&mut self, bytes: &'a [u8], body: &mut Vec<u8>) -> &'a [u8] {
         match &mut self.framing {
             Framing::UntilClose => {

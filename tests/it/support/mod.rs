@@ -1,6 +1,6 @@
-//! What the tests are made of: the daemon, nginx and Redis as child processes, and HTTP and event-stream clients of our own.
+//! Helpers of the tests: the daemon, nginx and Redis as child processes, and HTTP and event-stream clients.
 //!
-//! The clients share no code with the daemon: what both got wrong in the same way would pass.
+//! The clients share no code with the daemon. Otherwise a bug in shared code would go unnoticed.
 
 mod child;
 pub(crate) mod daemon;

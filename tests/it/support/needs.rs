@@ -1,5 +1,5 @@
-//! Programs that a test needs beside ssecast. A test states them in its first line: `needs!("nginx");`. Where one is missing, the
-//! test is skipped and says so; under `tests/run` and in CI, which install them all, that is a failure.
+//! Programs that a test needs beside ssecast. A test states them in its first line: `needs!("nginx");`. If one is missing, the test
+//! is skipped and prints that. Under `tests/run` and in CI, which install them all, a missing program is a failure.
 
 use std::{
     env,
@@ -19,7 +19,7 @@ macro_rules! needs {
     };
 }
 
-/// Whether all of `programs` are installed; for `node` also the npm packages. If not, says that this test is skipped.
+/// Whether all of `programs` are installed; for `node` also the npm packages. If not, prints that this test is skipped.
 pub(crate) fn has_programs(programs: &[&str]) -> bool {
     let mut missing: Vec<_> = programs.iter().filter(|program| find_program(program).is_none()).copied().collect();
     let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node_modules/.installed-lock.json");
@@ -32,7 +32,7 @@ pub(crate) fn has_programs(programs: &[&str]) -> bool {
     let missing = missing.join(" and ");
     let test = thread::current().name().unwrap_or("a test").to_owned();
     assert!(!all_must_run(), "{test} needs {missing}: `sh tests/run` installs what the tests need");
-    // Not by `eprintln!`, which the test harness keeps to itself.
+    // Not by `eprintln!`, which the test harness hides.
     let _ = writeln!(io::stderr(), "SKIPPED {test}: needs {missing} (`sh tests/run` installs what the tests need)");
     false
 }
@@ -43,11 +43,11 @@ fn all_must_run() -> bool {
 }
 
 #[test]
-fn a_missing_program_skips_a_test_aloud_and_fails_it_in_ci() {
+fn a_missing_program_skips_a_test_visibly_and_fails_it_in_ci() {
     let run = |ci: &str| {
         // This program again, for the one test below.
         let mut command = std::process::Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "support::needs::needs_a_program_that_is_nowhere", "--include-ignored"]);
+        command.args(["--exact", "support::needs::needs_a_program_that_does_not_exist", "--include-ignored"]);
         command.env_remove("SSECAST_TESTS_SKIP_NOTHING").env("CI", ci).output().unwrap()
     };
     let skipped = run("");
@@ -58,6 +58,6 @@ fn a_missing_program_skips_a_test_aloud_and_fails_it_in_ci() {
 
 #[test]
 #[ignore = "run by the test above"]
-fn needs_a_program_that_is_nowhere() {
+fn needs_a_program_that_does_not_exist() {
     needs!("no-such-program");
 }

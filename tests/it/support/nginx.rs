@@ -1,4 +1,4 @@
-//! An nginx of a test's own, with the shipped snippet in its server block.
+//! A test's own nginx, with the shipped snippet in its server block.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 
 use super::{Child, Daemon, Endpoint, Folder, Request, free_port, program_in_path};
 
-/// The socket that the snippet names, in place of which a test puts its own.
+/// The socket in the snippet, which a test replaces by its own.
 const SHIPPED_SOCKET: &str = "/run/ssecast/ssecast.sock";
 
 pub(crate) struct Nginx {
@@ -19,18 +19,18 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx before `daemon`.
+    /// Starts nginx in front of `daemon`.
     pub(crate) fn start(folder: &Folder, daemon: &Daemon) -> Self {
         Self::start_before(folder, daemon.public().path())
     }
 
-    /// Starts nginx before the Unix socket `upstream`, where a daemon may come to listen.
+    /// Starts nginx in front of the Unix socket `upstream`, on which a daemon may listen later.
     pub(crate) fn start_before(folder: &Folder, upstream: &Path) -> Self {
         Self::start_edited(folder, upstream, |snippet| snippet)
     }
 
-    /// Starts nginx before `upstream` with the snippet as an administrator has changed it: `edit` gets the shipped text, and
-    /// what it returns is put into the server block.
+    /// Starts nginx in front of `upstream` with an edited snippet: `edit` gets the shipped text, and returns the text for the server
+    /// block.
     pub(crate) fn start_edited(folder: &Folder, upstream: &Path, edit: impl FnOnce(String) -> String) -> Self {
         let port = free_port();
         let config = write_config(folder, upstream, port, edit);
@@ -48,7 +48,7 @@ impl Nginx {
         Endpoint::tcp(self.address).under("/sse/")
     }
 
-    /// What a browser would be given as address.
+    /// The URL of `path`, as a browser uses it.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -60,7 +60,7 @@ pub(crate) fn test_config(folder: &Folder) -> Output {
     command(folder, &config).arg("-t").output().unwrap()
 }
 
-/// The same with the lines that are shipped as comments.
+/// The output of `nginx -t` for the snippet with its optional lines, which are shipped as comments.
 pub(crate) fn test_config_with_options(folder: &Folder) -> Output {
     let config = write_config(folder, &folder.path("ssecast.sock"), free_port(), |snippet| snippet);
     let snippet = folder.path("snippet.conf");
@@ -94,7 +94,7 @@ fn write_config(folder: &Folder, upstream: &Path, port: u16, edit: impl FnOnce(S
     let snippet = folder.write("snippet.conf", &edit(snippet));
     let http_path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx/ssecast-http.conf");
     let http = if http_path.exists() { shipped("ssecast-http.conf", upstream) } else { String::new() };
-    // Without root, nginx ignores (and warns of) the user that its workers should be.
+    // Without root, nginx ignores `user` with a warning.
     let user = if geteuid().is_root() { "user root;" } else { "" };
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("    {kind}_temp_path {};\n", folder.path(&format!("nginx-{kind}")).display()))

@@ -4,27 +4,27 @@ use serde_json::Value;
 
 use super::{daemon::Daemon, http::Request, response::Response};
 
-/// What a publish was answered.
+/// The answer to a publish.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 pub(crate) struct Published {
     pub(crate) status: String,
-    /// The event's id; none where it went through Redis.
+    /// The event's id; `None` if it went through Redis.
     pub(crate) id: Option<String>,
     pub(crate) subscribers: usize,
 }
 
 impl Daemon {
-    /// Publishes `message` on `channel`, and asserts that it was taken.
+    /// Publishes `message` on `channel`, and asserts that it was accepted.
     pub(crate) fn publish(&self, channel: &str, message: &str) -> Published {
         self.publish_form(&[("channel", channel), ("message", message)])
     }
 
-    /// Publishes the form `fields`, and asserts that it was taken.
+    /// Publishes the form `fields`, and asserts that it was accepted.
     pub(crate) fn publish_form(&self, fields: &[(&str, &str)]) -> Published {
         accepted(self.post_form(fields))
     }
 
-    /// Publishes the bytes `message`, and asserts that it was taken.
+    /// Publishes the bytes `message`, and asserts that it was accepted.
     pub(crate) fn publish_raw(&self, channel: &str, message: &[u8]) -> Published {
         let path: String = form_urlencoded::byte_serialize(channel.as_bytes()).collect();
         accepted(self.post(&format!("/publish/{}", path.replace('+', "%20")), "application/octet-stream", message))
@@ -57,7 +57,7 @@ impl Daemon {
     }
 }
 
-/// The answer to a publish that was taken.
+/// Asserts that a publish was accepted, and returns its answer.
 pub(crate) fn accepted(response: Response) -> Published {
     assert_eq!(response.status(), 200, "{:?}: {}", response.head().clone(), response.text());
     let published: Published = serde_json::from_value(response.json()).unwrap();
@@ -65,7 +65,7 @@ pub(crate) fn accepted(response: Response) -> Published {
     published
 }
 
-/// The answers, one a line, to publishes that were all taken.
+/// Asserts that all publishes of a request were accepted, and returns their answers, one a line.
 pub(crate) fn accepted_lines(response: Response) -> Vec<Published> {
     assert_eq!(response.status(), 200, "{:?}: {}", response.head().clone(), response.text());
     let answers: Vec<Published> = response.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -73,7 +73,7 @@ pub(crate) fn accepted_lines(response: Response) -> Vec<Published> {
     answers
 }
 
-/// Asserts that `response` is a refusal with `status`: one line of JSON with the reason. Gives the reason.
+/// Asserts that `response` is a refusal with `status`: one line of JSON with the reason. Returns the reason.
 pub(crate) fn refused(response: Response, status: u16) -> String {
     let head = response.head().clone();
     let text = response.text();

@@ -1,4 +1,4 @@
-//! A Redis server of a test's own: on a Unix socket and a loopback port, with nothing kept on disk.
+//! A test's own Redis server, on a Unix socket and a loopback port. It keeps nothing on disk.
 
 use std::{path::PathBuf, process::Command};
 
@@ -90,18 +90,18 @@ impl RedisServer {
         self.client().get_connection().unwrap()
     }
 
-    /// `PUBLISH`; gives how many subscribers Redis had for it.
+    /// `PUBLISH`. Returns the number of subscribers.
     pub(crate) fn publish(&self, channel: &str, message: impl AsRef<[u8]>) -> usize {
         self.connect().publish(channel, message.as_ref()).unwrap()
     }
 
-    /// How many connections are subscribed to `channel`.
+    /// Number of connections that are subscribed to `channel`.
     pub(crate) fn subscribers(&self, channel: &str) -> usize {
         let counts: (String, usize) = self.query(redis::cmd("PUBSUB").arg("NUMSUB").arg(channel));
         counts.1
     }
 
-    /// Every channel that anybody is subscribed to, but for ssecast's own.
+    /// Every channel with a subscriber, except ssecast's own.
     pub(crate) fn channels(&self) -> Vec<String> {
         let mut channels: Vec<String> = self.query(redis::cmd("PUBSUB").arg("CHANNELS"));
         channels.retain(|name| !name.contains("ssecast:"));

@@ -1,4 +1,4 @@
-//! A relay before Redis that can hold back what Redis answers.
+//! A relay in front of Redis that can delay the replies of Redis.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ pub(crate) struct Relay {
 
 #[derive(Default)]
 struct Gate {
-    /// What a reply must name to be held, with all that comes after it.
+    /// A reply with this text is delayed, and so are all that follow.
     closed: Mutex<Option<&'static [u8]>>,
     opened: Condvar,
 }
@@ -42,7 +42,7 @@ impl Relay {
         thread::spawn(move || {
             for client in listener.incoming() {
                 let client = client.unwrap();
-                // Where Redis doesn't listen, the connection is closed, as Redis's own would be refused.
+                // If Redis doesn't listen, close the connection.
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { continue };
                 let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let gate = Arc::clone(&for_replies);
@@ -57,7 +57,7 @@ impl Relay {
         self.port
     }
 
-    /// From now on, an answer of Redis that names `word` waits here, and so does what follows it.
+    /// From now on, delays a reply that contains `word`, and all that follow.
     pub(crate) fn hold_replies_with(&self, word: &'static str) {
         self.gate.set_closed(Some(word.as_bytes()));
     }

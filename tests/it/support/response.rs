@@ -1,4 +1,4 @@
-//! A request sent and its response being read, over a blocking socket.
+//! Sends a request and reads its response, over a blocking socket.
 
 use std::io::{self, Read, Write};
 
@@ -10,15 +10,15 @@ use super::{
 pub(crate) struct Response {
     socket: Socket,
     decoder: Decoder,
-    /// What of the body came with the head.
+    /// The part of the body that arrived with the head.
     early: Vec<u8>,
 }
 
 impl Request {
-    /// Sends it on a new connection and waits for the response's head.
+    /// Sends the request on a new connection, and waits for the head of the response.
     pub(crate) fn send(&self, endpoint: &Endpoint) -> Response {
         let mut socket = endpoint.connect().unwrap_or_else(|error| panic!("connecting to {endpoint:?}: {error}"));
-        // A server may answer, and close, before it has read a body that it refuses.
+        // A server may answer and close before it has read a body that it refuses.
         let sent = socket.write_all(&self.to_bytes());
         Response::read_head(socket)
             .unwrap_or_else(|error| panic!("{error}; sent: {sent:?}; request: {self:?} to {endpoint:?}"))
@@ -26,7 +26,7 @@ impl Request {
 }
 
 impl Response {
-    /// Waits for the head of what comes on `socket`.
+    /// Reads the head of a response from `socket`.
     pub(crate) fn read_head(mut socket: Socket) -> io::Result<Self> {
         let (mut decoder, mut early) = (Decoder::default(), Vec::new());
         let mut buffer = [0; 16 << 10];
@@ -64,7 +64,7 @@ impl Response {
         self.socket
     }
 
-    /// The next bytes of the body; `None` at its end, where the connection was not cut before it.
+    /// The next bytes of the body; `None` at its regular end.
     pub(crate) fn read_some(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut body = std::mem::take(&mut self.early);
         let mut buffer = vec![0; 64 << 10];

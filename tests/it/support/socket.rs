@@ -1,4 +1,4 @@
-//! A place to connect to, and the connection.
+//! An address to connect to, and a connection.
 
 use std::{
     io::{self, Read, Write},
@@ -10,7 +10,7 @@ use std::{
 
 use super::wait::PATIENCE;
 
-/// An address, and the path under which the event streams are found there.
+/// An address, and the path of the event streams there.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     address: Address,
@@ -58,7 +58,7 @@ impl Endpoint {
         }
     }
 
-    /// The address as ssecast's configuration has it.
+    /// The address as it is written in ssecast's configuration.
     pub(crate) fn config_address(&self) -> String {
         match &self.address {
             Address::Unix(path) => path.to_str().unwrap().to_owned(),
@@ -66,7 +66,7 @@ impl Endpoint {
         }
     }
 
-    /// A connection whose reads and writes give up when patience is over.
+    /// Connects. Reads and writes fail after `PATIENCE`.
     pub(crate) fn connect(&self) -> io::Result<Socket> {
         let socket = match &self.address {
             Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
@@ -92,7 +92,7 @@ impl Socket {
         .unwrap();
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts down the sending half of the connection.
     pub(crate) fn finish_sending(&self) {
         let _ = match self {
             Self::Unix(socket) => socket.shutdown(Shutdown::Write),
@@ -100,7 +100,7 @@ impl Socket {
         };
     }
 
-    /// Whether there is anything to read at once: bytes, or the end.
+    /// Whether a read would return at once, with bytes or the end.
     pub(crate) fn is_readable(&self) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         use std::os::fd::AsFd;

@@ -1,4 +1,4 @@
-//! An EventSource: an open event stream, its events, and what it would send to resume.
+//! An EventSource: an open event stream, its events, and its last event id.
 
 use std::{
     collections::VecDeque,
@@ -44,7 +44,7 @@ impl Subscription {
         Self { gzip: true, ..self }
     }
 
-    /// The request of it.
+    /// The request for the stream.
     pub(crate) fn request(&self, endpoint: &Endpoint) -> Request {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.channels.iter().map(|name| ("channels", name)));
@@ -61,7 +61,7 @@ impl Subscription {
         }
     }
 
-    /// Opens it and waits for its head: from here on, nothing published is missed.
+    /// Opens the stream and waits for its head. From then on, it gets everything that is published.
     pub(crate) fn open(&self, endpoint: &Endpoint) -> Stream {
         let response = self.request(endpoint).send(endpoint);
         if response.status() != 200 {
@@ -79,7 +79,7 @@ pub(crate) struct Gap {
 }
 
 impl Event {
-    /// The gap, where the event is one.
+    /// The gap, if this is a gap event.
     pub(crate) fn gap(&self) -> Option<Gap> {
         (self.kind == "ssecast.gap").then(|| serde_json::from_slice(&self.data).unwrap())
     }
@@ -87,7 +87,7 @@ impl Event {
 
 pub(crate) struct Stream {
     response: Response,
-    /// Of a stream that is compressed.
+    /// For a compressed stream.
     inflater: Option<GzDecoder<Vec<u8>>>,
     parser: Parser,
     events: VecDeque<Event>,
@@ -112,7 +112,7 @@ impl Stream {
         &self.response
     }
 
-    /// The next event; `None` where the stream has ended.
+    /// The next event; `None` if the stream has ended.
     pub(crate) fn next(&mut self) -> Option<Event> {
         let start = Instant::now();
         while self.events.is_empty() && self.read_more() {
@@ -121,7 +121,7 @@ impl Stream {
         self.events.pop_front()
     }
 
-    /// The next event of a stream that is expected to go on.
+    /// The next event. Panics if the stream has ended.
     pub(crate) fn event(&mut self) -> Event {
         self.next().unwrap_or_else(|| panic!("the stream has ended: {:?}", self.parser))
     }
@@ -130,7 +130,7 @@ impl Stream {
         (0..count).map(|_| self.event()).collect()
     }
 
-    /// The data of the next `count` events, none of which may be a gap.
+    /// The data of the next `count` events. Panics at a gap.
     pub(crate) fn texts(&mut self, count: usize) -> Vec<String> {
         let texts = self.events(count).into_iter().map(|event| {
             assert_eq!(event.gap(), None, "a gap where none is due");
@@ -139,24 +139,24 @@ impl Stream {
         texts.collect()
     }
 
-    /// The next event, which is to be a gap.
+    /// The next event, which must be a gap.
     pub(crate) fn gap(&mut self) -> Gap {
         let event = self.event();
         event.gap().unwrap_or_else(|| panic!("not a gap: {event:?}"))
     }
 
-    /// What is left, up to the stream's end.
+    /// All events up to the stream's end.
     pub(crate) fn rest(&mut self) -> Vec<Event> {
         std::iter::from_fn(|| self.next()).collect()
     }
 
-    /// The id with which a reconnect would resume; waits for the first one.
+    /// The id with which a reconnect would resume. Waits for the first one.
     pub(crate) fn last_event_id(&mut self) -> String {
         while self.parser.committed_id.is_none() && self.read_more() {}
         self.parser.committed_id.clone().expect("a stream begins with an id")
     }
 
-    /// The id with which a reconnect would resume, if one has come.
+    /// The id with which a reconnect would resume, if one has arrived.
     pub(crate) fn committed_id(&self) -> Option<String> {
         self.parser.committed_id.clone()
     }
@@ -167,13 +167,13 @@ impl Stream {
         self.events.drain(..).collect()
     }
 
-    /// The reconnection time in milliseconds; waits for the first one.
+    /// The reconnection time in milliseconds. Waits for the first one.
     pub(crate) fn retry(&mut self) -> u64 {
         while self.parser.retry.is_none() && self.read_more() {}
         self.parser.retry.expect("a stream says when to reconnect")
     }
 
-    /// Pings that have been read so far.
+    /// Number of pings so far.
     pub(crate) fn pings(&self) -> usize {
         self.parser.pings
     }
@@ -186,12 +186,12 @@ impl Stream {
         }
     }
 
-    /// Sends `bytes` on the stream's connection, where nothing is expected from a client.
-    pub(crate) fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Sends `bytes` on the stream's connection, although a client should send nothing there.
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.response.socket_mut().write_all(bytes)
     }
 
-    /// Reads what there is; false at the end of the stream, however it was ended.
+    /// Waits for bytes and parses them. Returns false at the end of the stream, regular or not.
     fn read_more(&mut self) -> bool {
         match self.response.read_some() {
             Ok(Some(bytes)) => {
@@ -205,7 +205,9 @@ impl Stream {
                 true
             }
             Ok(None) => false,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("nothing comes: {:?}", self.parser),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                panic!("nothing has arrived in time: {:?}", self.parser)
+            }
             Err(_) => false,
         }
     }

@@ -1,4 +1,5 @@
-//! How long each test takes: `tests/run` prints the slowest ones. A test is measured by its folders, which nearly every test has.
+//! Measures how long each test takes, so that `tests/run` can print the slowest. It measures the lifetime of a test's folder, which
+//! nearly every test has.
 
 use std::{
     env,
@@ -8,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// From its making to its drop, the time of a test.
+/// Measures the time from its creation to its drop.
 pub(crate) struct Timer(Instant);
 
 impl Timer {
@@ -23,7 +24,7 @@ impl Drop for Timer {
         if let (Some(path), Some(test)) = (env::var_os("SSECAST_TEST_TIMES"), thread::current().name()) {
             let line = line(self.0.elapsed(), test);
             let file = File::options().create(true).append(true).open(path);
-            // A time that can't be written is no reason for a test to fail.
+            // An error is ignored: the test itself has not failed.
             let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
         }
     }

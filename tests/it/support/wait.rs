@@ -1,14 +1,14 @@
-//! Waiting for conditions.
+//! Waits for conditions.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// How long anything may take before a test gives up. A machine that is busy with everything else at once is no failure.
+/// How long a condition may take before a test fails. It is long, since the machine may be busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Calls `attempt` until it has a result; panics, naming `what`, when patience is over.
+/// Calls `attempt` until it returns a result. Panics, naming `what`, after `PATIENCE`.
 pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -20,8 +20,7 @@ pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) 
     }
 }
 
-/// Asserts that `condition` holds now and for a while. That something never happens can't be waited for; this gives it
-/// a fair chance to happen.
+/// Asserts that `condition` holds for a while. A test can't prove that something never happens; this gives it enough time to happen.
 pub(crate) fn holds_for_a_while(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(300) {
