@@ -146,7 +146,10 @@ fn an_answer_that_is_not_read_is_not_cut_off() {
         assert_eq!((status, said.lines().count()), (200, 20_000));
         asked.join().unwrap()
     });
-    assert!(output.status.success(), "{output:?}");
+    // On a busy machine the answer may take longer than an upgrade waits for it: then that one is refused, the next is not.
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || stderr.contains("a publish under way takes too long"), "{output:?}");
+    lineage.reload();
 }
 
 #[test]
