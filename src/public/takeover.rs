@@ -25,10 +25,6 @@ pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Pub
     // A connection inherited from a predecessor has no permit yet.
     let permit = stream.take_permit().unwrap_or_else(|| public.client_limit.acquire_connection_over_limit());
     let permit = Rc::new(Permit::new(permit));
-    let stream = match stream.attach() {
-        Ok(stream) => stream,
-        Err(error) => return tracing::warn!(%error, "a connection was dropped: it could not be registered"),
-    };
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -39,12 +35,24 @@ pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Pub
         let (shard, public, permit) = (shard.clone(), Rc::clone(&public), Rc::clone(&permit));
         async move { answer(&request, &shard, &public, &permit).await }
     };
-    match http::serve(stream, &builder, answer, shard.pausing()).await {
-        Ended::Closed => {}
-        Ended::Taken(stream, (joining, hold)) => match stream.detach() {
-            Ok(fd) => shard.attach(fd, joining, hold),
-            Err(error) => tracing::warn!(%error, "a client was dropped: its connection could not be taken over"),
-        },
-        Ended::Left(stream) => shard.keep_for_successor(stream),
+    loop {
+        let attached = match stream.attach() {
+            Ok(attached) => attached,
+            Err(error) => return tracing::warn!(%error, "a connection was dropped: it could not be registered"),
+        };
+        match http::serve(attached, &builder, &answer, shard.pausing()).await {
+            Ended::Closed => {}
+            Ended::Taken(taken, (joining, hold)) => match taken.detach() {
+                Ok(fd) => shard.attach(fd, joining, hold),
+                Err(error) => tracing::warn!(%error, "a client was dropped: its connection could not be taken over"),
+            },
+            // The upgrade failed before its request was answered: it is served here again.
+            Ended::Left(left) if !shard.is_pausing() => {
+                stream = left;
+                continue;
+            }
+            Ended::Left(left) => shard.keep_for_successor(left),
+        }
+        return;
     }
 }

@@ -117,6 +117,12 @@ impl ShardHandle {
         }
     }
 
+    /// Whether connections are kept for a successor now.
+    #[must_use]
+    pub fn is_pausing(&self) -> bool {
+        self.connections.pausing.get()
+    }
+
     /// Keeps a connection without a request for the successor. If the upgrade fails, it is served again.
     pub fn keep_for_successor(&self, stream: Stream) {
         self.connections.kept.borrow_mut().push(stream);

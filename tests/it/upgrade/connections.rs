@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    lineage::Lineage,
+    fake_successor,
+    lineage::{Lineage, program_in},
     traffic::{SetOnDrop, read_answer},
 };
 use crate::support::{Endpoint, Folder, Request, Response, Socket, Stream, Subscription, eventually};
@@ -150,6 +151,27 @@ fn an_answer_that_is_not_read_is_not_cut_off() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() || stderr.contains("a publish under way takes too long"), "{output:?}");
     lineage.reload();
+}
+
+/// It was kept for the next reload, and answered no more.
+#[test]
+fn a_connection_whose_answers_are_read_after_a_failed_reload_is_served() {
+    const REQUESTS: usize = 4_000;
+    let folder = Folder::new();
+    let lineage = Lineage::start_copy(&folder, "");
+    let mut socket = connect(lineage.public());
+    let Socket::Unix(stream) = &socket else { unreachable!() };
+    let mut sender = stream.try_clone().unwrap();
+    // More answers than the socket holds, so that one of them is under way while the shards stand still.
+    let sending = thread::spawn(move || sender.write_all(&Request::get("/healthz").to_bytes().repeat(REQUESTS)));
+    eventually("answers wait to be read", || socket.is_readable().then_some(()));
+    thread::sleep(std::time::Duration::from_millis(200));
+    fake_successor::put(&program_in(&folder), "Hello hear Ready hear Ready hear fail");
+    lineage.refused_reload();
+    for number in 0..REQUESTS {
+        assert_eq!(read_answer(&mut socket), (200, "ok\n".to_owned()), "answer {number}");
+    }
+    sending.join().unwrap().unwrap();
 }
 
 #[test]
