@@ -53,6 +53,8 @@ pub enum Subscription {
 #[derive(Debug)]
 pub struct Channel {
     name: ChannelName,
+    /// Whether a source must confirm it before its events arrive.
+    on_demand: bool,
     history: History,
     subscription: Subscription,
     /// Number of streams and polls that read the channel.
@@ -72,9 +74,10 @@ pub struct Channel {
 }
 
 impl Channel {
-    fn new(name: ChannelName, history: History, subscription: Subscription) -> Self {
+    fn new(name: ChannelName, on_demand: bool, history: History, subscription: Subscription) -> Self {
         Self {
             name,
+            on_demand,
             history,
             subscription,
             subscribers: 0,
@@ -98,7 +101,7 @@ pub struct Hub {
     /// Whether positions are times, and not ahead of the clock.
     timed: bool,
     limits: config::History,
-    /// Whether sources must be asked for a channel before its events arrive.
+    /// Whether sources must be asked for a channel that is not here yet before its events arrive.
     on_demand: bool,
     /// The position of the last event, of any channel.
     last: Position,
@@ -177,7 +180,7 @@ impl Hub {
         self.last = event.position();
         let id = match self.names.get(event.channel()) {
             Some(&id) => id,
-            None if self.on_demand => return 0,
+            None if self.must_be_confirmed(event.channel()) => return 0,
             None => self.open(event.channel().clone()),
         };
         self.keep(id, event, now);
@@ -299,9 +302,15 @@ impl Hub {
         }
     }
 
-    /// Whether sources must be asked for a channel before its events arrive.
+    /// Whether a source must confirm the channel before its events arrive.
     #[must_use]
-    pub fn is_on_demand(&self) -> bool {
+    pub fn is_on_demand(&self, id: ChannelId) -> bool {
+        self.channels[id as usize].on_demand
+    }
+
+    /// Decides [`Hub::is_on_demand`] for a channel that is not here yet: the same for all of them, as long as no rule for single
+    /// channels says otherwise.
+    fn must_be_confirmed(&self, _: &ChannelName) -> bool {
         self.on_demand
     }
 
@@ -387,13 +396,14 @@ impl Hub {
     }
 
     fn open(&mut self, name: ChannelName) -> ChannelId {
-        let (history, subscription) = if self.on_demand {
+        let on_demand = self.must_be_confirmed(&name);
+        let (history, subscription) = if on_demand {
             // `confirm` sets since when the channel is complete.
             (History::new(Position(0), Cause::Began, base_weight(&name)), Subscription::Pending)
         } else {
             (History::new(self.floor.0, self.floor.1, base_weight(&name)), Subscription::Confirmed)
         };
-        let id = index::to_u32(self.channels.insert(Channel::new(name.clone(), history, subscription)));
+        let id = index::to_u32(self.channels.insert(Channel::new(name.clone(), on_demand, history, subscription)));
         self.names.insert(name, id);
         id
     }

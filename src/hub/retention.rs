@@ -98,7 +98,7 @@ impl Hub {
     /// Removes the channel if it has no events, no client, no hold and no subscription.
     pub(super) fn remove_if_unused(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(id as usize) else { return };
-        let subscribed = self.on_demand && channel.subscription == Subscription::Confirmed;
+        let subscribed = channel.on_demand && channel.subscription == Subscription::Confirmed;
         if channel.is_in_use()
             || channel.wanted
             || subscribed

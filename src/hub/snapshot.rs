@@ -47,10 +47,11 @@ impl Hub {
             history: History::new(snapshot.complete_since, snapshot.cause, base_weight(&channel.name)),
             subscription: if snapshot.open { Subscription::Confirmed } else { channel.subscription },
             // The dispatcher subscribes every shard to each open channel of a snapshot.
-            wanted: self.on_demand && snapshot.open,
+            wanted: channel.on_demand && snapshot.open,
             idle_since: Some(now),
             ..Channel::new(
                 channel.name.clone(),
+                channel.on_demand,
                 History::new(Position(0), Cause::Began, base_weight(&channel.name)),
                 channel.subscription,
             )

@@ -146,6 +146,20 @@ fn a_clock_step_back_before_a_restart_hides_no_event_from_clients_of_the_earlier
 }
 
 #[test]
+fn a_channel_that_no_source_must_confirm_lives_beside_channels_on_demand() {
+    let mut harness = Harness::new(limits(10), false);
+    let first = harness.publish("always", "1");
+    harness.hub.on_demand = true;
+    harness.publish("on demand", "dropped");
+    let second = harness.publish("always", "2");
+    assert_eq!(harness.resume(&["always"], harness.after(first)), [Given::Event(second)]);
+    let (always, on_demand) = (harness.hub.hold(&name("always")), harness.hub.hold(&name("on demand")));
+    assert!(!harness.hub.is_on_demand(always) && harness.hub.is_on_demand(on_demand));
+    assert_eq!(harness.hub.subscription(always).0, Subscription::Confirmed);
+    assert_eq!(harness.hub.subscription(on_demand).0, Subscription::Pending);
+}
+
+#[test]
 fn an_id_from_ahead_of_its_nodes_clock_is_exact_there_and_hides_no_event_at_another_node() {
     let mut harness = Harness::new(limits(10), false);
     harness.now += 10 * SECOND;

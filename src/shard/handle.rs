@@ -132,7 +132,7 @@ impl ShardHandle {
 impl Shard {
     /// Whether the channel is confirmed. Subscribes to it if the shard is not subscribed.
     fn is_confirmed(&mut self, id: ChannelId, name: &ChannelName) -> bool {
-        if !self.hub.is_on_demand() {
+        if !self.hub.is_on_demand(id) {
             return true;
         }
         let (subscription, wanted) = self.hub.subscription(id);
