@@ -1,4 +1,4 @@
-//! Accepts connections on the two sockets. Accepting can be paused and resumed. It parses nothing.
+//! Accepts connections on the public socket and on the admin sockets. Accepting can be paused and resumed. It parses nothing.
 //!
 //! Invariants:
 //! - An error ends one connection only. If the listening socket itself is lost, the process ends, because it could accept nothing more.
@@ -6,9 +6,12 @@
 //!   with 503 and closed.
 
 use std::{
+    future::poll_fn,
     io, mem,
     os::fd::{AsFd as _, RawFd},
+    slice,
     sync::{Arc, Mutex},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -28,7 +31,11 @@ use crate::{
     client_limit::ClientLimit,
     log_rate::LogRate,
     metrics::Metrics,
-    process::{limits, listen::Listener},
+    process::{
+        limits,
+        listen::{Listener, ListeningSocket},
+        sockets::Sockets,
+    },
     shard::{Op, Queue},
     stream::{Socket, Stream},
 };
@@ -69,14 +76,14 @@ enum Listening {
     Tcp(TcpListener),
 }
 
-/// Duplicated descriptors of both listening sockets, made in advance, so that pausing and resuming can't fail.
+/// Duplicated descriptors of all listening sockets, made in advance, so that pausing and resuming can't fail.
 #[derive(Clone)]
 pub(super) struct Listeners {
     public: Arc<Listening>,
-    admin: Arc<Listening>,
+    admin: Arc<[Listening]>,
 }
 
-/// Accepts on both sockets until it is paused.
+/// Accepts on all sockets until it is paused.
 pub(super) struct Accepting {
     listeners: Listeners,
     public: PublicSide,
@@ -96,12 +103,13 @@ struct Running {
 }
 
 impl Listeners {
-    /// Duplicates both sockets and registers them with the current runtime. Accepts nothing.
+    /// Duplicates all sockets and registers them with the current runtime. Accepts nothing.
     ///
     /// # Errors
     /// No file descriptors are left.
-    pub(super) fn new(public: &Listener, admin: &Listener) -> io::Result<Self> {
-        Ok(Self { public: Arc::new(Listening::new(public)?), admin: Arc::new(Listening::new(admin)?) })
+    pub(super) fn new(sockets: &Sockets) -> io::Result<Self> {
+        let admin = sockets.admin.iter().map(Listening::new).collect::<Result<_, _>>()?;
+        Ok(Self { public: Arc::new(Listening::new(&sockets.public)?), admin })
     }
 }
 
@@ -181,31 +189,45 @@ impl Running {
 impl Listening {
     fn new(listener: &Listener) -> io::Result<Self> {
         let fd = listener.as_fd().try_clone_to_owned()?;
-        Ok(match listener {
-            Listener::Unix(..) => Self::Unix(UnixListener::from_std(fd.into())?),
-            Listener::Tcp(_) => Self::Tcp(TcpListener::from_std(fd.into())?),
+        Ok(match listener.socket() {
+            ListeningSocket::Unix(_) => Self::Unix(UnixListener::from_std(fd.into())?),
+            ListeningSocket::Tcp(_) => Self::Tcp(TcpListener::from_std(fd.into())?),
         })
     }
 
-    /// The next connection.
-    ///
-    /// # Errors
-    /// The listening socket itself is lost.
-    async fn accept(&self) -> io::Result<Socket> {
-        loop {
-            let accepted = match self {
-                Self::Unix(listener) => {
-                    listener.accept().await.and_then(|(stream, _)| stream.into_std()).map(Socket::Unix)
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
+        match self {
+            Self::Unix(listener) => listener
+                .poll_accept(cx)
+                .map(|accepted| accepted.and_then(|(stream, _)| stream.into_std()).map(Socket::Unix)),
+            Self::Tcp(listener) => listener
+                .poll_accept(cx)
+                .map(|accepted| accepted.and_then(|(stream, _)| stream.into_std()).map(Socket::Tcp)),
+        }
+    }
+}
+
+/// The next connection of any of the sockets. `turn` counts the connections: the socket that is asked first changes with it, so
+/// that no socket keeps the others waiting.
+///
+/// # Errors
+/// One of the listening sockets is lost.
+async fn accept(listening: &[Listening], turn: &mut usize) -> io::Result<Socket> {
+    loop {
+        *turn = turn.wrapping_add(1);
+        let (later, first) = listening.split_at(*turn % listening.len().max(1));
+        let accepted = poll_fn(|cx| {
+            for socket in first.iter().chain(later) {
+                if let Poll::Ready(accepted) = socket.poll_accept(cx) {
+                    return Poll::Ready(accepted);
                 }
-                Self::Tcp(listener) => {
-                    listener.accept().await.and_then(|(stream, _)| stream.into_std()).map(Socket::Tcp)
-                }
-            };
-            match accepted {
-                Ok(socket) => return Ok(socket),
-                Err(error) if is_lost(&error) => return Err(error),
-                Err(error) => pause_after(&error).await,
             }
+            Poll::Pending
+        });
+        match accepted.await {
+            Ok(socket) => return Ok(socket),
+            Err(error) if is_lost(&error) => return Err(error),
+            Err(error) => pause_after(&error).await,
         }
     }
 }
@@ -237,8 +259,9 @@ fn finish(mut exit_guard: ExitGuard, ended: io::Result<()>) {
 async fn accept_public(listening: &Listening, side: &PublicSide, mut ended: watch::Receiver<Ending>) -> io::Result<()> {
     let PublicSide { queues, limit, metrics, .. } = side;
     let accepting = async {
+        let mut turn = 0;
         for queue in queues.iter().cycle() {
-            let socket = listening.accept().await?;
+            let socket = accept(slice::from_ref(listening), &mut turn).await?;
             match limit.acquire_connection() {
                 Some(permit) => queue.push([Op::Accept(Stream::new(socket).with_permit(permit))]),
                 None => {
@@ -286,9 +309,9 @@ fn answer(socket: &Socket) -> io::Result<()> {
     }
 }
 
-/// Accepts on the admin socket and serves its connections, until it is stopped and the requests under way are answered.
+/// Accepts on the admin sockets and serves their connections, until it is stopped and the requests under way are answered.
 async fn accept_admin(
-    listening: Arc<Listening>,
+    listening: Arc<[Listening]>,
     admin: Arc<Admin>,
     inherited: Vec<Stream>,
     left: Left,
@@ -313,9 +336,10 @@ async fn accept_admin(
     for stream in inherited {
         serve(&mut serving, stream);
     }
+    let mut turn = 0;
     let accepted = loop {
         tokio::select! {
-            socket = listening.accept(), if serving.len() < max => match socket {
+            socket = accept(&listening, &mut turn), if serving.len() < max => match socket {
                 Ok(socket) => serve(&mut serving, Stream::new(socket)),
                 Err(error) => break Err(error),
             },
@@ -347,7 +371,7 @@ mod tests {
         let listener = socket(AddressFamily::Unix, SockType::Stream, flags, None).unwrap();
         let listener = std::os::unix::net::UnixListener::from(listener);
         let listening = Listening::Unix(UnixListener::from_std(listener).unwrap());
-        let lost = timeout(Duration::from_secs(20), listening.accept()).await.unwrap();
+        let lost = timeout(Duration::from_secs(20), accept(&[listening], &mut 0)).await.unwrap();
         assert!(is_lost(&lost.err().unwrap()));
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         pidfile::Pidfile,
         privileges,
         signals::{self, Asked, Signals},
-        sockets::{HandedOn, Sockets},
+        sockets::{HandedOver, Sockets},
         supervisor::Supervisor,
     },
 };
@@ -136,7 +136,7 @@ fn take_over_logged(
 ) -> anyhow::Result<u8> {
     let (receiver, inherited) = UpgradeReceiver::begin(control)?;
     let prepared = || -> anyhow::Result<_> {
-        let HandedOn { sockets, pidfile, supervisor, former } = HandedOn::sort(inherited, &config)?;
+        let HandedOver { sockets, pidfile, supervisor, former } = HandedOver::sort(inherited, &config)?;
         let (pidfile, former_pidfile) = match (&config.process.pidfile, pidfile) {
             // The path came as text.
             (Some(path), Some((before, fd))) if path.to_string_lossy() == before.to_string_lossy() => {
@@ -157,7 +157,7 @@ fn take_over_logged(
     let supervisor = supervisor.map(ControlChannel::from_fd);
     let start =
         Start { config, sockets, pidfile, relaunch: Some(relaunch), receiver: Some(receiver), manager, supervisor };
-    // Sockets at former places go, files and all, once the new ones are served.
+    // Sockets at former addresses are closed and their files removed once the new ones are served.
     serve(start, log, || {
         former.into_iter().for_each(|mut listener| listener.own_file());
         if let Some(pidfile) = former_pidfile {

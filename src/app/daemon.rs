@@ -221,9 +221,14 @@ impl Daemon {
 /// How the daemon does, once it is known.
 pub(super) type BoxedReport = std::pin::Pin<Box<dyn Future<Output = StatusReport> + Send>>;
 
-/// What tells this instance from others, and is the same for each of its runs: the machine, the host, the admin socket.
+/// What tells this instance from others, and is the same for each of its runs: the machine, the host, the first admin socket.
 fn instance(config: &Config) -> String {
     // Where one of them can't be read, the others have to do.
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    format!("{} {} {}", read("/etc/machine-id").trim(), read("/proc/sys/kernel/hostname").trim(), config.listen.admin)
+    format!(
+        "{} {} {}",
+        read("/etc/machine-id").trim(),
+        read("/proc/sys/kernel/hostname").trim(),
+        config.listen.admin.first
+    )
 }

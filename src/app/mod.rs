@@ -20,7 +20,7 @@ use crate::{
     process::{listen::ListenError, sockets::Sockets},
 };
 
-/// Binds both sockets as configured.
+/// Binds the public and the admin sockets as configured.
 ///
 /// # Errors
 /// What is in the way of one of them.
@@ -29,7 +29,7 @@ pub fn bind(config: &Config) -> Result<Sockets, ListenError> {
 }
 
 /// Runs the daemon on the current runtime and on `sockets` until `shutdown` resolves, and then drains it. `on_ready` is called
-/// once both sockets are served. Such a daemon refuses reloads; [`boot()`] makes one that does not.
+/// once all sockets are served. Such a daemon refuses reloads; [`boot()`] makes one that does not.
 ///
 /// # Errors
 /// What keeps it from starting, or made a part of it end.

@@ -76,7 +76,7 @@ pub(super) enum Outcome {
 }
 
 /// Runs the daemon on the current runtime until `shutdown` resolves, or until another process has taken everything over.
-/// `on_ready` is called once both sockets are served.
+/// `on_ready` is called once all sockets are served.
 ///
 /// # Errors
 /// What keeps it from starting, or made a part of it end.
@@ -104,7 +104,7 @@ pub(super) async fn serve(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         public = %public.address(),
-        admin = %admin.address(),
+        admin = admin.iter().map(Listener::address).collect::<Vec<_>>().join(", "),
         sources = serving.daemon.sources.addresses().map(tracing::field::display),
         files,
         workers,
@@ -183,7 +183,7 @@ impl Serving {
         // What can fail comes first: a receiver that refuses says why to the predecessor.
         let prepared = || -> io::Result<_> {
             let supervisor = supervisor.map(AsyncControlChannel::new).transpose()?;
-            Ok((supervisor, Listeners::new(&sockets.public, &sockets.admin)?))
+            Ok((supervisor, Listeners::new(&sockets)?))
         };
         let prepared = prepared().inspect_err(|error| {
             if let Some(receiver) = &receiver {
@@ -217,8 +217,7 @@ impl Serving {
                     // All clients are here by now: a file is no reason to end.
                     tracing::error!("the pidfile names the process before this one: {:#}", anyhow::Error::from(error));
                 }
-                sockets.public.own_file();
-                sockets.admin.own_file();
+                sockets.own_files();
                 daemon
             }
         };
@@ -269,12 +268,7 @@ impl Serving {
 
     /// What a successor gets at once: the listening sockets, the pidfile, the channel to the supervising process.
     pub(super) fn inherited_fds(&self) -> Vec<(InheritedFd, RawFd)> {
-        let listen = &self.config.listen;
-        let socket = |listener: &Listener| (listener.is_made(), listener.as_fd().as_raw_fd());
-        let (made, fd) = socket(&self.sockets.public);
-        let mut all = vec![(InheritedFd::Public { address: listen.public.to_string(), made }, fd)];
-        let (made, fd) = socket(&self.sockets.admin);
-        all.push((InheritedFd::Admin { address: listen.admin.to_string(), made }, fd));
+        let mut all = self.sockets.to_inherit();
         if let (Some(pidfile), Some(path)) = (&self.pidfile, &self.config.process.pidfile) {
             all.push((InheritedFd::Pidfile(path.display().to_string()), pidfile.as_fd().as_raw_fd()));
         }
@@ -288,8 +282,7 @@ impl Serving {
     async fn leave_to<S: Future<Output = ()>>(self, upgraded: Upgraded, shutdown: &mut Shutdown<'_, S>) -> Outcome {
         let Self { daemon, sockets, pidfile, admin, manager, supervisor, .. } = self;
         let Upgraded { pid, control } = upgraded;
-        sockets.public.leave();
-        sockets.admin.leave();
+        sockets.leave();
         if let Some(pidfile) = pidfile {
             pidfile.leave();
         }

@@ -113,7 +113,7 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
 fn config(folder: &Folder, redis: &Redis) -> Config {
     let mut config = Config::default();
     config.listen.public = Address::Unix(folder.public());
-    config.listen.admin = Address::Unix(folder.admin());
+    config.listen.admin = Address::Unix(folder.admin()).into();
     (config.listen.public_mode, config.listen.admin_mode) = (0o600, 0o600);
     config.process.drain = Duration::from_secs(2);
     config.drain.spread = Duration::from_secs(2);

@@ -45,9 +45,9 @@ pub fn run(args: &ReloadArgs) -> Result<(), Failure> {
     let address = match &args.admin_socket {
         Some(address) => address.clone(),
         None => match Listen::load(args.config.as_deref()) {
-            Ok(listen) => listen.admin,
+            Ok(listen) => listen.admin.first,
             // The daemon reads the file itself, and reports and logs what is wrong with it.
-            Err(_) if args.config.is_none() => Listen::default().admin,
+            Err(_) if args.config.is_none() => Listen::default().admin.first,
             Err(errors) => {
                 let what = format_args!(
                     "{errors}\nnothing has changed: the daemon was not asked; --admin-socket asks it all the same"

@@ -114,7 +114,7 @@ mod tests {
         };
         let config = args.config().unwrap();
         assert_eq!(config.listen.public, Address::Tcp(([127, 0, 0, 1], 80).into()));
-        assert_eq!(config.listen.admin, Address::Unix("b.sock".into()));
+        assert_eq!(config.listen.admin, Address::Unix("b.sock".into()).into());
         assert_eq!(config.sources.get::<source::RedisConfig>().unwrap().url, "redis://h");
     }
 }

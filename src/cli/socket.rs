@@ -39,7 +39,7 @@ impl AdminSocketArgs {
     pub(super) fn address(&self) -> Result<Address, ConfigErrors> {
         match &self.admin_socket {
             Some(address) => Ok(address.clone()),
-            None => Ok(Listen::load(self.config.as_deref())?.admin),
+            None => Ok(Listen::load(self.config.as_deref())?.admin.first),
         }
     }
 }

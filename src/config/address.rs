@@ -1,4 +1,4 @@
-//! Parses the address of a socket: a path, or `tcp://IP:PORT`. Opens nothing.
+//! Parses the address of a socket: a path, or `tcp://IP:PORT`; one, or several. Opens nothing.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
@@ -9,6 +9,43 @@ pub enum Address {
     Unix(PathBuf),
     /// A TCP socket.
     Tcp(SocketAddr),
+}
+
+/// The addresses of a socket that listens at several places: one at least, and no two that exclude each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// The one that subcommands connect to.
+    pub first: Address,
+    /// The others.
+    pub others: Vec<Address>,
+}
+
+impl Addresses {
+    /// All of them, the first one first.
+    pub fn iter(&self) -> impl Iterator<Item = &Address> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl From<Address> for Addresses {
+    fn from(first: Address) -> Self {
+        Self { first, others: Vec::new() }
+    }
+}
+
+impl Address {
+    /// Whether the two can't be listened on at the same time. Port 0 is a free port each time.
+    #[must_use]
+    pub fn excludes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(one), Self::Unix(other)) => one == other,
+            (Self::Tcp(one), Self::Tcp(other)) => {
+                let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+                one.port() != 0 && one.port() == other.port() && (any || one.ip() == other.ip())
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Longest path of a Unix socket, in bytes: `sun_path` without its final NUL, unix(7).
@@ -89,6 +126,14 @@ impl fmt::Display for Address {
             Self::Unix(path) => path.display().fmt(f),
             Self::Tcp(address) => write!(f, "tcp://{address}"),
         }
+    }
+}
+
+impl fmt::Display for Addresses {
+    /// As a reader expects it: with a comma and a space between them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.first.fmt(f)?;
+        self.others.iter().try_for_each(|address| write!(f, ", {address}"))
     }
 }
 

@@ -111,7 +111,7 @@ fn every_key_can_be_set() {
     let expected = Config {
         listen: Listen {
             public: Address::Tcp(([127, 0, 0, 1], 8888).into()),
-            admin: Address::Unix("admin.sock".into()),
+            admin: Address::Unix("admin.sock".into()).into(),
             public_mode: 0o600,
             public_group: Some("root".into()),
             admin_mode: 0o600,
@@ -198,6 +198,12 @@ fn the_error_of_a_wrong_value_says_what_to_write() {
         (r#"stream.allow_origins = ["https://a/"]"#, "without a path"),
         (r#"radio.band = "a\n""#, "control character"),
         (r#"listen.admin = "tcp://0.0.0.0:1""#, "anyone who reaches 0.0.0.0:1 could publish; set publish.key_files"),
+        (r#"listen.admin = ["/a", "tcp://0.0.0.0:1"]"#, "anyone who reaches 0.0.0.0:1 could publish"),
+        (r#"listen.admin = ["/a", "/run/ssecast/ssecast.sock"]"#, "both sockets would be /run/ssecast/ssecast.sock"),
+        (r#"listen.admin = ["/a", "b", "/a"]"#, "/a can't be listened on twice; write each address once"),
+        (r#"listen.admin = ["/a", ":80"]"#, r#"":80" is a port, not a path; write "tcp://127.0.0.1:80""#),
+        ("listen.admin = []", "can't be an empty list; write one address at least"),
+        ("listen.admin = [1]", "can't be the number 1; write a path or"),
         (r#"listen.admin = "/run/ssecast/ssecast.sock""#, "both sockets would be /run/ssecast/ssecast.sock"),
         ("stream = 3", "stream: is a table, not a value; write [stream]"),
         ("[[stream]]", "stream: is a table, not a value"),
@@ -292,6 +298,8 @@ fn an_admin_socket_on_tcp_needs_a_key_unless_it_is_on_loopback() {
     parse(&with_key).unwrap();
     parse("listen.admin = \"tcp://[::1]:1\"").unwrap();
     assert!(errors("listen.admin = \"tcp://127.0.0.1:1\"\npublish.users = [0]")[0].contains("can't be checked on TCP"));
+    let both = errors("listen.admin = [\"/a\", \"tcp://127.0.0.1:1\"]\npublish.users = [0]");
+    assert!(both[0].contains("can't be checked on TCP"), "{both:?}");
 }
 
 #[test]
@@ -309,6 +317,14 @@ fn tcp_sockets_with_clashing_addresses_are_refused() {
 }
 
 #[test]
+fn the_admin_socket_may_have_several_addresses() {
+    let config = parse("listen.admin = [\"/a\", \"tcp://127.0.0.1:8888\"]").unwrap();
+    assert_eq!(config.listen.admin.first, Address::Unix("/a".into()));
+    assert_eq!(config.listen.admin.to_string(), "/a, tcp://127.0.0.1:8888");
+    assert_eq!(parse("listen.admin = [\"/a\"]").unwrap().listen, parse("listen.admin = \"/a\"").unwrap().listen);
+}
+
+#[test]
 fn flags_override_the_file_and_are_named_in_errors() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
@@ -317,7 +333,7 @@ fn flags_override_the_file_and_are_named_in_errors() {
     let overrides = [flag("--socket", "listen.public", "c.sock"), flag("--band", "radio.band", "AM")];
     let config = Config::assemble(Some(&file), &overrides, SOURCES).unwrap();
     assert_eq!(config.listen.public, Address::Unix("c.sock".into()));
-    assert_eq!(config.listen.admin, Address::Unix("b.sock".into()));
+    assert_eq!(config.listen.admin, Address::Unix("b.sock".into()).into());
     assert_eq!(config.sources.get(), Some(&Radio { band: "AM".into(), station: "p".into() }));
 
     let wrong = [flag("--socket", "listen.public", "b.sock"), flag("--band", "radio.band", "\n")];
@@ -349,7 +365,7 @@ fn clients_find_the_sockets_in_a_file_with_other_errors() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("c.toml");
     fs::write(&file, "[listen]\nadmin = \"b.sock\"\nadmin_group = \"no-such-group\"\n[future]\nkey = 1\n").unwrap();
-    assert_eq!(Listen::load(Some(&file)).unwrap().admin, Address::Unix("b.sock".into()));
+    assert_eq!(Listen::load(Some(&file)).unwrap().admin, Address::Unix("b.sock".into()).into());
     fs::write(&file, "[listen]\nadmin = \"\"").unwrap();
     assert!(Listen::load(Some(&file)).is_err());
 }

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use nix::unistd::{Group, User};
 
 use super::{
-    address::{Address, AddressError},
+    address::{Address, AddressError, Addresses},
     duration_range::DurationRange,
     errors::{Problem, Problems},
     value::Value,
@@ -165,6 +165,27 @@ pub(crate) fn mode(value: &Value) -> Result<u32, Problem> {
 pub(crate) fn address(value: &Value) -> Result<Address, Problem> {
     let text = text(value, "write a path or \"tcp://127.0.0.1:8888\" in quotes")?;
     text.parse().map_err(|error: AddressError| Problem::new(error.to_string(), ""))
+}
+
+/// An address as [`address`] takes it, or a list of several.
+pub(crate) fn addresses(value: &Value) -> Result<Addresses, Problems> {
+    if !matches!(value, Value::List(_)) {
+        return Ok(address(value)?.into());
+    }
+    let mut others = list(value, address)?;
+    if let Some((one, _)) = pairs(&others).find(|(one, other)| one.excludes(other)) {
+        return Err(Problem::new(format!("{one} can't be listened on twice"), "write each address once").into());
+    }
+    if others.is_empty() {
+        return Err(Problem::new("can't be an empty list", "write one address at least").into());
+    }
+    let first = others.remove(0);
+    Ok(Addresses { first, others })
+}
+
+/// Each pair of two items.
+fn pairs<T>(items: &[T]) -> impl Iterator<Item = (&T, &T)> {
+    items.iter().enumerate().flat_map(|(index, one)| items[index + 1..].iter().map(move |other| (one, other)))
 }
 
 /// The name of a group that exists, or `None` for the empty text.

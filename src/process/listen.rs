@@ -35,26 +35,29 @@ pub enum ListenError {
         "can't listen on {0}: permission denied; start ssecast as root with process.user set, or give --socket and --admin-socket in a folder of yours"
     )]
     Denied(String),
-    /// Something else than a socket stands there.
+    /// The path is that of another kind of file.
     #[error("{0} exists and is not a socket: move it away, or configure another path in [listen]")]
     NotASocket(PathBuf),
     /// The group of `public_group` or `admin_group` does not exist.
     #[error("group {0:?} does not exist: create it, or name another in [listen]")]
     NoGroup(String),
-    /// What was handed over is no socket that connections arrive at.
+    /// What was handed over is not a listening stream socket.
     #[error(
         "what was handed over as {0:?} is not a listening stream socket: see ListenStream= and Accept=no in the socket unit"
     )]
     NotListening(String),
-    /// A socket was handed over that there is no use for.
+    /// A socket was handed over under an unknown name.
     #[error(
         "a socket was handed over as {0:?}: say which one it is by FileDescriptorName=public or =admin in its socket unit"
     )]
     UnknownName(String),
-    /// Two sockets were handed over for one use.
-    #[error("two sockets were handed over as {0:?}, and ssecast takes one: keep one ListenStream= of that name")]
+    /// Two public sockets were handed over.
+    #[error(
+        "two sockets were handed over as {0:?}, and ssecast takes one: keep one ListenStream= of that name; only the admin \
+         socket may have several"
+    )]
     Twice(String),
-    /// The admin socket is open to the network, and there are no keys.
+    /// The admin socket listens beyond loopback, and there are no keys.
     #[error(
         "anyone who reaches the admin socket on {0} could publish: set publish.key_files, or listen on a path or on 127.0.0.1"
     )]
@@ -71,13 +74,13 @@ pub enum ListenError {
         doing: &'static str,
         /// On what.
         place: String,
-        /// What the operating system said.
+        /// What the operating system reported.
         source: io::Error,
     },
 }
 
 impl ListenError {
-    /// Whether it lasts until somebody changes the configuration or a unit: starting again would not help.
+    /// Whether the configuration or a unit must be changed first: starting again would not help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         match self {
@@ -93,17 +96,38 @@ impl ListenError {
     }
 }
 
-/// A listening socket. A Unix socket that this process has made is removed with it, unless another stands there by then.
+/// A listening socket. The file of a Unix socket that ssecast has bound is removed with it, unless another stands there by then.
 #[derive(Debug)]
-pub enum Listener {
-    /// On a path; its file is somebody else's where the socket was handed over.
-    Unix(UnixListener, Option<Made>),
+pub struct Listener {
+    socket: ListeningSocket,
+    origin: Origin,
+}
+
+/// The socket itself.
+#[derive(Debug)]
+pub enum ListeningSocket {
+    /// On a path.
+    Unix(UnixListener),
     /// On a port.
     Tcp(TcpListener),
 }
 
+/// Who has bound a socket.
+#[derive(Debug)]
+enum Origin {
+    /// The service manager, which also removes its file.
+    ServiceManager,
+    /// ssecast, this process or one before it.
+    Ssecast {
+        /// The address as it is configured.
+        configured: String,
+        /// The file of a Unix socket.
+        file: Option<SocketFile>,
+    },
+}
+
 impl Listener {
-    /// Takes a socket that listens already. `name` is what errors call it.
+    /// Takes a socket that the service manager has bound. `name` is what errors call it.
     ///
     /// # Errors
     /// [`ListenError::NotListening`] for anything else.
@@ -114,42 +138,31 @@ impl Listener {
             return Err(refuse());
         }
         let address: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(|_| refuse())?;
-        let listener = match address.family() {
-            Some(AddressFamily::Unix) => Self::Unix(fd.into(), None),
-            Some(AddressFamily::Inet | AddressFamily::Inet6) => Self::Tcp(fd.into()),
+        let socket = match address.family() {
+            Some(AddressFamily::Unix) => ListeningSocket::Unix(fd.into()),
+            Some(AddressFamily::Inet | AddressFamily::Inet6) => ListeningSocket::Tcp(fd.into()),
             _ => return Err(refuse()),
         };
-        listener.set_nonblocking().map_err(failed("set up", name))?;
-        Ok(listener)
+        socket.set_nonblocking().map_err(failed("set up", name))?;
+        Ok(Self { socket, origin: Origin::ServiceManager })
     }
 
-    /// The same, with the file at `path`, which is this process's to remove from [`Listener::own_file`] on.
+    /// The same socket, bound by an ssecast before this one at the address `configured`. If that process has made a file for it,
+    /// this one removes the file from [`Listener::own_file`] on.
     #[must_use]
-    pub fn with_file(self, path: &Path) -> Self {
-        match self {
-            Self::Unix(listener, _) => {
-                let inode = fs::symlink_metadata(path).map(|meta| meta.ino()).ok();
-                Self::Unix(listener, inode.map(|inode| Made { path: path.to_owned(), inode, owned: false }))
-            }
-            tcp @ Self::Tcp(_) => tcp,
-        }
+    pub fn bound_by_ssecast(self, configured: String, made: bool) -> Self {
+        let path = PathBuf::from(&configured);
+        let inode = fs::symlink_metadata(&path).map(|meta| meta.ino()).ok();
+        let file = inode.filter(|_| made).map(|inode| SocketFile { path, inode, owned: false });
+        Self { socket: self.socket, origin: Origin::Ssecast { configured, file } }
     }
 
-    /// Gives the file of a Unix socket that was handed over the `mode` and the `group` that are configured, if it is a file of
-    /// ssecast's own. What can't be had is logged, and so is a key that has no effect because the service manager has made the
-    /// socket. `name` is `public` or `admin`.
-    #[must_use]
-    pub(super) fn with_settings(self, name: &str, configured: &Address, mode: u32, group: &Option<String>) -> Self {
+    /// Gives the file of a Unix socket the `mode` and the `group` that are configured, if ssecast has bound it. A mode or group
+    /// that could not be set is logged, and so are keys that have no effect because the service manager has bound the socket.
+    /// `name` is `public` or `admin`.
+    pub(super) fn apply_mode(&self, name: &str, mode: u32, group: Option<&str>) {
         let address = self.address();
-        if !self.is_made() && address != configured.to_string() {
-            tracing::warn!(
-                %address,
-                %configured,
-                "listen.{name} has no effect: the service manager has made the socket; change ListenStream= in its unit, or \
-                 set listen.{name} to it, so that `ssecast publish` and others find it"
-            );
-        }
-        let Self::Unix(..) = self else { return self };
+        let ListeningSocket::Unix(_) = self.socket else { return };
         let found = || -> Result<_, OpenError> {
             let file = Entry::find(Path::new(&address))?.socket()?;
             let Some(file) = file else { return Ok(None) };
@@ -157,17 +170,16 @@ impl Listener {
             Ok(Some((file, status)))
         };
         // A socket without a file has no mode.
-        let Ok(Some((file, status))) = found() else { return self };
-        let gid =
-            group.as_deref().and_then(|group| Group::from_name(group).ok().flatten()).map(|group| group.gid.as_raw());
+        let Ok(Some((file, status))) = found() else { return };
+        let gid = group.and_then(|group| Group::from_name(group).ok().flatten()).map(|group| group.gid.as_raw());
         let new_gid = gid.filter(|gid| *gid != status.st_gid);
         if status.st_mode & 0o777 == mode && new_gid.is_none() {
-            return self;
+            return;
         }
-        if !self.is_made() {
+        if self.is_service_managers() {
             tracing::warn!(
                 %address,
-                "listen.{name}_mode and listen.{name}_group have no effect: the service manager has made the socket; set \
+                "listen.{name}_mode and listen.{name}_group have no effect: the service manager has bound the socket; set \
                  SocketMode= and SocketGroup= in its unit"
             );
         } else if let Err(error) = file.set(mode, None, new_gid) {
@@ -177,70 +189,100 @@ impl Listener {
                 "listen.{name}_mode or listen.{name}_group could not be applied: this user may not; restart ssecast for it"
             );
         }
-        self
     }
 
-    /// The process that made the file has left it to this one.
+    /// From now on this process removes the file: the process that bound the socket no longer does.
     pub fn own_file(&mut self) {
-        if let Self::Unix(_, Some(made)) = self {
-            made.owned = true;
+        if let Origin::Ssecast { file: Some(file), .. } = &mut self.origin {
+            file.owned = true;
         }
     }
 
     /// Where it listens: a path, or `tcp://IP:PORT`. Empty if that can't be found out.
     #[must_use]
     pub fn address(&self) -> String {
-        match self {
-            // A path that the kernel has may be relative to a descriptor of ours.
-            Self::Unix(_, Some(made)) => made.path.display().to_string(),
-            Self::Unix(listener, None) => {
+        match (&self.socket, &self.origin) {
+            // A path that the kernel has may be relative to a descriptor of this process.
+            (_, Origin::Ssecast { file: Some(file), .. }) => file.path.display().to_string(),
+            (ListeningSocket::Unix(listener), _) => {
                 let address = listener.local_addr().ok();
                 address.and_then(|address| Some(address.as_pathname()?.display().to_string())).unwrap_or_default()
             }
-            Self::Tcp(listener) => listener.local_addr().map(|address| format!("tcp://{address}")).unwrap_or_default(),
+            (ListeningSocket::Tcp(listener), _) => {
+                listener.local_addr().map(|address| format!("tcp://{address}")).unwrap_or_default()
+            }
         }
     }
 
-    /// Whether this process has made a file for it, or taken that over.
+    /// The socket itself.
+    #[must_use]
+    pub fn socket(&self) -> &ListeningSocket {
+        &self.socket
+    }
+
+    /// The address as it was configured when ssecast bound the socket; `None` where the service manager has bound it.
+    #[must_use]
+    pub fn configured_address(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::ServiceManager => None,
+            Origin::Ssecast { configured, .. } => Some(configured),
+        }
+    }
+
+    /// Whether ssecast has made a file for it.
     #[must_use]
     pub fn is_made(&self) -> bool {
-        matches!(self, Self::Unix(_, Some(_)))
+        matches!(self.origin, Origin::Ssecast { file: Some(_), .. })
     }
 
-    /// Closes the socket here and leaves its file to the process that has taken it over.
+    /// Whether the service manager has bound it.
+    #[must_use]
+    pub fn is_service_managers(&self) -> bool {
+        matches!(self.origin, Origin::ServiceManager)
+    }
+
+    /// Closes the socket in this process and leaves its file to the process that has taken it over.
     pub fn leave(self) {
-        if let Self::Unix(_, Some(made)) = self {
-            std::mem::forget(made);
-        }
-    }
-
-    fn set_nonblocking(&self) -> io::Result<()> {
-        match self {
-            Self::Unix(listener, _) => listener.set_nonblocking(true),
-            Self::Tcp(listener) => listener.set_nonblocking(true),
+        if let Origin::Ssecast { file: Some(file), .. } = self.origin {
+            std::mem::forget(file);
         }
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl ListeningSocket {
+    fn set_nonblocking(&self) -> io::Result<()> {
         match self {
-            Self::Unix(listener, _) => listener.as_fd(),
+            Self::Unix(listener) => listener.set_nonblocking(true),
+            Self::Tcp(listener) => listener.set_nonblocking(true),
+        }
+    }
+}
+
+impl AsFd for ListeningSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(listener) => listener.as_fd(),
             Self::Tcp(listener) => listener.as_fd(),
         }
     }
 }
 
-/// A socket file that this process has made.
+/// The file of a Unix socket that ssecast has bound.
 #[derive(Debug)]
-pub struct Made {
+struct SocketFile {
     path: PathBuf,
     inode: u64,
     /// Whether it is removed with the listener: not as long as another process may still listen there.
     owned: bool,
 }
 
-impl Drop for Made {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         if !self.owned {
             return;
@@ -257,7 +299,7 @@ impl Drop for Made {
 /// `owner` if there is one, who can remove it then; its group is `owner`'s if there is no `group`.
 ///
 /// # Errors
-/// [`ListenError`] says what is in the way and how to mend it.
+/// [`ListenError`] says what is in the way and how to fix it.
 pub fn bind(
     address: &Address,
     mode: u32,
@@ -267,9 +309,9 @@ pub fn bind(
     match address {
         Address::Tcp(address) => {
             let place = format!("tcp://{address}");
-            let listener = Listener::Tcp(TcpListener::bind(address).map_err(failed("listen on", &place))?);
-            listener.set_nonblocking().map_err(failed("set up", &place))?;
-            Ok(listener)
+            let socket = ListeningSocket::Tcp(TcpListener::bind(address).map_err(failed("listen on", &place))?);
+            socket.set_nonblocking().map_err(failed("set up", &place))?;
+            Ok(Listener { socket, origin: Origin::Ssecast { configured: place, file: None } })
         }
         Address::Unix(path) => bind_unix(path, mode, group, owner),
     }
@@ -291,11 +333,11 @@ fn bind_unix(path: &Path, mode: u32, group: Option<&str>, owner: Option<&Account
     let file = entry.bind(listener.as_fd(), mode, owner.map(|owner| owner.uid), group);
     let file = file.map_err(failed("listen on", &place))?;
     let inode = file.status().map_err(failed("look at", &place))?.st_ino;
-    let made = Made { path: entry.path().to_owned(), inode, owned: true };
-    let listener = Listener::Unix(listener, Some(made));
-    socket::listen(&listener, Backlog::MAXALLOWABLE).map_err(failed("listen on", &place))?;
-    listener.set_nonblocking().map_err(failed("set up", &place))?;
-    Ok(listener)
+    let file = SocketFile { path: entry.path().to_owned(), inode, owned: true };
+    let socket = ListeningSocket::Unix(listener);
+    socket::listen(&socket, Backlog::MAXALLOWABLE).map_err(failed("listen on", &place))?;
+    socket.set_nonblocking().map_err(failed("set up", &place))?;
+    Ok(Listener { socket, origin: Origin::Ssecast { configured: place, file: Some(file) } })
 }
 
 /// Removes a socket on which nothing answers. A connection is tried: that is the only proof.
@@ -315,7 +357,7 @@ fn remove_stale(entry: &Entry) -> Result<(), ListenError> {
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
             Err(failed("find out whether another process answers on", &place)(error))
         }
-        // A full backlog belongs to a process too.
+        // A full backlog belongs to a running process, too.
         _ => Err(ListenError::Busy(entry.path().to_owned())),
     }
 }
@@ -345,10 +387,13 @@ mod tests {
         let path = folder.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
         let client = UnixStream::connect(&path).unwrap();
-        assert!(matches!(Listener::from_fd("public", listener.into()), Ok(Listener::Unix(_, None))));
-        assert!(path.exists(), "its file is somebody else's");
+        let listener = Listener::from_fd("public", listener.into()).unwrap();
+        assert!(matches!(listener.socket(), ListeningSocket::Unix(_)) && listener.is_service_managers());
+        drop(listener);
+        assert!(path.exists(), "its file is the service manager's");
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(matches!(Listener::from_fd("public", port.into()), Ok(Listener::Tcp(_))));
+        let port = Listener::from_fd("public", port.into()).unwrap();
+        assert!(matches!(port.socket(), ListeningSocket::Tcp(_)));
         let refused = |fd: OwnedFd| matches!(Listener::from_fd("public", fd), Err(ListenError::NotListening(_)));
         assert!(refused(client.into()));
         assert!(refused(UnixDatagram::unbound().unwrap().into()));

@@ -1,135 +1,193 @@
-//! The two sockets of the daemon: handed over by the service manager under their names, or bound. Accepts nothing.
+//! The public and the admin sockets of the daemon: handed over by the service manager under their names, or bound. Accepts nothing.
 
 use std::{
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+    path::PathBuf,
 };
 
 use super::{
     control_channel::InheritedFd,
     inherit::Inherited,
-    listen::{self, ListenError, Listener},
+    listen::{self, ListenError, Listener, ListeningSocket},
 };
 use crate::config::{self, Address, Config};
 
-/// Both sockets, listening.
+/// All sockets, listening.
 #[derive(Debug)]
 pub struct Sockets {
     /// Where nginx connects.
     pub public: Listener,
-    /// Where publishers connect.
-    pub admin: Listener,
+    /// Where publishers connect: one at least.
+    pub admin: Vec<Listener>,
 }
 
-/// What another process has handed on, sorted.
+/// What the predecessor has handed over, sorted.
 #[derive(Debug)]
-pub struct HandedOn {
-    /// Both sockets: handed on, or bound where the configuration names another place.
+pub struct HandedOver {
+    /// All sockets: handed over, or bound where the configuration names another address.
     pub sockets: Sockets,
     /// The pidfile and its path, which may no longer be the one that is configured.
     pub pidfile: Option<(PathBuf, OwnedFd)>,
     /// The channel to the supervising process, where there is one.
     pub supervisor: Option<OwnedFd>,
-    /// Sockets at places that are configured no longer. Their files go with them once they are owned: [`Listener::own_file`].
+    /// Sockets at addresses that are no longer configured. Their files go with them once they are owned: [`Listener::own_file`].
     pub former: Vec<Listener>,
 }
 
-impl HandedOn {
-    /// Sorts `parts` by what `config` says.
+impl HandedOver {
+    /// Sorts `fds` by what `config` says.
     ///
     /// # Errors
-    /// What is in the way of binding at a new place.
-    pub fn sort(parts: Vec<(InheritedFd, OwnedFd)>, config: &Config) -> Result<Self, ListenError> {
-        let listen = &config.listen;
-        let (mut public, mut admin, mut pidfile, mut supervisor, mut former) = (None, None, None, None, Vec::new());
-        for (part, fd) in parts {
-            match part {
-                InheritedFd::Public { address, made } => {
-                    keep("public", (address, made, fd), &listen.public, &mut public, &mut former)?;
+    /// What keeps a new address from being bound.
+    pub fn sort(fds: Vec<(InheritedFd, OwnedFd)>, config: &Config) -> Result<Self, ListenError> {
+        let (mut public, mut admin, mut pidfile, mut supervisor) = (Vec::new(), Vec::new(), None, None);
+        for (what, fd) in fds {
+            match what {
+                InheritedFd::Public { address, made, by_manager } => {
+                    public.push(inherited("public", fd, address, made, by_manager)?);
                 }
-                InheritedFd::Admin { address, made } => {
-                    keep("admin", (address, made, fd), &listen.admin, &mut admin, &mut former)?;
+                InheritedFd::Admin { address, made, by_manager } => {
+                    admin.push(inherited("admin", fd, address, made, by_manager)?);
                 }
                 InheritedFd::Pidfile(path) => pidfile = Some((PathBuf::from(path), fd)),
                 InheritedFd::Supervisor => supervisor = Some(fd),
             }
         }
-        Ok(Self { sockets: Sockets::complete(public, admin, config)?, pidfile, supervisor, former })
+        // A socket of the service manager stays, whatever the configuration says.
+        let stays = |listener: &Listener, configured: &[String]| {
+            listener.configured_address().is_none_or(|address| configured.iter().any(|other| other == address))
+        };
+        let addresses = [config.listen.public.to_string()];
+        let (public, mut former): (Vec<_>, Vec<_>) = public.into_iter().partition(|socket| stays(socket, &addresses));
+        let addresses: Vec<_> = config.listen.admin.iter().map(ToString::to_string).collect();
+        let (admin, others): (Vec<_>, Vec<_>) = admin.into_iter().partition(|socket| stays(socket, &addresses));
+        former.extend(others);
+        Ok(Self { sockets: Sockets::complete(public.into_iter().next(), admin, config)?, pidfile, supervisor, former })
     }
 }
 
-/// Keeps a socket that was handed on, if it is at the place that is configured or somebody else has made it.
-fn keep(
+/// A socket that the predecessor has handed over.
+fn inherited(
     name: &str,
-    (address, made, fd): (String, bool, OwnedFd),
-    configured: &Address,
-    place: &mut Option<Listener>,
-    former: &mut Vec<Listener>,
-) -> Result<(), ListenError> {
-    let mut listener = Listener::from_fd(name, fd)?;
-    let by_manager = !made && matches!(listener, Listener::Unix(..));
-    if made {
-        listener = listener.with_file(Path::new(&address));
-    }
-    if by_manager || address == configured.to_string() {
-        *place = Some(listener);
-    } else {
-        former.push(listener);
-    }
-    Ok(())
+    fd: OwnedFd,
+    address: String,
+    made: bool,
+    by_manager: Option<bool>,
+) -> Result<Listener, ListenError> {
+    let listener = Listener::from_fd(name, fd)?;
+    let is_unix = matches!(listener.socket(), ListeningSocket::Unix(_));
+    let by_manager = by_manager.unwrap_or(is_unix && !made);
+    Ok(if by_manager { listener } else { listener.bound_by_ssecast(address, made) })
 }
 
 impl Sockets {
-    /// Binds both as configured; see [`listen::bind`].
+    /// Binds all as configured; see [`listen::bind`].
     ///
     /// # Errors
-    /// What is in the way of one of them.
+    /// What keeps one of them from being bound.
     pub fn bind(config: &Config) -> Result<Self, ListenError> {
         Self::open(Inherited::default(), config)
     }
 
-    /// Takes each socket that was handed over as `public` or `admin` (`ssecast-public` and `ssecast-admin` will do), and binds the
-    /// others as configured.
+    /// Takes each socket that was handed over as `public` or `admin` (or `ssecast-public` and `ssecast-admin`). Binds the public
+    /// socket as configured if it was not handed over, and the admin sockets if none was.
     ///
     /// # Errors
-    /// A socket that was handed over under another name, or twice, or isn't one; or what is in the way of binding.
+    /// A socket that was handed over under another name, or is not a listening one; two public ones; or what keeps one from being
+    /// bound.
     pub fn open(inherited: Inherited, config: &Config) -> Result<Self, ListenError> {
-        let (mut public, mut admin) = (None, None);
+        let (mut public, mut admin) = (None, Vec::new());
         for (name, fd) in inherited.0 {
-            let place = match name.strip_prefix("ssecast-").unwrap_or(&name) {
-                "public" => &mut public,
-                "admin" => &mut admin,
+            match name.strip_prefix("ssecast-").unwrap_or(&name) {
+                "public" if public.is_some() => return Err(ListenError::Twice(name)),
+                "public" => public = Some(Listener::from_fd(&name, fd)?),
+                "admin" => admin.push(Listener::from_fd(&name, fd)?),
                 _ => return Err(ListenError::UnknownName(name)),
-            };
-            if place.replace(Listener::from_fd(&name, fd)?).is_some() {
-                return Err(ListenError::Twice(name));
             }
         }
         Self::complete(public, admin, config)
     }
 
-    /// Binds those that are not there, and checks those that are against the configuration.
-    fn complete(public: Option<Listener>, admin: Option<Listener>, config: &Config) -> Result<Self, ListenError> {
+    /// Binds those that do not exist yet, and checks the others against the configuration. Sockets of the service manager take
+    /// the place of all that are configured.
+    fn complete(public: Option<Listener>, mut admin: Vec<Listener>, config: &Config) -> Result<Self, ListenError> {
         let (listen, owner) = (&config.listen, config.process.user.as_ref());
         let public = match public {
             Some(listener) => {
-                listener.with_settings("public", &listen.public, listen.public_mode, &listen.public_group)
+                warn_of_unused("public", &[&listen.public], std::slice::from_ref(&listener));
+                listener.apply_mode("public", listen.public_mode, listen.public_group.as_deref());
+                listener
             }
             None => listen::bind(&listen.public, listen.public_mode, listen.public_group.as_deref(), owner)?,
         };
-        let admin = match admin {
-            Some(listener) => listener.with_settings("admin", &listen.admin, listen.admin_mode, &listen.admin_group),
-            None => listen::bind(&listen.admin, listen.admin_mode, listen.admin_group.as_deref(), owner)?,
-        };
-        check_publishers(&admin, &config.publish)?;
+        warn_of_unused("admin", &listen.admin.iter().collect::<Vec<_>>(), &admin);
+        for listener in &admin {
+            listener.apply_mode("admin", listen.admin_mode, listen.admin_group.as_deref());
+        }
+        if !admin.iter().any(Listener::is_service_managers) {
+            for address in listen.admin.iter() {
+                let configured = address.to_string();
+                if admin.iter().all(|listener| listener.configured_address() != Some(&configured)) {
+                    admin.push(listen::bind(address, listen.admin_mode, listen.admin_group.as_deref(), owner)?);
+                }
+            }
+        }
+        for listener in &admin {
+            check_publishers(listener, &config.publish)?;
+        }
         Ok(Self { public, admin })
+    }
+
+    /// The sockets as a successor inherits them.
+    #[must_use]
+    pub fn to_inherit(&self) -> Vec<(InheritedFd, RawFd)> {
+        let describe = |listener: &Listener| {
+            let address = listener.configured_address().map_or_else(|| listener.address(), str::to_owned);
+            (address, listener.is_made(), Some(listener.is_service_managers()), listener.as_fd().as_raw_fd())
+        };
+        let (address, made, by_manager, fd) = describe(&self.public);
+        let mut all = vec![(InheritedFd::Public { address, made, by_manager }, fd)];
+        all.extend(self.admin.iter().map(|listener| {
+            let (address, made, by_manager, fd) = describe(listener);
+            (InheritedFd::Admin { address, made, by_manager }, fd)
+        }));
+        all
+    }
+
+    /// From now on this process removes the files of the sockets.
+    pub fn own_files(&mut self) {
+        self.public.own_file();
+        self.admin.iter_mut().for_each(Listener::own_file);
+    }
+
+    /// Closes the sockets in this process and leaves their files to the process that has taken them over.
+    pub fn leave(self) {
+        self.public.leave();
+        self.admin.into_iter().for_each(Listener::leave);
     }
 }
 
-/// Checks that not anyone who reaches the admin socket may publish, wherever the socket comes from. The configuration's own check
-/// sees `listen.admin` only.
+/// Logs a warning where the service manager has bound the sockets, and not at every address that is configured.
+fn warn_of_unused(name: &str, configured: &[&Address], listeners: &[Listener]) {
+    let bound: Vec<_> =
+        listeners.iter().filter(|listener| listener.is_service_managers()).map(Listener::address).collect();
+    if bound.is_empty() {
+        return;
+    }
+    for address in configured.iter().map(ToString::to_string).filter(|address| !bound.contains(address)) {
+        tracing::warn!(
+            configured = %address,
+            bound = %bound.join(", "),
+            "listen.{name} has no effect: the service manager has bound the socket; change ListenStream= in its unit, or set \
+             listen.{name} to what is bound, so that `ssecast publish` and others find it"
+        );
+    }
+}
+
+/// Checks that not everybody who reaches an admin socket may publish, whoever has bound it. The configuration's own check sees
+/// `listen.admin` only.
 fn check_publishers(admin: &Listener, publish: &config::Publish) -> Result<(), ListenError> {
-    let Listener::Tcp(listener) = admin else { return Ok(()) };
+    let ListeningSocket::Tcp(listener) = admin.socket() else { return Ok(()) };
     if !publish.key_files.keys.is_empty() {
         return Ok(());
     }
@@ -155,7 +213,8 @@ mod tests {
 
     fn config(folder: &tempfile::TempDir) -> Config {
         let path = |name| Address::Unix(folder.path().join(name));
-        let listen = config::Listen { public: path("public"), admin: path("admin"), ..config::Listen::default() };
+        let listen =
+            config::Listen { public: path("public"), admin: path("admin").into(), ..config::Listen::default() };
         Config { listen, ..Config::default() }
     }
 
@@ -201,19 +260,90 @@ mod tests {
 
     /// A reload with another `listen.public_mode` said ok, and changed nothing.
     #[test]
-    fn a_socket_of_ones_own_that_is_handed_on_gets_the_mode_that_is_configured_now() {
-        use std::os::{fd::AsFd as _, unix::fs::MetadataExt as _};
+    fn a_socket_that_ssecast_has_bound_gets_the_mode_that_is_configured_now() {
+        use std::os::unix::fs::MetadataExt as _;
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(&folder);
         let sockets = Sockets::bind(&config).unwrap();
         let mode = || folder.path().join("public").metadata().unwrap().mode() & 0o777;
         assert_eq!(mode(), 0o660);
         config.listen.public_mode = 0o600;
-        let fd = sockets.public.as_fd().try_clone_to_owned().unwrap();
-        let part = InheritedFd::Public { address: config.listen.public.to_string(), made: true };
-        let admin = sockets.admin.as_fd().try_clone_to_owned().unwrap();
-        let admin = (InheritedFd::Admin { address: config.listen.admin.to_string(), made: true }, admin);
-        HandedOn::sort(vec![(part, fd), admin], &config).unwrap();
+        HandedOver::sort(duplicates(&sockets), &config).unwrap();
         assert_eq!(mode(), 0o600);
+    }
+
+    /// What a successor gets.
+    fn duplicates(sockets: &Sockets) -> Vec<(InheritedFd, OwnedFd)> {
+        let fds = [&sockets.public].into_iter().chain(&sockets.admin);
+        let fds = fds.map(|listener| listener.as_fd().try_clone_to_owned().unwrap());
+        sockets.to_inherit().into_iter().map(|(what, _)| what).zip(fds).collect()
+    }
+
+    fn addresses(listeners: &[Listener]) -> Vec<String> {
+        listeners.iter().map(Listener::address).collect()
+    }
+
+    /// Two sockets with the name `admin` were refused, so that a publisher on TCP and one on the package's socket excluded each other.
+    #[test]
+    fn several_admin_sockets_of_the_service_manager_are_taken_and_handed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder);
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = format!("tcp://{}", tcp.local_addr().unwrap());
+        let mut inherited = handed_over(&folder, &["admin"]);
+        inherited.0.push(("admin".into(), tcp.into()));
+        let sockets = Sockets::open(inherited, &config).unwrap();
+        let expected = [folder.path().join("admin").display().to_string(), port];
+        assert_eq!(addresses(&sockets.admin), expected);
+        let HandedOver { sockets, former, .. } = HandedOver::sort(duplicates(&sockets), &config).unwrap();
+        assert_eq!(addresses(&sockets.admin), expected);
+        assert!(sockets.admin.iter().all(Listener::is_service_managers) && former.is_empty());
+    }
+
+    /// It was closed at a reload, and the address that is configured was bound instead.
+    #[test]
+    fn a_tcp_socket_of_the_service_manager_stays_at_a_reload() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder);
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = format!("tcp://{}", tcp.local_addr().unwrap());
+        let sockets = Sockets::open(Inherited(vec![("admin".into(), tcp.into())]), &config).unwrap();
+        let HandedOver { sockets, former, .. } = HandedOver::sort(duplicates(&sockets), &config).unwrap();
+        assert_eq!(addresses(&sockets.admin), [port]);
+        assert!(former.is_empty() && !folder.path().join("admin").exists());
+    }
+
+    #[test]
+    fn admin_addresses_are_added_and_taken_out_by_a_reload() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(&folder);
+        let path = config.listen.admin.first.clone();
+        let port: Address = "tcp://127.0.0.1:0".parse().unwrap();
+        let sockets = Sockets::bind(&config).unwrap();
+        config.listen.admin.others.push(port.clone());
+        let both = HandedOver::sort(duplicates(&sockets), &config).unwrap();
+        assert_eq!(both.sockets.admin.len(), 2);
+        assert_eq!(both.sockets.admin[0].address(), path.to_string());
+        let bound = both.sockets.admin[1].address();
+        config.listen.admin = port.into();
+        let one = HandedOver::sort(duplicates(&both.sockets), &config).unwrap();
+        assert_eq!(addresses(&one.sockets.admin), [bound]);
+        assert_eq!(addresses(&one.former), [path.to_string()]);
+    }
+
+    /// A predecessor of version 1 did not state who had bound a socket.
+    #[test]
+    fn a_unix_socket_that_version_1_has_not_made_is_the_service_managers() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder);
+        let sockets = Sockets::open(handed_over(&folder, &["ssecast-public", "ssecast-admin"]), &config).unwrap();
+        let mut fds = duplicates(&sockets);
+        for (what, _) in &mut fds {
+            if let InheritedFd::Public { by_manager, .. } | InheritedFd::Admin { by_manager, .. } = what {
+                *by_manager = None;
+            }
+        }
+        let HandedOver { sockets, former, .. } = HandedOver::sort(fds, &config).unwrap();
+        assert!(sockets.public.is_service_managers() && sockets.admin[0].is_service_managers() && former.is_empty());
     }
 }

@@ -7,6 +7,7 @@ mod site;
 use std::{
     fs,
     io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
         unix::{
@@ -77,7 +78,7 @@ fn the_starter_reports_why_the_daemon_does_not_serve() {
     let output = command.current_dir(site.folder.path()).stdin(Stdio::null()).output().unwrap();
     let said = refusal(&output);
     assert!(said.contains("Too many open files"), "{said}");
-    assert!(site.read("log/log").contains("Too many open files"));
+    assert!(site.read("log/log").contains("Too many open files"), "{said}\n{}", site.read("log/log"));
     assert_eq!(fs::read_dir(site.path("run")).unwrap().count(), 0, "nothing is left behind");
 }
 
@@ -247,6 +248,36 @@ fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
     wait_for("service on its own socket", || site.serves());
     daemon.signal(Signal::SIGTERM);
     assert!(child.wait().unwrap().success());
+}
+
+/// Two sockets named `admin` were refused; a TCP socket was lost at a reload, since its address is not the configured one.
+#[test]
+fn admin_sockets_of_the_service_manager_on_a_path_and_on_tcp_are_served_before_and_after_a_reload() {
+    let Some(site) = Site::new("several admin sockets") else { return };
+    let path = site.path("a");
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = tcp.local_addr().unwrap();
+    let sockets = [UnixListener::bind(&path).unwrap().into(), tcp.into()];
+    let mut child = with_sockets(&site, "admin:admin", sockets, "$$").spawn().unwrap();
+    let first = Running(i32::try_from(child.id()).unwrap());
+    wait_for("service", || serves(&site.path("run/public")));
+    let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let serves_tcp = || {
+        let mut stream = TcpStream::connect(port).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.starts_with("HTTP/1.1 200 ")
+    };
+    assert!(serves(&path) && serves_tcp());
+    let reload = Command::new(PROGRAM).args(["reload", "--admin-socket"]).arg(&path).output().unwrap();
+    assert!(reload.status.success(), "{reload:?}");
+    assert!(serves(&path) && serves_tcp());
+    // The first process stays as the supervising one, and passes the signal on.
+    first.signal(Signal::SIGTERM);
+    assert!(child.wait().unwrap().success());
+    assert!(path.exists(), "the socket's file is the service manager's");
 }
 
 #[test]

@@ -1,17 +1,15 @@
-//! `[listen]`, and the check that its two sockets have different addresses.
-
-use std::net::SocketAddr;
+//! `[listen]`, and the check that the public and the admin socket have different addresses.
 
 use crate::config::{
-    address::Address,
+    address::{Address, Addresses},
     errors::Problem,
     reader::Reader,
     table::table,
-    values::{address, group_name, mode},
+    values::{address, addresses, group_name, mode},
 };
 
 table! {
-    /// `[listen]`: the two sockets.
+    /// `[listen]`: the public and the admin socket.
     pub struct Listen from [listen] {
         /// Where nginx connects: a path, or `"tcp://127.0.0.1:8888"`.
         pub public: Address = address("/run/ssecast/ssecast.sock");
@@ -19,8 +17,8 @@ table! {
         pub public_mode: u32 = mode("0660");
         /// Group of the public socket; empty: the process's own.
         pub public_group: Option<String> = group_name("");
-        /// Where publishers connect: a path, or a TCP address.
-        pub admin: Address = address("/run/ssecast/admin.sock");
+        /// Where publishers connect: a path, a TCP address, or a list of several.
+        pub admin: Addresses = addresses("/run/ssecast/admin.sock");
         /// File mode of the admin socket.
         pub admin_mode: u32 = mode("0660");
         /// Group of the admin socket; empty: the process's own.
@@ -31,23 +29,12 @@ table! {
 impl Listen {
     /// Checks that the two sockets can be listened on at the same time.
     pub(in crate::config) fn check(&self, reader: &mut Reader<'_>) {
-        let clash = match (&self.public, &self.admin) {
-            (Address::Unix(public), Address::Unix(admin)) => public == admin,
-            (Address::Tcp(public), Address::Tcp(admin)) => clash(public, admin),
-            _ => false,
-        };
-        if clash {
+        if let Some(address) = self.admin.iter().find(|admin| self.public.excludes(admin)) {
             let problem = Problem::new(
-                format!("both sockets would be {}", self.admin),
+                format!("both sockets would be {address}"),
                 "give listen.public and listen.admin different addresses: anyone who reaches the admin socket can publish",
             );
             reader.refuse(&["public", "admin"], problem);
         }
     }
-}
-
-/// Whether a process can't listen on both addresses. Port 0 never clashes: it stands for any free port.
-fn clash(one: &SocketAddr, other: &SocketAddr) -> bool {
-    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() != 0 && one.port() == other.port() && (any || one.ip() == other.ip())
 }

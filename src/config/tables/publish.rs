@@ -38,18 +38,20 @@ pub struct KeyFiles {
 impl Publish {
     /// Checks that an admin socket on TCP is protected by a key, unless it is on loopback. `reader` is that of `[listen]`.
     pub(in crate::config) fn check(&self, listen: &Listen, reader: &mut Reader<'_>) {
-        let Address::Tcp(address) = listen.admin else { return };
         // Errors of the key files have been reported already.
         if !self.key_files.keys.is_empty() || reader.has_error("publish.key_files") {
             return;
         }
-        if !address.ip().is_loopback() {
+        let tcp = |address: &Address| if let Address::Tcp(address) = address { Some(*address) } else { None };
+        let mut tcp = listen.admin.iter().filter_map(tcp).peekable();
+        let has_tcp = tcp.peek().is_some();
+        if let Some(address) = tcp.find(|address| !address.ip().is_loopback()) {
             let problem = Problem::new(
                 format!("anyone who reaches {address} could publish"),
                 "set publish.key_files, or use a path or tcp://127.0.0.1",
             );
             reader.refuse(&["admin"], problem);
-        } else if !self.users.is_empty() || !self.groups.is_empty() {
+        } else if has_tcp && (!self.users.is_empty() || !self.groups.is_empty()) {
             let problem = Problem::new(
                 "publish.users and publish.groups can't be checked on TCP, which doesn't say who connects",
                 "use a path, or set publish.key_files",

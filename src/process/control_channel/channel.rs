@@ -289,7 +289,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::process::control_channel::{memfd, read_memfd};
+    use crate::process::control_channel::{InheritedFd, memfd, read_memfd};
 
     const SOON: Duration = Duration::from_secs(5);
 
@@ -317,10 +317,12 @@ mod tests {
     }
 
     #[test]
-    fn a_predecessor_of_version_1_states_no_version() {
-        let text = r#"{"Subscribe":{"sockets":[],"marker":null,"sources":false}}"#;
-        let Message::Subscribe { version, .. } = serde_json::from_str(text).unwrap() else { panic!("{text}") };
+    fn a_predecessor_of_version_1_states_neither_version_nor_who_has_bound_a_socket() {
+        let text =
+            r#"{"Subscribe":{"sockets":[{"Admin":{"address":"/a","made":true}}],"marker":null,"sources":false}}"#;
+        let Message::Subscribe { version, sockets, .. } = serde_json::from_str(text).unwrap() else { panic!("{text}") };
         assert_eq!(version, 1);
+        assert_eq!(sockets, [InheritedFd::Admin { address: "/a".into(), made: true, by_manager: None }]);
     }
 
     #[test]

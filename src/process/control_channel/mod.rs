@@ -102,13 +102,21 @@ pub enum InheritedFd {
         address: String,
         /// Whether its file was made by ssecast, which then removes it.
         made: bool,
+        /// Whether the service manager has bound it. Version 1 did not state it; there, a Unix socket that ssecast has not made is
+        /// the service manager's.
+        #[serde(default)]
+        by_manager: Option<bool>,
     },
-    /// The admin listening socket.
+    /// A listening socket of the admin side; there may be several.
     Admin {
         /// Its address, as in the configuration.
         address: String,
         /// Whether its file was made by ssecast, which then removes it.
         made: bool,
+        /// Whether the service manager has bound it. Version 1 did not state it; there, a Unix socket that ssecast has not made is
+        /// the service manager's.
+        #[serde(default)]
+        by_manager: Option<bool>,
     },
     /// The locked pidfile, by its path.
     Pidfile(String),
