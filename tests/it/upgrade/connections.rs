@@ -1,4 +1,4 @@
-//! Connections on which no stream runs: those that wait for a request, and those in the middle of one.
+//! Upgrades: connections without a stream, which wait for a request or are in the middle of one.
 
 use std::{
     io::Write as _,
@@ -22,7 +22,7 @@ fn connect(endpoint: &Endpoint) -> Socket {
 }
 
 #[test]
-fn connections_that_are_kept_live_on() {
+fn open_connections_stay_open_over_an_upgrade() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "");
     let mut stream = Subscription::to(&["cats"]).open(lineage.public());
@@ -45,11 +45,11 @@ fn connections_that_are_kept_live_on() {
     assert_eq!(stream.texts(4), ["0", "1", "2", "3"]);
 }
 
-/// Sends the first `count` bytes of `request`, has a new process take over, and sends the rest.
+/// Sends the first `count` bytes of `request`, reloads, and sends the rest.
 fn send_in_two(lineage: &Lineage, endpoint: &Endpoint, request: &[u8], count: usize) -> Socket {
     let mut socket = connect(endpoint);
     socket.write_all(&request[..count]).unwrap();
-    // A moment to be read in; if it is not, it crosses over in the socket, which is as good.
+    // Give the daemon time to read it. If it does not, the bytes stay in the socket, which is fine too.
     thread::sleep(std::time::Duration::from_millis(20));
     lineage.reload();
     socket.write_all(&request[count..]).unwrap();
@@ -57,7 +57,7 @@ fn send_in_two(lineage: &Lineage, endpoint: &Endpoint, request: &[u8], count: us
 }
 
 #[test]
-fn half_a_request_s_head_crosses_over() {
+fn a_half_received_head_is_passed_to_the_successor() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "");
     let mut stream = Subscription::to(&["cats"]).open(lineage.public());
@@ -77,7 +77,7 @@ fn half_a_request_s_head_crosses_over() {
 }
 
 #[test]
-fn half_a_publish_neither_holds_a_change_up_nor_is_lost_unsaid() {
+fn a_half_received_publish_does_not_delay_an_upgrade_and_is_answered() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "");
     let mut stream = Subscription::to(&["cats"]).open(lineage.public());
@@ -86,7 +86,7 @@ fn half_a_publish_neither_holds_a_change_up_nor_is_lost_unsaid() {
     socket.write_all(&request[..request.len() - 3]).unwrap();
     thread::sleep(std::time::Duration::from_millis(20));
     lineage.reload();
-    // Either it is taken, or its publisher is told that it was not, and publishes again.
+    // Either it is published, or the answer says that it was not.
     let _ = socket.write_all(&request[request.len() - 3..]);
     let (status, said) = read_answer(&mut socket);
     assert!(matches!(status, 200 | 503), "{status} {said}");
@@ -98,16 +98,16 @@ fn half_a_publish_neither_holds_a_change_up_nor_is_lost_unsaid() {
 }
 
 #[test]
-fn requests_sent_without_waiting_are_all_answered() {
+fn pipelined_requests_are_all_answered() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "");
     let mut stream = Subscription::to(&["cats"]).open(lineage.public());
-    // One and a half, so that the half is read with the whole one.
+    // One request and a half, which are read together.
     let both = [publish("first"), publish("second")].concat();
     let mut socket = send_in_two(&lineage, lineage.admin(), &both, both.len() - 50);
     assert_eq!((read_answer(&mut socket).0, read_answer(&mut socket).0), (200, 200));
     assert_eq!(stream.texts(2), ["first", "second"]);
-    // Many, under way all the time.
+    // Many requests, all the time.
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let publishing = scope.spawn(|| {
@@ -131,10 +131,10 @@ fn requests_sent_without_waiting_are_all_answered() {
 }
 
 #[test]
-fn an_answer_that_is_not_read_is_not_cut_off() {
+fn an_answer_that_is_read_slowly_is_not_cut_off() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "[publish]\nmax_message = \"16MiB\"\n");
-    // The answer to so many lines is more than the socket holds.
+    // The answer to so many lines is larger than the socket's buffer.
     let lines = "{\"channel\":\"cats\",\"message\":\"1\"}\n".repeat(20_000);
     let mut socket = connect(lineage.admin());
     let request = Request::new("POST", "/publish").header("Content-Type", "application/x-ndjson").body(lines);
@@ -175,7 +175,7 @@ fn a_connection_whose_answers_are_read_after_a_failed_reload_is_served() {
 }
 
 #[test]
-fn those_who_come_during_a_change_are_let_in() {
+fn clients_that_connect_during_an_upgrade_are_accepted() {
     const COMERS: usize = 4;
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "[process]\nworkers = 2\n");
@@ -192,7 +192,7 @@ fn those_who_come_during_a_change_are_let_in() {
                         assert!(!stream.last_event_id().is_empty());
                         lineage.publish(&name, &name);
                         streams.push((name, stream));
-                        // Now and then one leaves.
+                        // Some clients disconnect.
                         if streams.len() % 3 == 0 {
                             let at = streams.len() - 2;
                             streams[at].1.response().socket().finish_sending();

@@ -1,4 +1,4 @@
-//! New processes that play false: each says some of the words of the handover, and then something goes wrong.
+//! Fake successors: each sends some of the messages of an upgrade's protocol, and then fails or hangs.
 
 use std::{
     env, fs,
@@ -13,10 +13,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// The part that the process in [`plays_its_part`] plays.
-const PART: &str = "SSECAST_TEST_PART";
+/// The variable with the steps for [`fake_successor_process`].
+const STEPS: &str = "SSECAST_TEST_STEPS";
 
-/// Puts a script at `path`, where the program was.
+/// Replaces the program at `path` by a script.
 pub(super) fn put_script(path: &Path, script: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -24,46 +24,48 @@ pub(super) fn put_script(path: &Path, script: &str) {
     fs::rename(&beside, path).unwrap();
 }
 
-/// Puts an imposter at `path` who plays `part`: what he does, in order, separated by spaces. `hear` waits for the next word,
-/// `take` for all the descriptors that were announced, `Hello`, `Ready`, `Holding`, `Serving` are said, `older` is a Hello of an older
-/// version, `fail` and `babble` are said as well, `hang` and `close` are done for ever; at the end he exits.
-pub(super) fn put(path: &Path, part: &str) {
+/// Replaces the program at `path` by a fake successor that does `steps`, separated by spaces, and exits with 9:
+/// - `receive` waits for the next message, `take` for all descriptors that were announced.
+/// - `Hello`, `Ready`, `Holding` and `Serving` send that message; `older` sends a Hello of an older version, `fail` a Failed with a
+///   reason, and `garbage` bytes that are no message.
+/// - `close` closes the control channel, `hang` sleeps.
+pub(super) fn put(path: &Path, steps: &str) {
     let program = env::current_exe().unwrap();
-    let test = "upgrade::fake_successor::plays_its_part";
-    put_script(path, &format!("{PART}='{part}' exec '{}' --exact {test} --nocapture", program.display()));
+    let test = "upgrade::fake_successor::fake_successor_process";
+    put_script(path, &format!("{STEPS}='{steps}' exec '{}' --exact {test} --nocapture", program.display()));
 }
 
-/// Not a test: the imposter's process. Without a part there is nothing to do.
+/// Not a test, but the process of a fake successor. Without steps it does nothing.
 #[test]
-fn plays_its_part() {
-    let Ok(part) = env::var(PART) else { return };
+fn fake_successor_process() {
+    let Ok(steps) = env::var(STEPS) else { return };
     let number = env::var("SSECAST_HANDOVER_FD").unwrap().parse().unwrap();
     #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
-    // SAFETY: the parent has put it there for this process, and it is taken once.
+    // SAFETY: the parent has opened it for this process, and it is taken once.
     let link = unsafe { OwnedFd::from_raw_fd(number) };
     let mut link = Some(UnixDatagram::from(link));
     let mut announced = 0;
-    for step in part.split(' ') {
-        let here = link.as_ref();
-        let say = |word: Value| assert!(here.unwrap().send(word.to_string().as_bytes()).is_ok());
+    for step in steps.split(' ') {
+        let open = link.as_ref();
+        let send = |message: Value| assert!(open.unwrap().send(message.to_string().as_bytes()).is_ok());
         match step {
-            "hear" => announced = hear(here.unwrap())["State"]["descriptors"].as_u64().unwrap_or(announced),
-            "take" => (0..announced.div_ceil(250)).for_each(|_| assert_eq!(hear(here.unwrap()), "Descriptors")),
-            "Hello" => say(json!({ "Hello": { "version": 2 } })),
-            "older" => say(json!({ "Hello": { "version": 1 } })),
-            "fail" => say(json!({ "Failed": { "reason": "the moon is full" } })),
-            "babble" => assert!(here.unwrap().send(b"\xff moo").is_ok()),
+            "receive" => announced = receive(open.unwrap())["State"]["descriptors"].as_u64().unwrap_or(announced),
+            "take" => (0..announced.div_ceil(250)).for_each(|_| assert_eq!(receive(open.unwrap()), "Descriptors")),
+            "Hello" => send(json!({ "Hello": { "version": 2 } })),
+            "older" => send(json!({ "Hello": { "version": 1 } })),
+            "fail" => send(json!({ "Failed": { "reason": "this one can't serve" } })),
+            "garbage" => assert!(open.unwrap().send(b"\xff garbage").is_ok()),
             "hang" => thread::sleep(Duration::from_secs(600)),
             "close" => drop(link.take()),
-            word => say(Value::from(word)),
+            message => send(Value::from(message)),
         }
     }
     process::exit(9)
 }
 
-fn hear(link: &UnixDatagram) -> Value {
-    let mut word = vec![0; 64 << 10];
-    let count = link.recv(&mut word).unwrap();
-    assert_ne!(count, 0, "the old process has closed the link");
-    serde_json::from_slice(&word[..count]).unwrap()
+fn receive(link: &UnixDatagram) -> Value {
+    let mut message = vec![0; 64 << 10];
+    let count = link.recv(&mut message).unwrap();
+    assert_ne!(count, 0, "the old process has closed the control channel");
+    serde_json::from_slice(&message[..count]).unwrap()
 }

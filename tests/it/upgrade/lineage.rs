@@ -1,4 +1,4 @@
-//! A daemon and those that succeed it, in one folder, with one log.
+//! A daemon and its successors, in one folder, with one log.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use nix::{
 
 use crate::support::{Daemon, Folder, Request, daemon, eventually};
 
-/// What the daemon that leaves says last.
+/// The last log message of a predecessor.
 const TAKEN_OVER: &str = "a new process has taken over";
 
-/// The daemon that was started first, by which the others are reached as well.
+/// The first daemon and its successors, which serve on the same sockets.
 pub(super) struct Lineage(Daemon);
 
 impl Deref for Lineage {
@@ -37,12 +37,12 @@ impl DerefMut for Lineage {
 }
 
 impl Lineage {
-    /// Starts the first one, with the tables `tables` beside `[listen]`, and waits until it is ready.
+    /// Starts the first daemon, with the tables `tables` beside `[listen]`, and waits until it is ready.
     pub(super) fn start(folder: &Folder, tables: &str) -> Self {
         Self(Daemon::start(folder, tables))
     }
 
-    /// The same from a program of the test's own, which it may replace; see [`program_in`].
+    /// As [`Lineage::start`], from a copy of the program that the test may replace; see [`program_in`].
     pub(super) fn start_copy(folder: &Folder, tables: &str) -> Self {
         let program = program_in(folder);
         put_program(&program);
@@ -51,25 +51,25 @@ impl Lineage {
         Self(first)
     }
 
-    /// Asks for a new process as an administrator does, and waits for the outcome.
+    /// Runs `ssecast reload`, and waits for the outcome.
     pub(super) fn ask(&self) -> Output {
         daemon::run(&["reload", "--admin-socket", self.admin().path().to_str().unwrap()], b"")
     }
 
-    /// Has a new process take over; gives its id.
+    /// Reloads. Returns the id of the new process.
     pub(super) fn reload(&self) -> u32 {
         let output = self.ask();
         assert!(output.status.success(), "{output:?}\n{}", self.log());
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(answer["status"], "ok");
         let pid = u32::try_from(answer["pid"].as_u64().unwrap()).unwrap();
-        // The log is written by a thread of its own, a little later.
+        // Another thread writes the log, a little later.
         eventually("the log names the new process", || (pid == self.pid()).then_some(()));
         assert!(lives(pid), "{answer}\n{}", self.log());
         pid
     }
 
-    /// Asks for a new process that can't take over; gives the reason, which is told everywhere.
+    /// Reloads, and asserts that it fails. Returns the reason, which must be printed, logged and in `/readyz`.
     pub(super) fn refused_reload(&self) -> String {
         let before = self.pid();
         let output = self.ask();
@@ -78,19 +78,19 @@ impl Lineage {
         let why = said.trim().strip_prefix("ssecast: nothing has changed: ");
         let why = why.unwrap_or_else(|| panic!("no reason: {said:?}"));
         let failed = format!("failed: {why}");
-        assert_eq!(self.admin_get("/readyz").json()["last_reload"], failed, "/readyz tells");
+        assert_eq!(self.admin_get("/readyz").json()["last_reload"], failed, "/readyz has the reason");
         let first_line = why.lines().next().unwrap();
         eventually("the log says why", || self.log().contains(first_line).then_some(()));
         assert!(self.pid() == before && lives(before), "the old process goes on:\n{}", self.log());
         why.to_owned()
     }
 
-    /// What all of them have said.
+    /// The log of all of them.
     pub(super) fn log(&self) -> String {
         fs::read_to_string(self.config().with_extension("log")).unwrap_or_default()
     }
 
-    /// The process that serves: the last one that has taken over.
+    /// The id of the serving process: the last one that has taken over.
     pub(super) fn pid(&self) -> u32 {
         self.successors().last().copied().unwrap_or_else(|| self.first_pid())
     }
@@ -99,17 +99,17 @@ impl Lineage {
         self.0.first_pid()
     }
 
-    /// Every process that has taken over.
+    /// The ids of all processes that have taken over.
     pub(super) fn successors(&self) -> Vec<u32> {
         self.takeovers().map(|line| field(&line, "pid").parse().unwrap()).collect()
     }
 
-    /// For how long clients waited at each takeover, as the daemon says.
+    /// How long clients waited at each upgrade, as logged.
     pub(super) fn stood_still(&self) -> Vec<Duration> {
         self.takeovers().map(|line| duration(&field(&line, "stood_still"))).collect()
     }
 
-    /// Whether each takeover has divided the sources' messages exactly.
+    /// Whether the cut-over of each upgrade was exact, as logged.
     pub(super) fn exact(&self) -> Vec<bool> {
         self.takeovers().map(|line| field(&line, "exact") == "true").collect()
     }
@@ -118,14 +118,14 @@ impl Lineage {
         self.log().lines().filter(|line| line.contains(TAKEN_OVER)).map(str::to_owned).collect::<Vec<_>>().into_iter()
     }
 
-    /// Sends a signal to the process that serves.
+    /// Sends a signal to the serving process.
     pub(super) fn signal(&self, signal: Signal) {
         send(self.pid(), signal);
     }
 
-    /// Waits until the sources are there.
-    pub(super) fn wait_until_its_sources_are_there(&self) {
-        eventually("the sources are there", || {
+    /// Waits until the sources are connected.
+    pub(super) fn wait_until_sources_are_connected(&self) {
+        eventually("the sources are connected", || {
             (Request::get("/readyz").header("Connection", "close").send(self.admin()).status() == 200).then_some(())
         });
     }
@@ -149,27 +149,27 @@ impl Drop for Lineage {
     }
 }
 
-/// Where [`Lineage::start_copy`] has the program.
+/// The path of the program of [`Lineage::start_copy`].
 pub(super) fn program_in(folder: &Folder) -> PathBuf {
     folder.path("program")
 }
 
-/// Puts the program at `path`, in place of whatever stands there: a package manager does it like this.
+/// Puts the program at `path`, replacing what is there, as a package manager does.
 pub(super) fn put_program(path: &Path) {
     let beside = path.with_extension("new");
-    // A second name will do, and is nothing to copy; where the folder is on another disk, it is copied.
+    // A hard link is enough, unless the folder is on another disk.
     if fs::hard_link(daemon::PROGRAM, &beside).is_err() {
         fs::copy(daemon::PROGRAM, &beside).unwrap();
     }
     fs::rename(&beside, path).unwrap();
 }
 
-/// Sends a signal to a process, if it is still there.
+/// Sends a signal to a process, if it still exists.
 pub(super) fn send(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 
-/// Whether a process runs; one that waits to be collected does not.
+/// Whether a process runs. A zombie does not.
 pub(super) fn lives(pid: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     !stat.rsplit(") ").next().unwrap().starts_with(['Z', 'X'])
@@ -179,7 +179,7 @@ pub(super) fn lives(pid: u32) -> bool {
 pub(super) fn children(parent: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
     let of_main: Vec<u32> = words(&children.unwrap_or_default());
-    // A child belongs to the thread that has started it.
+    // The kernel lists a child under the thread that has started it.
     let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let all = tasks.flat_map(|task| words(&fs::read_to_string(task.path().join("children")).unwrap_or_default()));
     let mut all: Vec<u32> = all.chain(of_main).filter(|&pid| lives(pid)).collect();
@@ -207,7 +207,7 @@ fn duration(text: &str) -> Duration {
         "µs" => 1e-6,
         "ms" => 1e-3,
         "s" => 1.0,
-        other => panic!("{other:?} is no unit"),
+        other => panic!("{other:?} is not a unit"),
     };
     Duration::from_secs_f64(number * seconds)
 }

@@ -1,4 +1,4 @@
-//! Ten changes of the process under load: every client gets every event once, in order, on the same connection.
+//! Ten upgrades under load: every client gets every event once, in order, on the same connection.
 
 use std::{
     thread,
@@ -13,7 +13,7 @@ use super::{
 use crate::support::{Folder, Nginx, RedisServer};
 
 const RELOADS: usize = 10;
-/// Enough that whoever falls behind on a slow machine is not told of a gap.
+/// The histories are long enough that clients that are behind on a slow machine get no gap.
 const TABLES: &str = "[history]\nmessages = 100000\nbytes = \"512MiB\"\nstretch = \"60s\"\n";
 
 fn median_and_worst(mut all: Vec<Duration>) -> String {
@@ -21,7 +21,7 @@ fn median_and_worst(mut all: Vec<Duration>) -> String {
     format!("median {:?}, worst {:?}", all[all.len() / 2], all[all.len() - 1])
 }
 
-/// Reloads ten times while `publisher` publishes, and prints for how long nothing came.
+/// Reloads ten times while `publisher` publishes, and prints how long clients got nothing.
 fn reload_under_load(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Publish) {
     let nginx = Nginx::start(folder, lineage);
     let through = nginx.sse();
@@ -49,7 +49,7 @@ fn reload_under_load(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Pub
 }
 
 #[test]
-fn ten_reloads_while_redis_publishes_cut_nobody_and_lose_nothing() {
+fn ten_reloads_while_redis_publishes_cut_no_client_and_lose_no_event() {
     needs!("nginx", "redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -58,7 +58,7 @@ fn ten_reloads_while_redis_publishes_cut_nobody_and_lose_nothing() {
 }
 
 #[test]
-fn ten_reloads_while_the_admin_socket_is_published_to_cut_nobody_and_lose_nothing() {
+fn ten_reloads_while_the_admin_socket_publishes_cut_no_client_and_lose_no_event() {
     needs!("nginx");
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, TABLES);

@@ -1,4 +1,4 @@
-//! Handing over to a new process: nobody is cut, nothing is lost or doubled, whatever becomes of the new process.
+//! Upgrades: a new process takes over everything. No client is cut and no event is lost or repeated, also if the new process fails.
 
 mod connections;
 mod fake_successor;

@@ -1,4 +1,4 @@
-//! New processes that can't take over: the old one goes on as if nothing had been asked, and says why.
+//! Upgrades that fail: the old process serves on, and reports the reason.
 
 use std::{collections::BTreeMap, fs, process::Command, thread, time::Duration};
 
@@ -11,11 +11,11 @@ use super::{
 };
 use crate::support::{Folder, RedisServer, Subscription, daemon::PROGRAM, eventually};
 
-/// Enough that a wait of ten seconds makes no gap.
+/// The histories are long enough that a wait of ten seconds causes no gap.
 const TABLES: &str = "[history]\nmessages = 100000\nstretch = \"60s\"\n";
 
-/// Reloads into the processes that `put` puts in the program's place, one after the other, while clients are served; asserts
-/// what each is said to have done, and that in the end a good one takes over.
+/// For each case: replaces the program, reloads while clients are served, and asserts that the reload fails with the reason. At the
+/// end, reloads into the real program.
 fn assert_refused(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Publish, cases: &[(&dyn Fn(), &str)]) {
     let program = program_in(folder);
     LIGHT.during(lineage, publisher, |swarm| {
@@ -34,7 +34,7 @@ fn assert_refused(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Publis
     assert_eq!(lineage.successors().len(), 1);
 }
 
-/// Asserts that new clients are served, and that no process is left over that should have taken over.
+/// Asserts that new clients are served, and that no new process is left behind.
 fn assert_still_serving(lineage: &Lineage) {
     let mut stream = Subscription::to(&["newcomers"]).open(lineage.public());
     lineage.publish("newcomers", "welcome");
@@ -43,7 +43,7 @@ fn assert_still_serving(lineage: &Lineage) {
 }
 
 #[test]
-fn programs_that_do_not_run_change_nothing() {
+fn a_reload_into_a_program_that_does_not_run_changes_nothing() {
     let folder = Folder::new();
     let lineage = Lineage::start_copy(&folder, TABLES);
     let mut publisher = ByAdmin::connect(&lineage);
@@ -92,7 +92,7 @@ fn variables_that_ssecast_sets_for_its_own_processes_are_refused_with_the_reason
 }
 
 #[test]
-fn a_program_that_hangs_is_ended_and_changes_nothing() {
+fn a_new_process_that_hangs_is_ended_and_changes_nothing() {
     let folder = Folder::new();
     let lineage = Lineage::start_copy(&folder, TABLES);
     let mut publisher = ByAdmin::connect(&lineage);
@@ -101,35 +101,35 @@ fn a_program_that_hangs_is_ended_and_changes_nothing() {
 }
 
 #[test]
-fn a_program_that_goes_wrong_after_any_word_changes_nothing() {
+fn a_new_process_that_fails_after_any_message_changes_nothing() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let lineage = Lineage::start_copy(&folder, &format!("{}{TABLES}", redis.table()));
     let program = &program_in(&folder);
-    let parts = [
+    let cases = [
         ("older", "older version"),
-        ("fail", "the moon is full"),
-        ("babble", "which was not expected"),
+        ("fail", "this one can't serve"),
+        ("garbage", "which was not expected"),
         ("Serving", "Serving"),
         ("close hang", "closed the channel"),
         ("Hello", "exit status: 9"),
-        ("Hello hear fail", "the moon is full"),
-        ("Hello hear Ready", "exit status: 9"),
-        ("Hello hear Ready hear", "exit status: 9"),
-        ("Hello hear Ready hear Ready", "exit status: 9"),
-        ("Hello hear Ready hear Ready hear", "exit status: 9"),
-        ("Hello hear Ready hear Ready hear fail", "the moon is full"),
-        ("Hello hear Ready hear Ready hear take", "exit status: 9"),
-        ("Hello hear Ready hear Ready hear take Serving", "Serving"),
-        ("Hello hear Ready hear Ready hear take Holding", "exit status: 9"),
-        ("Hello hear Ready hear Ready hear take Holding fail", "the moon is full"),
-        ("Hello hear Ready hear Ready hear take Holding hear", "exit status: 9"),
-        ("Hello hear Ready hear Ready hear take Holding hear fail", "the moon is full"),
-        ("Hello hear Ready hear Ready hear take Holding hear close hang", "closed the channel"),
+        ("Hello receive fail", "this one can't serve"),
+        ("Hello receive Ready", "exit status: 9"),
+        ("Hello receive Ready receive", "exit status: 9"),
+        ("Hello receive Ready receive Ready", "exit status: 9"),
+        ("Hello receive Ready receive Ready receive", "exit status: 9"),
+        ("Hello receive Ready receive Ready receive fail", "this one can't serve"),
+        ("Hello receive Ready receive Ready receive take", "exit status: 9"),
+        ("Hello receive Ready receive Ready receive take Serving", "Serving"),
+        ("Hello receive Ready receive Ready receive take Holding", "exit status: 9"),
+        ("Hello receive Ready receive Ready receive take Holding fail", "this one can't serve"),
+        ("Hello receive Ready receive Ready receive take Holding receive", "exit status: 9"),
+        ("Hello receive Ready receive Ready receive take Holding receive fail", "this one can't serve"),
+        ("Hello receive Ready receive Ready receive take Holding receive close hang", "closed the channel"),
     ];
-    let puts: Vec<_> = parts.iter().map(|(part, _)| move || fake_successor::put(program, part)).collect();
-    let cases: Vec<(&dyn Fn(), &str)> = puts.iter().zip(parts).map(|(put, (_, why))| (put as &dyn Fn(), why)).collect();
+    let puts: Vec<_> = cases.iter().map(|(steps, _)| move || fake_successor::put(program, steps)).collect();
+    let cases: Vec<(&dyn Fn(), &str)> = puts.iter().zip(cases).map(|(put, (_, why))| (put as &dyn Fn(), why)).collect();
     assert_refused(&folder, &lineage, &mut ByRedis(redis.connect()), &cases);
     eventually("no marker is left over", || {
         let channels: Vec<String> = redis.query(redis::cmd("PUBSUB").arg("CHANNELS"));
@@ -138,7 +138,7 @@ fn a_program_that_goes_wrong_after_any_word_changes_nothing() {
 }
 
 #[test]
-fn a_program_that_hangs_once_it_has_everything_changes_nothing() {
+fn a_new_process_that_hangs_after_the_descriptors_changes_nothing() {
     let folder = Folder::new();
     let lineage = Lineage::start_copy(&folder, TABLES);
     let mut publisher = ByAdmin::connect(&lineage);
@@ -148,8 +148,11 @@ fn a_program_that_hangs_once_it_has_everything_changes_nothing() {
         &lineage,
         &mut publisher,
         &[
-            (&|| fake_successor::put(program, "Hello hear Ready hear Ready hear take hang"), "hung"),
-            (&|| fake_successor::put(program, "Hello hear Ready hear Ready hear take Holding hear hang"), "hung"),
+            (&|| fake_successor::put(program, "Hello receive Ready receive Ready receive take hang"), "hung"),
+            (
+                &|| fake_successor::put(program, "Hello receive Ready receive Ready receive take Holding receive hang"),
+                "hung",
+            ),
         ],
     );
 }
@@ -174,7 +177,7 @@ fn a_new_process_that_is_killed_at_any_moment_changes_nothing() {
                 eventually("there is a new process", || {
                     let Some(&child) = children(old).first() else { return asked.is_finished().then_some(()) };
                     thread::sleep(delay);
-                    // Stopped before it is killed: it must not have said that it serves, for from then on everything is its own.
+                    // Stop it before killing it. If it has reported that it serves, it has taken over, and must not be killed.
                     send(child, Signal::SIGSTOP);
                     thread::sleep(Duration::from_millis(150));
                     let serves = lineage.successors().len() > before || !lives(old);
@@ -185,7 +188,7 @@ fn a_new_process_that_is_killed_at_any_moment_changes_nothing() {
             });
             swarm.assert_well();
             if output.status.success() {
-                // It came too late.
+                // The signal came too late: it serves.
                 longest = longest.min(delay + Duration::from_millis(5));
                 continue;
             }

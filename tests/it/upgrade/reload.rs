@@ -1,5 +1,5 @@
-//! A reload: a new process takes over everything. No client is cut, no event is lost or doubled, and where the new process
-//! can't, the old one goes on.
+//! Reloads: a new process takes over everything. No client is cut, and no event is lost or repeated. If the new process fails, the
+//! old one serves on.
 
 use std::{
     io::Write,
@@ -40,7 +40,7 @@ fn texts_up_to(stream: &mut Stream, last: &str) -> Vec<String> {
 }
 
 #[test]
-fn streams_go_on_as_if_nothing_had_happened() {
+fn streams_continue_over_reloads_without_loss() {
     let (_folder, mut daemon) = start("[process]\nworkers = 2\n");
     let mut clients = open(&daemon, 50, &["cats", "dogs"]);
     let mut published = Vec::new();
@@ -61,13 +61,13 @@ fn streams_go_on_as_if_nothing_had_happened() {
         assert_eq!(events.into_iter().map(|event| event.id).collect::<Vec<_>>(), published);
     }
     let node = |id: &str| id.split_once('-').unwrap().0.to_owned();
-    assert!(published.iter().all(|id| node(id) == node(&published[0])), "the node is handed on: {published:?}");
+    assert!(published.iter().all(|id| node(id) == node(&published[0])), "the node stays the same: {published:?}");
     drop(clients);
     eventually("the successor sees that they have left", || daemon.stats().is_empty().then_some(()));
 }
 
 #[test]
-fn what_is_published_meanwhile_arrives_once_and_in_order() {
+fn events_published_during_reloads_arrive_once_and_in_order() {
     let (_folder, mut daemon) = start("[history]\nmessages = 100000\n");
     let mut clients = open(&daemon, 20, &["cats"]);
     let admin = daemon.admin().clone();
@@ -76,7 +76,7 @@ fn what_is_published_meanwhile_arrives_once_and_in_order() {
         let publishing = scope.spawn(|| {
             let mut count = 0;
             while !done.load(Ordering::Acquire) {
-                // Whoever publishes notices nothing either.
+                // Every publish is accepted too.
                 accepted(Request::post("/publish/cats", "", count.to_string()).send(&admin));
                 count += 1;
             }
@@ -95,7 +95,7 @@ fn what_is_published_meanwhile_arrives_once_and_in_order() {
 }
 
 #[test]
-fn what_redis_passes_on_meanwhile_arrives_once_and_in_order() {
+fn redis_messages_during_reloads_arrive_once_and_in_order() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -106,13 +106,13 @@ fn what_redis_passes_on_meanwhile_arrives_once_and_in_order() {
     let published = thread::scope(|scope| {
         let publishing = scope.spawn(|| {
             let mut connection = redis.connect();
-            // It publishes no faster than this reads: Redis cuts off those who fall behind.
+            // Publish no faster than the client reads: Redis cuts off a slow subscriber.
             let mut count = 0;
             while !done.load(Ordering::Acquire) {
                 for number in count..count + 20 {
                     let channel = ["cats", "dogs"][number % 2];
-                    let heard: usize = redis::Commands::publish(&mut connection, channel, number).unwrap();
-                    assert!(heard > 0, "nobody was subscribed for a moment");
+                    let subscribers: usize = redis::Commands::publish(&mut connection, channel, number).unwrap();
+                    assert!(subscribers > 0, "for a moment no process was subscribed");
                 }
                 assert_eq!(pace.texts(20), numbers(count + 20)[count..]);
                 count += 20;
@@ -133,7 +133,7 @@ fn what_redis_passes_on_meanwhile_arrives_once_and_in_order() {
 }
 
 #[test]
-fn behind_nginx_nobody_notices() {
+fn streams_through_nginx_continue_over_reloads() {
     needs!("nginx");
     let (folder, mut daemon) = start("");
     let nginx = Nginx::start(&folder, &daemon);
@@ -150,7 +150,7 @@ fn behind_nginx_nobody_notices() {
 }
 
 #[test]
-fn a_frame_that_was_half_written_is_finished() {
+fn a_half_written_frame_is_completed_by_the_successor() {
     let (_folder, mut daemon) = start("[publish]\nmax_message = \"16MiB\"\n");
     let mut slow = open(&daemon, 1, &["cats"]).remove(0);
     let long: String = (0..3_000_000).map(|number: u32| char::from(b'a' + (number % 26) as u8)).collect();
@@ -166,7 +166,7 @@ fn a_frame_that_was_half_written_is_finished() {
 }
 
 #[test]
-fn slow_readers_stay_slow_readers() {
+fn slow_clients_get_every_event_over_a_reload() {
     let (_folder, mut daemon) = start("[history]\nmessages = 100000\nstretch = \"60s\"\n");
     let mut slow = open(&daemon, 10, &["cats"]);
     let padding = "x".repeat(200);
@@ -181,7 +181,7 @@ fn slow_readers_stay_slow_readers() {
 }
 
 #[test]
-fn histories_are_handed_on() {
+fn the_successor_has_the_histories() {
     let (_folder, mut daemon) = start("");
     let cursor = Subscription::to(&["elsewhere"]).open(daemon.public()).last_event_id();
     for message in numbers(50) {
@@ -195,7 +195,7 @@ fn histories_are_handed_on() {
 }
 
 #[test]
-fn a_poll_that_waits_is_answered_by_the_successor() {
+fn a_waiting_poll_is_answered_by_the_successor() {
     let (_folder, mut daemon) = start("[stream]\nping_interval = \"1h\"\n");
     let mut socket = daemon.public().connect().unwrap();
     let request = Request::get("/?channels=cats").header("Accept", "application/json").header("Connection", "close");
@@ -208,12 +208,12 @@ fn a_poll_that_waits_is_answered_by_the_successor() {
 }
 
 #[test]
-fn connections_that_wait_for_a_request_are_handed_on() {
+fn the_successor_serves_connections_that_wait_for_a_request() {
     let (_folder, mut daemon) = start("");
     let mut idle = daemon.public().connect().unwrap();
     let mut half = daemon.public().connect().unwrap();
     half.write_all(b"GET /?channels=cats HTTP/1.1\r\nHost: loc").unwrap();
-    // Both are accepted before the process that is to be succeeded ends.
+    // Both must be accepted before the predecessor ends.
     daemon.assert_serving();
     daemon.reload();
     let request = Subscription::to(&["cats"]).request(daemon.public()).to_bytes();
@@ -227,7 +227,7 @@ fn connections_that_wait_for_a_request_are_handed_on() {
 }
 
 #[test]
-fn the_new_configuration_counts() {
+fn the_successor_uses_the_new_configuration() {
     let (_folder, mut daemon) = start("[stream]\nmax_clients = 10\nmax_channels_per_client = 2\n");
     let clients = open(&daemon, 3, &["cats"]);
     daemon.configure("[stream]\nmax_clients = 4\nmax_channels_per_client = 3\nping_interval = \"50ms\"\n");
@@ -239,7 +239,7 @@ fn the_new_configuration_counts() {
 }
 
 #[test]
-fn where_the_new_configuration_is_wrong_the_old_process_goes_on() {
+fn with_a_wrong_configuration_the_old_process_serves_on() {
     needs!("redis-server");
     let (_folder, mut daemon) = start("");
     let mut client = open(&daemon, 1, &["cats"]).remove(0);
@@ -249,8 +249,8 @@ fn where_the_new_configuration_is_wrong_the_old_process_goes_on() {
     assert!(said.contains("retyr") && said.contains("retry"), "{said}");
     let output = run(&["reload", "--admin-socket", daemon.admin().path().to_str().unwrap()], b"");
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("stream.retyr: there is no such key") && !told.contains("{\""), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(printed.contains("stream.retyr: there is no such key") && !printed.contains("{\""), "{printed}");
     assert_eq!(daemon.child().ended(), None, "{}", daemon.child().log());
     assert!(daemon.child().log().contains("retyr"), "the log says why: {}", daemon.child().log());
     daemon.publish("cats", "undisturbed");
@@ -263,7 +263,7 @@ fn where_the_new_configuration_is_wrong_the_old_process_goes_on() {
 }
 
 #[test]
-fn where_the_new_redis_is_away_clients_keep_what_they_have() {
+fn with_an_unreachable_new_redis_the_old_process_serves_on() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -271,14 +271,14 @@ fn where_the_new_redis_is_away_clients_keep_what_they_have() {
     let mut client = open(&daemon, 1, &["cats"]).remove(0);
     daemon.configure("[redis]\nurl = \"redis://127.0.0.1:1\"\n");
     let answer = Request::post("/reload", "", "").send(daemon.admin());
-    assert_ne!(answer.status(), 200, "nothing is given up that isn't held already");
+    assert_ne!(answer.status(), 200, "the new process must not take over without its source");
     assert_eq!(daemon.child().ended(), None);
     redis.publish("cats", "undisturbed");
     assert_eq!(client.texts(1), ["undisturbed"]);
 }
 
 #[test]
-fn sighup_is_a_reload_and_the_pidfile_follows() {
+fn sighup_reloads_and_the_pidfile_names_the_successor() {
     let folder = Folder::new();
     let pidfile = folder.path("ssecast.pid");
     let mut daemon = Daemon::start(&folder, &format!("[process]\npidfile = {pidfile:?}\n"));
@@ -298,7 +298,7 @@ fn sighup_is_a_reload_and_the_pidfile_follows() {
 }
 
 #[test]
-fn reload_after_reload_leaves_nothing_behind() {
+fn many_reloads_leave_no_open_files_behind() {
     let (_folder, mut daemon) = start("");
     let _clients = open(&daemon, 10, &["cats"]);
     daemon.reload();
@@ -310,9 +310,9 @@ fn reload_after_reload_leaves_nothing_behind() {
     daemon.assert_serving();
 }
 
-/// Asks for a reload as often as another one is under way.
+/// Requests a reload, and again while another one is under way.
 fn ask_until_it_is_not_busy(admin: &Endpoint) -> serde_json::Value {
-    eventually("a reload of one's own", || {
+    eventually("a reload that is not refused as busy", || {
         let answer = Request::post("/reload", "", "").send(admin);
         if answer.status() == 409 {
             assert_eq!(answer.header("Retry-After"), Some("1"));
@@ -323,7 +323,7 @@ fn ask_until_it_is_not_busy(admin: &Endpoint) -> serde_json::Value {
 }
 
 #[test]
-fn those_who_ask_together_are_all_answered() {
+fn simultaneous_requests_for_reloads_are_all_answered() {
     let (_folder, mut daemon) = start("");
     let mut client = open(&daemon, 1, &["cats"]).remove(0);
     let admin = daemon.admin().clone();
@@ -331,7 +331,7 @@ fn those_who_ask_together_are_all_answered() {
         let asking: Vec<_> = (0..4).map(|_| scope.spawn(|| ask_until_it_is_not_busy(&admin))).collect();
         asking.into_iter().map(|one| one.join().unwrap()).collect()
     });
-    // Each was carried out by whoever served then; follow them from one to the next.
+    // Each reload replaced the process that served then. Follow the chain of processes.
     let mut successors: Vec<u32> =
         answers.iter().map(|answer| u32::try_from(answer["pid"].as_u64().expect("a pid")).unwrap()).collect();
     successors.sort_unstable();

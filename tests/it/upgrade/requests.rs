@@ -1,4 +1,4 @@
-//! How a new process is asked for: by signal, twice at once, at a bad moment.
+//! Requests for reloads: by signal, several at once, during another reload or a stop.
 
 use std::{fs, path::Path, thread};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::support::{Daemon, Folder, RedisServer, Subscription, eventually, holds_for_a_while};
 
 #[test]
-fn a_hangup_asks_for_a_new_process() {
+fn sighup_starts_a_new_process() {
     let folder = Folder::new();
     let lineage = Lineage::start_copy(&folder, "");
     let mut stream = Subscription::to(&["cats"]).open(lineage.public());
@@ -26,12 +26,12 @@ fn a_hangup_asks_for_a_new_process() {
         lineage.publish("cats", "meow");
         assert_eq!(stream.texts(1), ["meow"]);
     }
-    // One that fails is told in the log and by /readyz, and the next one may succeed.
+    // A failure is logged and in /readyz. The next reload can succeed.
     fake_successor::put_script(&program_in(&folder), "exit 3");
     lineage.signal(Signal::SIGHUP);
     let last_reload = || lineage.admin_get("/readyz").json()["last_reload"].as_str().map(str::to_owned);
-    let told = eventually("the failure is told", last_reload);
-    assert!(told.contains("exit status: 3"), "{told}");
+    let failure = eventually("/readyz has the failure", last_reload);
+    assert!(failure.contains("exit status: 3"), "{failure}");
     put_program(&program_in(&folder));
     lineage.signal(Signal::SIGHUP);
     eventually("a new process has taken over", || (lineage.successors().len() == 4).then_some(()));
@@ -39,7 +39,7 @@ fn a_hangup_asks_for_a_new_process() {
 }
 
 #[test]
-fn those_who_ask_at_the_same_time_are_all_answered() {
+fn simultaneous_ssecast_reload_commands_all_succeed() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "");
     let mut publisher = ByAdmin::connect(&lineage);
@@ -53,11 +53,11 @@ fn those_who_ask_at_the_same_time_are_all_answered() {
 }
 
 #[test]
-fn what_is_asked_by_signals_during_a_change_is_not_forgotten() {
+fn signals_during_an_upgrade_take_effect_after_it() {
     let folder = Folder::new();
     let lineage = Lineage::start_copy(&folder, "");
     let old = lineage.pid();
-    // Two more hangups while a new process is on its way: whoever sent them may have written a new configuration since.
+    // Two more SIGHUPs during the upgrade. Their sender may have changed the configuration after the new process has read it.
     lineage.signal(Signal::SIGHUP);
     eventually("there is a new process", || children(old).first().copied());
     lineage.configure("[stream]\nmax_channels_per_client = 1\n");
@@ -72,7 +72,7 @@ fn what_is_asked_by_signals_during_a_change_is_not_forgotten() {
     send(old, Signal::SIGHUP);
     eventually("there is a new process", || children(old).first().copied());
     send(old, Signal::SIGTERM);
-    eventually("whoever is asked to stop stops, and all with it", || {
+    eventually("the process that gets SIGTERM stops, and all others too", || {
         (!lives(old) && lineage.successors().iter().all(|&pid| !lives(pid)) && children(old).is_empty()).then_some(())
     });
     assert!(!lineage.public().path().exists() && !lineage.admin().path().exists(), "the sockets are removed");
@@ -97,7 +97,7 @@ fn a_stop_does_not_wait_for_a_new_process_that_hangs() {
 }
 
 #[test]
-fn a_stop_right_after_a_change_ends_everything() {
+fn a_stop_right_after_an_upgrade_ends_all_processes() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "[drain]\nspread = \"2s\"\n");
     let mut streams: Vec<_> = (0..20).map(|_| Subscription::to(&["cats"]).open(lineage.public())).collect();

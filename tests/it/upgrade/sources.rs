@@ -1,4 +1,4 @@
-//! Redis across a change of the process: subscriptions, the marker that divides its messages, and what is told when it can't.
+//! Redis and upgrades: subscriptions, the marker of the cut-over, and gap events where the cut-over can't be exact.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::support::{Folder, Gap, RedisServer, Subscription, eventually};
 
-/// Every channel of Redis, ssecast's own among them.
+/// Every channel with a subscriber, including ssecast's own.
 fn all_channels(redis: &RedisServer) -> Vec<String> {
     let mut channels: Vec<String> = redis.query(redis::cmd("PUBSUB").arg("CHANNELS"));
     channels.sort();
@@ -31,7 +31,7 @@ fn source_gap(channel: &str) -> Gap {
 }
 
 #[test]
-fn subscriptions_follow_and_none_is_left_over() {
+fn the_successor_has_all_subscriptions_and_none_is_left_over() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -44,15 +44,15 @@ fn subscriptions_follow_and_none_is_left_over() {
     }
     assert_eq!(stays.texts(3), ["0", "1", "2"]);
     eventually("the processes before are not subscribed", || (redis.subscribers("stays") == 1).then_some(()));
-    eventually("what nobody listens to is let go", || (all_channels(&redis) == ["stays"]).then_some(()));
+    eventually("channels without clients are unsubscribed", || (all_channels(&redis) == ["stays"]).then_some(()));
     assert_eq!(Subscription::to(&["left"]).after(&left).open(lineage.public()).gap().channels, ["left"]);
     drop(stays);
-    eventually("everything is let go", || all_channels(&redis).is_empty().then_some(()));
+    eventually("all channels are unsubscribed", || all_channels(&redis).is_empty().then_some(()));
     assert_eq!(lineage.exact(), [true; 3]);
 }
 
 #[test]
-fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
+fn channels_are_subscribed_and_unsubscribed_at_any_moment_of_an_upgrade() {
     needs!("redis-server");
     const COMERS: usize = 4;
     let folder = Folder::new();
@@ -67,13 +67,14 @@ fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
                     let mut connection = redis.connect();
                     let mut count = 0;
                     while !done.load(Ordering::Relaxed) {
-                        // Some names come again, just as they are let go.
+                        // Some names are used again just as they are unsubscribed.
                         let name = format!("{comer} {}", count % 50);
                         let mut stream = Subscription::to(&[&name]).open(lineage.public());
                         let text = format!("{count}");
-                        let heard: usize = redis::cmd("PUBLISH").arg(&name).arg(&text).query(&mut connection).unwrap();
-                        assert!(heard > 0, "nobody is subscribed to {name}");
-                        assert_eq!(stream.texts(1), [text], "nothing is missing, and no gap told");
+                        let subscribers: usize =
+                            redis::cmd("PUBLISH").arg(&name).arg(&text).query(&mut connection).unwrap();
+                        assert!(subscribers > 0, "no process is subscribed to {name}");
+                        assert_eq!(stream.texts(1), [text], "no event is missing, and there is no gap");
                         count += 1;
                     }
                     count
@@ -90,8 +91,8 @@ fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
     });
     println!("{came} came");
     assert_eq!(lineage.exact(), [true; 10]);
-    eventually("everything is let go", || all_channels(&redis).is_empty().then_some(()));
-    // No channel is in a state that keeps those who come next from it.
+    eventually("all channels are unsubscribed", || all_channels(&redis).is_empty().then_some(()));
+    // Each channel can be subscribed again.
     let mut connection = redis.connect();
     for comer in 0..COMERS {
         for count in 0..50 {
@@ -104,7 +105,7 @@ fn new_channels_are_joined_and_old_ones_let_go_at_any_moment() {
 }
 
 #[test]
-fn publishes_by_way_of_the_admin_socket_and_redis_are_divided_exactly() {
+fn the_cut_over_is_exact_for_publishes_through_redis() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -121,7 +122,7 @@ fn publishes_by_way_of_the_admin_socket_and_redis_are_divided_exactly() {
 }
 
 #[test]
-fn while_redis_is_away_a_new_process_takes_over_and_clients_are_told() {
+fn an_upgrade_while_redis_is_disconnected_succeeds_and_clients_get_a_gap() {
     needs!("redis-server");
     let folder = Folder::new();
     let mut redis = RedisServer::start(&folder);
@@ -130,11 +131,13 @@ fn while_redis_is_away_a_new_process_takes_over_and_clients_are_told() {
     redis.publish("cats", "before");
     assert_eq!(cats.texts(1), ["before"]);
     redis.kill();
-    eventually("it is known to be away", || (lineage.admin_get("/readyz").status() == 503).then_some(()));
+    eventually("the daemon knows that Redis is disconnected", || {
+        (lineage.admin_get("/readyz").status() == 503).then_some(())
+    });
     lineage.reload();
     let mut newcomer = Subscription::to(&["dogs"]).open(lineage.public());
     redis.start_again();
-    lineage.wait_until_its_sources_are_there();
+    lineage.wait_until_sources_are_connected();
     redis.publish("cats", "after");
     redis.publish("dogs", "after");
     for (stream, name) in [(&mut cats, "cats"), (&mut newcomer, "dogs")] {
@@ -143,7 +146,7 @@ fn while_redis_is_away_a_new_process_takes_over_and_clients_are_told() {
             assert_eq!(gap, source_gap(name));
             (gaps, event) = (gaps + 1, stream.event());
         }
-        assert_eq!((event.text().as_str(), gaps), ("after", 1), "one gap is told on {name}");
+        assert_eq!((event.text().as_str(), gaps), ("after", 1), "there is one gap event on {name}");
     }
     lineage.reload();
     redis.publish("cats", "all is well");
@@ -152,13 +155,13 @@ fn while_redis_is_away_a_new_process_takes_over_and_clients_are_told() {
 }
 
 #[test]
-fn a_new_process_that_finds_no_redis_does_not_take_over_from_one_that_has_it() {
+fn a_new_process_without_redis_does_not_replace_one_that_is_connected() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let lineage = Lineage::start(&folder, &redis.table());
     let mut stream = Subscription::to(&["cats"]).open(lineage.public());
-    // A port where nobody listens. The new process gives it some time.
+    // No process listens on this port. The new process waits for some time.
     lineage.configure("[redis]\nurl = \"redis://127.0.0.1:1\"\n");
     let why = lineage.refused_reload();
     assert!(why.contains("[redis]"), "{why}");
@@ -168,7 +171,7 @@ fn a_new_process_that_finds_no_redis_does_not_take_over_from_one_that_has_it() {
 }
 
 #[test]
-fn where_the_marker_may_not_be_published_a_gap_is_told() {
+fn clients_get_a_gap_if_the_marker_can_not_be_published() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -188,7 +191,7 @@ fn where_the_marker_may_not_be_published_a_gap_is_told() {
 }
 
 #[test]
-fn where_the_marker_s_channel_is_forbidden_a_gap_is_told() {
+fn clients_get_a_gap_if_the_marker_s_channel_can_not_be_subscribed() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -204,7 +207,7 @@ fn where_the_marker_s_channel_is_forbidden_a_gap_is_told() {
 }
 
 #[test]
-fn another_redis_is_another_source() {
+fn clients_get_a_gap_if_the_successor_uses_another_redis() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -217,12 +220,12 @@ fn another_redis_is_another_source() {
     other.publish("cats", "from the other one");
     assert_eq!(stream.gap(), source_gap("cats"));
     assert_eq!(stream.texts(1), ["from the other one"]);
-    // And none at all.
+    // A successor without any Redis.
     lineage.configure("");
     lineage.reload();
-    lineage.publish("cats", "from nobody's Redis");
+    lineage.publish("cats", "from the admin socket");
     assert_eq!(stream.gap(), source_gap("cats"));
-    assert_eq!(stream.texts(1), ["from nobody's Redis"]);
+    assert_eq!(stream.texts(1), ["from the admin socket"]);
     lineage.configure(&redis.table());
     lineage.reload();
     eventually("the first one is subscribed again", || (redis.subscribers("cats") == 1).then_some(()));
@@ -231,7 +234,7 @@ fn another_redis_is_another_source() {
     assert_eq!(stream.texts(1), ["from the first one"]);
 }
 
-/// A relay to Redis, of which later connections hear everything [`LATE`].
+/// A relay to Redis. All connections after the first get everything [`LATE`].
 struct LateRelay {
     port: u16,
     is_late: Arc<AtomicBool>,
@@ -272,7 +275,7 @@ impl LateRelay {
 }
 
 #[test]
-fn messages_that_come_to_the_new_process_late_are_divided_exactly() {
+fn the_cut_over_is_exact_if_the_successor_gets_messages_late() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
@@ -283,7 +286,7 @@ fn messages_that_come_to_the_new_process_late_are_divided_exactly() {
         thread::sleep(Duration::from_millis(100));
         relay.is_late.store(true, Ordering::Relaxed);
         lineage.reload();
-        // And now the old one hears as late as the new one.
+        // Now the old process gets its messages as late as the new one.
         lineage.reload();
     });
     assert_eq!(lineage.exact(), [true; 2]);
@@ -319,7 +322,7 @@ fn a_gap_stands_where_the_loss_is_when_both_processes_lose_redis_during_an_upgra
         publish(3);
         send(predecessor, Signal::SIGCONT);
         eventually("the upgrade is over", || (outcomes(&lineage.log()) > round).then_some(()));
-        lineage.wait_until_its_sources_are_there();
+        lineage.wait_until_sources_are_connected();
         eventually("one process is subscribed", || (redis.subscribers("cats") == 1).then_some(()));
         let last = publish(1);
         let mut gaps = 0;

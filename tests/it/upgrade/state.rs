@@ -1,4 +1,4 @@
-//! What crosses over to a new process: histories and cursors, those who are behind, polls, times, limits, files.
+//! The state that a successor takes over: histories, cursors, clients that are behind, polls, timers, limits, files.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ fn position(id: &str) -> u64 {
 }
 
 #[test]
-fn histories_and_cursors_cross_over_exactly() {
+fn histories_and_cursors_are_the_same_after_an_upgrade() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "[history]\nmessages = 5\n");
     let mut stream = Subscription::to(&["cats", "dogs"]).open(lineage.public());
@@ -38,7 +38,7 @@ fn histories_and_cursors_cross_over_exactly() {
     assert_eq!(resume(&["cats", "dogs"], &ids[4]).texts(3), ["5", "6", "7"]);
     assert_eq!(resume(&["dogs"], &begin).texts(1), ["7"]);
     let mut late = resume(&["cats"], &begin);
-    assert_eq!(late.gap().reason, "history", "an evicted event is told");
+    assert_eq!(late.gap().reason, "history", "a dropped event causes a gap");
     assert_eq!(late.texts(5), ["2", "3", "4", "5", "6"]);
     assert_eq!(resume(&["nobody"], &begin).texts(1), ["kept for nobody"]);
     let next = lineage.publish("cats", "8").id.unwrap();
@@ -47,14 +47,14 @@ fn histories_and_cursors_cross_over_exactly() {
     assert_eq!(resume(&["cats", "dogs"], &ids[7]).texts(1), ["8"]);
     drop(late);
     let expected = [("cats".to_owned(), 1), ("dogs".to_owned(), 1)];
-    eventually("those who have left are not counted", || (lineage.stats() == expected).then_some(()));
-    let mut never_asked = resume(&["never asked for"], &begin);
-    lineage.publish("never asked for", "first");
-    assert_eq!(never_asked.texts(1), ["first"], "nothing was missed on a channel that was not there");
+    eventually("disconnected clients are not counted", || (lineage.stats() == expected).then_some(()));
+    let mut unused = resume(&["unused"], &begin);
+    lineage.publish("unused", "first");
+    assert_eq!(unused.texts(1), ["first"], "a channel without events has no gap");
 }
 
 #[test]
-fn those_who_are_behind_go_on_in_the_middle_of_a_frame() {
+fn clients_that_are_behind_continue_in_the_middle_of_a_frame() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "[history]\nstretch = \"60s\"\n");
     let plain = Subscription::to(&["cats"]);
@@ -64,7 +64,7 @@ fn those_who_are_behind_go_on_in_the_middle_of_a_frame() {
     lineage.publish_many("cats", [long(0).as_str(), &long(1)]);
     lineage.reload();
     lineage.publish_many("cats", [long(2).as_str(), &long(3)]);
-    // Some read now, some after one more change.
+    // Some read now, the others after one more upgrade.
     let read = |stream: &mut Stream, numbers: std::ops::Range<usize>| {
         for number in numbers {
             assert!(stream.texts(1)[0] == long(number), "number {number} is not whole");
@@ -82,7 +82,9 @@ fn those_who_are_behind_go_on_in_the_middle_of_a_frame() {
         assert!(enveloped["channel"] == "cats" && enveloped["data"] == long(number));
     }
     drop(streams.remove(3));
-    eventually("one that leaves while it is behind is let go", || (lineage.subscribers("cats") == 4).then_some(()));
+    eventually("a client that disconnects while it is behind is not counted", || {
+        (lineage.subscribers("cats") == 4).then_some(())
+    });
 }
 
 fn json_poll(endpoint: &Endpoint, channels: &str) -> Request {
@@ -91,7 +93,7 @@ fn json_poll(endpoint: &Endpoint, channels: &str) -> Request {
 }
 
 #[test]
-fn polls_cross_over_and_are_answered() {
+fn waiting_polls_are_answered_by_the_successor() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "[stream]\nping_interval = \"3s\"\n");
     let (public, lineage) = (lineage.public(), &lineage);
@@ -108,7 +110,7 @@ fn polls_cross_over_and_are_answered() {
         eventually("they wait", || (lineage.subscribers("cats") == 4).then_some(()));
         eventually("it waits", || (lineage.subscribers("nothing") == 1).then_some(()));
         lineage.reload();
-        assert_eq!(lineage.subscribers("cats"), 4, "they go on waiting");
+        assert_eq!(lineage.subscribers("cats"), 4, "they still wait");
         let id = lineage.publish("cats", "meow").id.unwrap();
         for poll in polls {
             let answer = poll.join().unwrap();
@@ -116,19 +118,19 @@ fn polls_cross_over_and_are_answered() {
             assert_eq!((&answer["cursor"], &answer["gap"]), (&Value::from(id.as_str()), &json!([])));
         }
         assert!(plugin.join().unwrap().contains("data: meow"));
-        assert_eq!(in_vain.join().unwrap()["events"], json!([]), "the answer when its time is over");
+        assert_eq!(in_vain.join().unwrap()["events"], json!([]), "the empty answer after the ping interval");
     });
 }
 
 #[test]
-fn pings_and_lifetimes_go_on() {
+fn pings_and_max_lifetime_are_on_time_over_upgrades() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "[stream]\nping_interval = \"1s\"\nmax_lifetime = \"6s\"\n");
     let began = Instant::now();
     let mut quiet = Subscription::to(&["quiet"]).open(lineage.public());
     let mut ending = Subscription::to(&["ending"]).open(lineage.public());
     quiet.last_event_id();
-    // Often enough that a ping would never come, if the silence began anew with each process.
+    // The upgrades are so frequent that no ping would be sent if each process restarted the timer.
     for _ in 0..6 {
         thread::sleep(Duration::from_millis(300));
         lineage.reload();
@@ -143,7 +145,7 @@ fn pings_and_lifetimes_go_on() {
 }
 
 #[test]
-fn workers_may_become_more_and_fewer() {
+fn the_number_of_workers_can_change() {
     let folder = Folder::new();
     let workers = |count: usize| format!("[process]\nworkers = {count}\n");
     let lineage = Lineage::start(&folder, &workers(1));
@@ -168,17 +170,17 @@ fn workers_may_become_more_and_fewer() {
         assert_eq!(stream.texts(4), expected(name));
     }
     for name in &names {
-        // Whichever shard serves them.
+        // The clients may be on any shard.
         for _ in 0..2 {
             assert_eq!(Subscription::to(&[name]).after(&begin).open(lineage.public()).texts(4), expected(name));
         }
-        eventually("those who came for a moment have left", || (lineage.subscribers(name) == 2).then_some(()));
+        eventually("the other clients are not counted", || (lineage.subscribers(name) == 2).then_some(()));
         assert_eq!(lineage.publish(name, "all are counted").subscribers, 2);
     }
 }
 
 #[test]
-fn the_new_configuration_is_in_force() {
+fn limits_of_the_new_configuration_are_applied() {
     let folder = Folder::new();
     let lineage = Lineage::start(&folder, "");
     let mut two = Subscription::to(&["cats", "dogs"]).open(lineage.public());
@@ -188,11 +190,11 @@ fn the_new_configuration_is_in_force() {
     assert!(publisher::refused(ask("cats,dogs"), 400).contains("max_channels_per_client"));
     publisher::refused(lineage.post("/publish/cats", "", vec![b'x'; 101]), 413);
     let one = Subscription::to(&["cats"]).open(lineage.public());
-    assert!(publisher::refused(ask("cats"), 503).contains("max_clients"), "those who were there before count");
+    assert!(publisher::refused(ask("cats"), 503).contains("max_clients"), "clients from before the upgrade count");
     lineage.publish("dogs", "woof");
-    assert_eq!(two.texts(1), ["woof"], "who has more channels keeps them");
+    assert_eq!(two.texts(1), ["woof"], "a client with more channels keeps them");
     drop((one, two));
-    eventually("their places are free", || (lineage.stats().is_empty()).then_some(()));
+    eventually("they are not counted", || (lineage.stats().is_empty()).then_some(()));
     lineage.configure("");
     lineage.reload();
     assert_eq!(ask("cats,dogs").status(), 200);
@@ -221,7 +223,7 @@ fn a_pidfile_that_moves_at_a_reload_leaves_none_behind() {
 }
 
 #[test]
-fn sockets_may_move_and_the_pidfile_follows() {
+fn sockets_can_move_and_the_pidfile_names_the_successor() {
     let folder = Folder::new();
     let pidfile = folder.path("pid");
     let tables = format!("[process]\npidfile = {pidfile:?}\n");
@@ -234,7 +236,7 @@ fn sockets_may_move_and_the_pidfile_follows() {
     let (old_public, admin) = (lineage.public().path(), lineage.admin().path());
     fs::write(lineage.config(), format!("[listen]\npublic = {moved:?}\nadmin = {admin:?}\n{tables}")).unwrap();
     let second = lineage.reload();
-    eventually("the pidfile tells of the new process", || (number() == second).then_some(()));
+    eventually("the pidfile names the new process", || (number() == second).then_some(()));
     eventually("the socket at the old place is removed", || (!old_public.exists()).then_some(()));
     let mut newcomer = Subscription::to(&["cats"]).open(&Endpoint::unix(&moved));
     lineage.publish("cats", "meow");
@@ -242,10 +244,10 @@ fn sockets_may_move_and_the_pidfile_follows() {
 
     lineage.configure(&tables);
     let third = lineage.reload();
-    eventually("the pidfile tells of the third one", || (number() == third).then_some(()));
+    eventually("the pidfile names the third process", || (number() == third).then_some(()));
     eventually("the socket at the old place is removed", || (!moved.exists()).then_some(()));
     assert!(old_public.exists());
-    eventually("the processes before have ended", || {
+    eventually("the earlier processes have ended", || {
         (!lives(second) && lineage.successors() == [second, third]).then_some(())
     });
     lineage.signal(Signal::SIGTERM);

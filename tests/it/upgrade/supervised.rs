@@ -1,4 +1,4 @@
-//! Upgrades under those who watch one process: a container's process 1, runit, supervisord, a service manager.
+//! Upgrades under supervisors that watch one process: a container, runit, supervisord, a service manager.
 
 use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, thread, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::support::{
 
 const CLIENTS: usize = 20;
 
-/// The sockets and the configuration of a daemon that somebody else starts.
+/// The sockets and the configuration of a daemon that a supervisor starts.
 struct Site {
     folder: Folder,
     public: Endpoint,
@@ -51,7 +51,8 @@ impl Site {
         assert_eq!(request.send(&self.admin).status(), 200);
     }
 
-    /// Opens clients, reloads three times while `is_well`, and asserts that no client notices and that no processes pile up.
+    /// Opens clients, reloads three times, and asserts that `is_well` holds, that each client gets every event, and that no processes are
+    /// left behind.
     fn reload_with_clients(&self, is_well: impl Fn() -> bool) -> Vec<Stream> {
         let mut streams: Vec<Stream> = (0..CLIENTS).map(|_| Subscription::to(&["cats"]).open(&self.public)).collect();
         for round in ["one", "two", "three"] {
@@ -62,12 +63,12 @@ impl Site {
             }
             assert!(is_well(), "in round {round}");
         }
-        // The first process, which supervises, and the one that serves.
+        // The supervising process and the serving one.
         eventually("no other process is left", || (self.daemons() == 2).then_some(()));
         streams
     }
 
-    /// How many processes of the daemon there are.
+    /// Number of the daemon's processes.
     fn daemons(&self) -> usize {
         let is_daemon = |pid: &nix::unistd::Pid| {
             fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(PROGRAM.as_bytes()))
@@ -76,7 +77,7 @@ impl Site {
     }
 }
 
-/// Asserts that each client is told when to come back before its stream ends.
+/// Asserts that each stream gets a retry time before it ends.
 fn assert_drained(streams: Vec<Stream>) {
     for mut stream in streams {
         assert_eq!(stream.rest(), []);
@@ -124,7 +125,7 @@ fn a_reload_under_runit_keeps_its_process_and_a_stop_drains() {
     assert!(Command::new("sv").args(["-w", "30", "stop"]).arg(&service).status().unwrap().success());
     assert_drained(streams);
     assert_eq!(site.daemons(), 0);
-    // Of its own, runsv ends on SIGTERM once its service has.
+    // runsv ends on SIGTERM after its service has ended.
     runsv.signal(Signal::SIGTERM);
     runsv.wait();
 }
@@ -162,7 +163,7 @@ fn signals_to_the_supervising_process_reach_the_daemon_and_its_exit_code_comes_b
     let second = lineage.reload();
     send(first, Signal::SIGHUP);
     let third = eventually("another process serves", || Some(lineage.pid()).filter(|pid| *pid != second));
-    eventually("the one between has ended", || (!lives(second)).then_some(()));
+    eventually("the second process has ended", || (!lives(second)).then_some(()));
     assert!(lives(first));
     // `pidof ssecast` finds it, though it was executed anew by another name.
     eventually("the supervising process has the program's name", || {
@@ -185,7 +186,7 @@ fn the_daemon_drains_when_its_supervising_process_is_killed() {
 }
 
 #[test]
-fn a_service_manager_learns_of_a_successor_that_is_no_child_of_the_predecessor() {
+fn a_service_manager_gets_the_pid_of_a_successor_that_is_not_a_child_of_the_predecessor() {
     let site = Site::new();
     let notify = UnixDatagram::bind(site.folder.path("notify")).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -196,7 +197,7 @@ fn a_service_manager_learns_of_a_successor_that_is_no_child_of_the_predecessor()
     let mut streams: Vec<Stream> = (0..CLIENTS).map(|_| Subscription::to(&["cats"]).open(&site.public)).collect();
     site.reload();
     let successor: u32 = notified(&notify, "MAINPID=", |_| true).parse().unwrap();
-    // It was never the predecessor's child, so systemd waits for its drain; this test adopts orphans as systemd does.
+    // systemd waits only for processes that are its own children. This test adopts orphans, as systemd does.
     let status = fs::read_to_string(format!("/proc/{successor}/status")).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
     assert_ne!(parent, first.pid().to_string());
@@ -208,7 +209,7 @@ fn a_service_manager_learns_of_a_successor_that_is_no_child_of_the_predecessor()
     eventually("it ends", || (!lives(successor)).then_some(()));
 }
 
-/// Waits until the service manager gets an assignment of `name` for which `is_right`; gives its value.
+/// Waits until the service manager gets a value of `name` for which `is_right` holds, and returns the value.
 fn notified(socket: &UnixDatagram, name: &str, is_right: impl Fn(&str) -> bool) -> String {
     let mut buffer = [0; 4096];
     let mut all = Vec::new();
@@ -253,18 +254,18 @@ fn a_successor_whose_predecessor_is_killed_ends_at_once() {
     let old = lineage.pid();
     send(old, Signal::SIGHUP);
     let child = eventually("there is a new process", || children(old).first().copied());
-    // It waits for its sources now, which don't answer.
+    // Now it waits for its source, which doesn't answer.
     thread::sleep(Duration::from_millis(300));
     assert!(lives(child));
     let killed = std::time::Instant::now();
     send(old, Signal::SIGKILL);
-    eventually("it ends as well", || (!lives(child)).then_some(()));
+    eventually("it ends too", || (!lives(child)).then_some(()));
     assert!(killed.elapsed() < Duration::from_secs(10), "it took {:?}", killed.elapsed());
     redis.child().signal(Signal::SIGCONT);
 }
 
 #[test]
-fn an_upgrade_for_which_files_are_short_changes_nothing() {
+fn an_upgrade_with_too_few_open_files_changes_nothing() {
     let site = Site::new();
     let script = format!("ulimit -n 64; exec '{PROGRAM}' serve --config '{}'", site.config().display());
     let mut child = Child::start("ssecast", Command::new("sh").arg("-c").arg(script), site.folder.path("log"));
@@ -278,12 +279,12 @@ fn an_upgrade_for_which_files_are_short_changes_nothing() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(said.contains("files"), "{said}");
     site.publish("meow");
-    assert!(streams.iter_mut().all(|stream| stream.texts(1) == ["meow"]), "everybody is served");
+    assert!(streams.iter_mut().all(|stream| stream.texts(1) == ["meow"]), "every client is served");
     assert_eq!(child.ended(), None);
 }
 
 #[test]
-fn storms_of_signals_fail_no_upgrade() {
+fn many_signals_during_an_upgrade_do_not_make_it_fail() {
     let folder = Folder::new();
     let log = folder.path("own.log");
     let daemon = Daemon::start(&folder, &format!("[process]\nlog_file = {log:?}\n"));
@@ -291,7 +292,7 @@ fn storms_of_signals_fail_no_upgrade() {
     let pid = daemon.first_pid();
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
     for _ in 0..100 {
-        // As logrotate and a reload at the same time; the first process passes them on.
+        // Like logrotate and a reload at the same time. The first process forwards the signals.
         send(pid, Signal::SIGUSR1);
         send(pid, Signal::SIGHUP);
         send(pid, Signal::SIGUSR1);

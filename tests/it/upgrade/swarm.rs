@@ -1,4 +1,4 @@
-//! Thousands of clients, each of which checks that its channel's numbers come one after the other on one connection.
+//! Thousands of clients. Each checks that it gets the numbers of its channel in order, without loss, on one connection.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::support::{Decoder, Endpoint, PATIENCE, Parser, Subscription, eventually};
 
-/// Most clients on their way in at a time: the socket's backlog holds more.
+/// Most clients that connect at the same time, so that the socket's backlog is not full.
 const MOST_CONNECTING: usize = 200;
 
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -31,12 +31,12 @@ fn micros() -> u64 {
     u64::try_from(BEGAN.elapsed().as_micros()).unwrap()
 }
 
-/// What a publisher says on a channel: a number, and when.
+/// A message: a number and the time.
 pub(super) fn message(number: usize) -> String {
     format!("{number} {}", micros())
 }
 
-/// The last word on a channel on which `count` numbers were published.
+/// The last message of a channel with `count` numbers.
 pub(super) fn last_message(count: usize) -> String {
     format!("end {count}")
 }
@@ -45,21 +45,21 @@ pub(super) fn channel(number: usize) -> String {
     format!("channel-{number}")
 }
 
-/// Clients under way.
+/// The running clients.
 pub(super) struct Swarm {
     thread: thread::JoinHandle<usize>,
     watch: Arc<Watch>,
 }
 
-/// What is seen of all clients together.
+/// Measurements over all clients together.
 #[derive(Default)]
 struct Watch {
     open: AtomicUsize,
     failed: AtomicBool,
-    /// When anything came last, and the longest time in which nothing came.
+    /// When any client last got a message, and the longest time without one.
     last: AtomicU64,
     silence: AtomicU64,
-    /// The longest time that a message was under way.
+    /// The longest time from publish to a client.
     lateness: AtomicU64,
 }
 
@@ -80,8 +80,8 @@ enum Place {
 }
 
 impl Swarm {
-    /// Opens `directly` clients on `daemon` and `through` clients on nginx, dealt out to `channels` channels, and waits until
-    /// all streams are open.
+    /// Opens `directly` clients on `daemon` and `through` clients on nginx, spread over `channels` channels. Waits until all streams
+    /// are open.
     pub(super) fn start(
         daemon: &Endpoint,
         directly: usize,
@@ -112,7 +112,7 @@ impl Swarm {
         swarm
     }
 
-    /// The longest silence of all clients together, and the longest way of a message, since this was asked last.
+    /// Returns the longest time without a message at any client, and the longest delivery time, since the last call.
     pub(super) fn stood_still(&self) -> (Duration, Duration) {
         let take = |value: &AtomicU64| Duration::from_micros(value.swap(0, Ordering::Relaxed));
         (take(&self.watch.silence), take(&self.watch.lateness))
@@ -123,7 +123,7 @@ impl Swarm {
         assert!(!self.thread.is_finished(), "a client has failed");
     }
 
-    /// Waits until all clients have had the last word, and with it everything; gives how many there were.
+    /// Waits until all clients have the last message, and so all of them. Returns the number of clients.
     pub(super) fn join(self) -> usize {
         eventually("all clients have everything", || self.thread.is_finished().then_some(()));
         self.thread.join().unwrap_or_else(|_| panic!("a client has failed"))
@@ -154,7 +154,7 @@ async fn run(places: Vec<(Place, Endpoint, usize)>, channels: usize, watch: &Arc
     served
 }
 
-/// Reads numbers until the last word, which says how many there are.
+/// Reads numbers until the last message, which has their count.
 async fn client<Socket: AsyncReadExt + AsyncWriteExt + Unpin>(
     socket: impl Future<Output = io::Result<Socket>>,
     request: Vec<u8>,
@@ -169,7 +169,7 @@ async fn client<Socket: AsyncReadExt + AsyncWriteExt + Unpin>(
     let mut next = 0;
     loop {
         let read = tokio::time::timeout(PATIENCE, socket.read(&mut buffer)).await;
-        let count = read.unwrap_or_else(|_| panic!("nothing comes after {next}")).unwrap();
+        let count = read.unwrap_or_else(|_| panic!("nothing has arrived after {next}")).unwrap();
         assert_ne!(count, 0, "a client was cut after {next}: {:?} {parser:?}", decoder.head());
         decoder.feed(&buffer[..count], &mut body);
         parser.feed(&body, &mut events);
@@ -189,7 +189,7 @@ async fn client<Socket: AsyncReadExt + AsyncWriteExt + Unpin>(
                 assert_eq!(time.parse(), Ok(next), "events are missing at the end");
                 return;
             }
-            assert_eq!(number.parse(), Ok(next), "this came where {next} was due");
+            assert_eq!(number.parse(), Ok(next), "this arrived instead of {next}");
             next += 1;
             watch.see(time.parse().unwrap());
         }

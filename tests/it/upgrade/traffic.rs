@@ -93,7 +93,7 @@ pub(super) trait Publish: Send {
     fn publish(&mut self, batch: &[(String, String)]);
 }
 
-/// `redis-cli publish`, many at a time.
+/// Publishes through Redis, many messages at a time.
 pub(super) struct ByRedis(pub(super) redis::Connection);
 
 impl Publish for ByRedis {
@@ -131,11 +131,11 @@ impl Publish for ByAdmin {
     }
 }
 
-/// The next answer on a connection that goes on after it: its status and body.
+/// Reads the next answer on a connection that stays open: its status and body.
 pub(super) fn read_answer(socket: &mut Socket) -> (u16, String) {
     let (mut decoder, mut body, mut byte) = (Decoder::default(), Vec::new(), [0]);
     while !decoder.is_complete() {
-        // Byte by byte, so that nothing of the next answer is taken.
+        // Byte by byte, so that no byte of the next answer is read.
         let count = socket.read(&mut byte).unwrap();
         assert_ne!(count, 0, "a connection was closed without an answer: {decoder:?}");
         decoder.feed(&byte, &mut body);
