@@ -1,21 +1,22 @@
-//! Which of two processes delivers a source's messages while one succeeds the other: a pure state machine for each source.
+//! Which of two processes delivers a source's messages during an upgrade: a pure state machine for each source. It knows no
+//! lock and no queue.
 //!
 //! Both processes subscribe to a marker channel. Its message is the cut-over point: the predecessor delivers what precedes it,
-//! the successor what follows it. From the marker on the predecessor keeps what comes (it goes on if the upgrade fails), and
-//! until the marker the successor discards. Gaps are kept and discarded as messages are, so that they stay in their place.
+//! the successor what follows it. After the marker the predecessor buffers messages, in case the upgrade fails. Before the
+//! marker the successor discards them. Gaps are buffered and discarded like messages, so that they stay in their place.
 
 use super::{spec::Checkpoint, subscriptions::weight};
 use crate::{event::Message, name::ChannelName};
 
-/// Most bytes of one source's messages that are kept during an upgrade. What exceeds them is dropped, and a gap takes its place.
+/// Most bytes of one source's messages that are kept during an upgrade. What exceeds this is dropped, and reported by a gap.
 const KEPT_BYTES: usize = 64 << 20;
 
-/// What a source gives, in its order.
+/// What a source reports, in this order.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Item {
     /// A message.
     Message(Message),
-    /// The source was disconnected: what it gave until the next gap may have been lost.
+    /// The source was disconnected: messages between here and the next gap may have been lost.
     Loss,
     /// Messages of these channels may have been lost since the last loss.
     Gap(Vec<ChannelName>),
@@ -30,7 +31,7 @@ pub(super) enum Item {
 /// Whether a source delivers the marker's channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Marker {
-    /// There is none: nothing says where this source's messages are divided.
+    /// There is no marker: this source has no cut-over point.
     None,
     /// The source was asked for it.
     Asked,
@@ -38,7 +39,7 @@ pub(super) enum Marker {
     Confirmed,
 }
 
-/// What this process does with what a source gives. These are all states there are.
+/// What this process does with what a source reports. These are all states.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// No upgrade is under way: everything is forwarded.
@@ -77,7 +78,7 @@ impl Kept {
 }
 
 impl Role {
-    /// What is to be forwarded now of what the source gives.
+    /// Takes what the source reports; returns it if it is to be forwarded now.
     pub(super) fn route(&mut self, item: Item) -> Option<Item> {
         match self {
             Self::Serving | Self::Sending { .. } => return Some(item),
@@ -119,13 +120,13 @@ impl Role {
     pub(super) fn marker_passed(&mut self) {
         match self {
             Self::Sending { .. } => *self = Self::Sent { kept: Kept::default() },
-            // Whatever was lost before it, the predecessor delivers or reports.
+            // The predecessor delivers or reports everything before it.
             Self::Receiving { .. } => *self = Self::Received { kept: Kept::default() },
             Self::Serving | Self::Sent { .. } | Self::Received { .. } => {}
         }
     }
 
-    /// Keeps everything from now on, marker or not: the predecessor stands still.
+    /// Buffers everything from now on, with or without a marker: the predecessor is about to send its snapshot.
     pub(super) fn keep(&mut self) {
         if let Self::Serving | Self::Sending { .. } = self {
             *self = Self::Sent { kept: Kept::default() };
@@ -148,14 +149,14 @@ impl Role {
         }
     }
 
-    /// Everything is subscribed to: what was lost before is of no importance.
+    /// Everything is subscribed to. What was lost before this does not matter: the predecessor delivers it.
     pub(super) fn note_subscribed(&mut self) {
         if let Self::Receiving { lost, .. } = self {
             *lost = false;
         }
     }
 
-    /// Ends the upgrade for this process, which goes on: gives what was kept.
+    /// Ends the upgrade for this process, which serves from now on. Returns what was buffered.
     pub(super) fn finish(&mut self) -> Vec<Item> {
         match std::mem::replace(self, Self::Serving) {
             Self::Sent { kept } | Self::Received { kept } => kept.items,
@@ -163,7 +164,7 @@ impl Role {
         }
     }
 
-    /// Whether what the source gives is kept.
+    /// Whether what the source reports is buffered.
     pub(super) fn is_keeping(&self) -> bool {
         matches!(self, Self::Sent { .. } | Self::Received { .. })
     }

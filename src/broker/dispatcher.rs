@@ -1,5 +1,5 @@
 //! The one way into the shards: gives events their positions, encodes them once, and pushes them to every shard in one order.
-//! It does what the state machines (`subscriptions`, `cutover`) say, and no I/O.
+//! It carries out the actions of the state machines (`subscriptions`, `cutover`). It does no I/O.
 //!
 //! Invariant: everything whose order matters is pushed to the shards' outlets while `Dispatcher::state` is locked, so every
 //! shard sees the same events, openings and gaps in the same order, and a join can't race with a publish.
@@ -29,16 +29,17 @@ use crate::{
     name::ChannelName,
 };
 
-/// A shard that takes nothing for so long is stuck; slowing sources down for it would help nobody.
+/// Longest time for which a source waits for a shard. A shard that takes nothing for longer is stuck, and waiting does not
+/// help.
 const LONGEST_BRAKE: Duration = Duration::from_secs(10);
 
 /// What became of messages that a source has published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Accepted {
-    /// They went to the shards, or wait for an upgrade or a confirmation.
+    /// Messages that went to the shards, or are buffered until an upgrade ends or a channel is confirmed.
     pub delivered: usize,
-    /// They were dropped: no shard is subscribed to their channels, or too many wait (then a gap event follows), or they are
-    /// the predecessor's to deliver.
+    /// Messages that were dropped: no shard is subscribed to their channels, too many are buffered (a gap event follows), or
+    /// the predecessor delivers them.
     pub dropped: usize,
 }
 
@@ -46,9 +47,9 @@ pub struct Accepted {
 pub(super) struct SourceState {
     pub(super) spec: Spec,
     pub(super) role: Role,
-    /// Where the source is asked for channels. A source that has ended has said why; its channels stay unconfirmed.
+    /// Asks the source for channels. Where the source has ended, the reason is in the log, and its channels stay unconfirmed.
     interest: UnboundedSender<Interest>,
-    /// Why it is disconnected.
+    /// Why it is disconnected; `None` while it is connected.
     pub(super) trouble: Option<Arc<str>>,
     /// The last position before it was disconnected the last time: a gap begins there.
     pub(super) lost_after: Position,
@@ -65,7 +66,8 @@ pub(super) struct State {
     pub(super) sources: Vec<SourceState>,
     /// Whether this process waits for its predecessor's state.
     pub(super) receiving: bool,
-    /// Whether publishes that come by no source wait: this process stands still for an upgrade, or waits for its predecessor.
+    /// Whether publishes that come by no source wait: this process has sent its snapshot, or has not received its
+    /// predecessor's.
     pub(super) held: bool,
     /// The marker's channel, with its generation.
     pub(super) marker: Option<(ChannelName, Generation)>,
@@ -81,14 +83,14 @@ impl State {
 
 /// See the module.
 pub struct Dispatcher {
-    /// A lock, and not a task: it is held for little more than the encoding of what is published, and publishers wait for no
-    /// answer from it.
+    /// A lock and not a task: it is held only while messages are encoded and pushed, and a publisher needs no answer from a
+    /// task.
     state: Mutex<State>,
     pub(super) outlets: Vec<Arc<dyn Outlet>>,
     metrics: Arc<Metrics>,
-    /// Where the monotonic clock begins.
+    /// The start of the monotonic clock.
     began: Instant,
-    /// Notified when messages are kept, or no longer.
+    /// Notified when a source's messages begin or cease to be buffered.
     pub(super) role_changed: Notify,
 }
 
@@ -137,7 +139,7 @@ impl Dispatcher {
     ) -> Accepted {
         let state = &mut *self.lock();
         let mut accepted = Accepted::default();
-        // Only the marker changes this, and then each message is routed by itself already.
+        // Only the marker changes the role, and where one is expected this is false already.
         let serving = matches!(state.sources[source].role, Role::Serving);
         let mut ready = Vec::new();
         for message in messages {
@@ -167,7 +169,7 @@ impl Dispatcher {
     }
 
     /// Publishes messages that come by no source, in order; the receipt counts the clients of each. Gives the cursor of each,
-    /// or nothing while the process stands still for an upgrade: then [`Dispatcher::forwarding`] says when to try again.
+    /// or `None` while publishes wait for an upgrade: try again after [`Dispatcher::forwarding`].
     pub fn publish_counted(&self, messages: &[Message], receipt: &Arc<Receipt>) -> Option<Vec<Cursor>> {
         let mut state = self.lock();
         if state.held {
@@ -178,7 +180,7 @@ impl Dispatcher {
         Some(events.into_iter().map(|position| Cursor { node, position }).collect())
     }
 
-    /// Forwards, keeps or discards what a source gives, as its role is. False if it was discarded.
+    /// Forwards, buffers or discards what a source reports, depending on its role. False if it was discarded.
     pub(super) fn route(&self, state: &mut State, source: SourceId, item: Item) -> bool {
         let role = &mut state.sources[source].role;
         match role.route(item) {
@@ -188,7 +190,7 @@ impl Dispatcher {
         true
     }
 
-    /// Pushes what a source has given to the shards.
+    /// Pushes what a source has reported to the shards.
     pub(super) fn forward_item(&self, state: &mut State, source: SourceId, item: Item) {
         let last = state.sequencer.last();
         match item {
@@ -229,9 +231,9 @@ impl Dispatcher {
         self.push(|| Delivery::Reconnected(Arc::clone(&names), hole));
     }
 
-    /// Does what the subscriptions' state machine says.
+    /// Carries out the actions of the subscriptions' state machine.
     pub(super) fn perform(&self, state: &mut State, actions: Vec<Action>) {
-        // Openings of one input share a position.
+        // All channels that one input opens share a position.
         let mut since = None;
         for action in actions {
             match action {
@@ -297,7 +299,7 @@ impl Dispatcher {
         self.now(&mut self.lock())
     }
 
-    /// Moves the position on towards the time where nothing is published, so that cursors of quiet channels are not old.
+    /// Moves the position towards the present while nothing is published, so that cursors of quiet channels are not old.
     pub fn advance(&self) {
         let mut state = self.lock();
         let until = self.stamp(&mut state);
@@ -308,7 +310,7 @@ impl Dispatcher {
         }
     }
 
-    /// Blocks a source's thread while more waits for the shards than is reasonable.
+    /// Blocks a source's thread while a shard's queue is over its bound.
     pub fn wait_for_room(&self) {
         for outlet in &self.outlets {
             outlet.wait_for_room(LONGEST_BRAKE);
@@ -327,7 +329,7 @@ impl Dispatcher {
         self.lock().sequencer.cursor()
     }
 
-    /// Gives the subscriptions an input, and does what follows.
+    /// Passes an input to the subscriptions' state machine, and carries out its actions.
     pub(super) fn input<T>(&self, input: impl FnOnce(&mut Subscriptions, &mut Vec<Action>) -> T) -> T {
         self.apply(&mut self.lock(), input)
     }

@@ -1,5 +1,5 @@
-//! What shards and sources tell the dispatcher: subscriptions, and what becomes of them. Each input goes to the state machines
-//! under the lock, and what they answer is done there.
+//! What shards and sources report to the dispatcher: subscriptions and their outcomes. Each input goes to the state machines
+//! under the lock, and their actions are carried out there. It makes no decisions.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use super::{
 use crate::name::ChannelName;
 
 impl Dispatcher {
-    /// Shard `shard` subscribes to the channel. True if its events arrive already; else [`Delivery::Confirmed`] or
+    /// Subscribes shard `shard` to the channel. True if the channel is open already; else [`Delivery::Confirmed`] or
     /// [`Delivery::Refused`] follows.
     pub fn subscribe(&self, shard: usize, name: &ChannelName) -> bool {
         self.input(|subscriptions, actions| subscriptions.subscribe(shard, name, actions))
     }
 
-    /// Shard `shard` is no longer subscribed to the channel.
+    /// Ends shard `shard`'s subscription to the channel.
     pub fn release(&self, shard: usize, name: &ChannelName) {
         self.input(|subscriptions, actions| subscriptions.release(shard, name, actions));
     }
@@ -53,7 +53,7 @@ impl Dispatcher {
         let mut state = self.lock();
         let last = state.sequencer.last();
         let lost = &mut state.sources[source];
-        // The first of several tries in vain counts.
+        // Where several tries to connect fail, the first one counts.
         if lost.trouble.replace(reason.into()).is_none() {
             lost.lost_after = last;
             lost.role.disconnected();
@@ -77,7 +77,7 @@ impl Dispatcher {
         self.apply(&mut state, |subscriptions, actions| subscriptions.reconnected(source, confirmed, actions));
     }
 
-    /// Of this channel source `source` has lost a message, after all that it has published.
+    /// Source `source` has lost a message of this channel, after everything that it has published.
     pub fn lost(&self, source: SourceId, name: &ChannelName) {
         let mut state = self.lock();
         if state.subscriptions.admit(source, name) == Admission::Ready {
@@ -92,7 +92,7 @@ impl Dispatcher {
         state.stamps.watermark(source, at, now);
     }
 
-    /// Sources that are not connected, by their names, each with the reason.
+    /// Names of the sources that are not connected, each with the reason.
     #[must_use]
     pub fn disconnected_sources(&self) -> Vec<(&'static str, Arc<str>)> {
         let state = self.lock();
@@ -101,14 +101,14 @@ impl Dispatcher {
         sources.map(|source| (state.sources[source].spec.id, reason(&state.sources[source]))).collect()
     }
 
-    /// Whether every source has said that it is connected, or disconnected.
+    /// Whether every source has reported that it is connected or disconnected.
     #[must_use]
     pub fn settled(&self) -> bool {
         self.lock().subscriptions.is_settled()
     }
 }
 
-/// Takes the marker out of what a source confirms.
+/// Notes whether a source confirms the marker; returns the other channels that it confirms.
 fn note_marker<'a>(
     state: &mut State,
     source: SourceId,

@@ -49,6 +49,6 @@ pub trait Outlet: Send + Sync {
     /// Appends `deliveries`. Called with the dispatcher's lock held: it must not block.
     fn push(&self, deliveries: &mut dyn Iterator<Item = Delivery>);
 
-    /// Blocks the thread of a source while more waits for the shard than is reasonable, at most for `longest`.
+    /// Blocks the thread of a source while the shard's queue is over its bound, for `longest` at most.
     fn wait_for_room(&self, longest: Duration);
 }

@@ -1,4 +1,4 @@
-//! Questions to all shards, whose answers are put together. They change nothing.
+//! Questions to all shards, and the sums of their answers. They change nothing.
 
 use std::{collections::BTreeMap, iter, sync::Arc};
 
@@ -20,7 +20,7 @@ impl Dispatcher {
             let (names, receipt) = (Arc::clone(&names), Arc::clone(&receipt));
             outlet.push(&mut iter::once(Delivery::Query(ShardQuery::Subscribers { names, receipt })));
         }
-        // Shards that end while they are asked count as none.
+        // A shard that ends before it answers counts as one without clients.
         let _ = counted.await;
         (0..names.len()).map(|index| receipt.clients(index)).collect()
     }

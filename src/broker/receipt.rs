@@ -32,7 +32,7 @@ impl Receipt {
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1
             && let Some(done) = crate::lock::lock(&self.done).take()
         {
-            // Nobody may be waiting any more; then nobody needs to know.
+            // The publisher may have disconnected.
             let _ = done.send(());
         }
     }

@@ -1,19 +1,19 @@
-//! What a source says of itself before it runs, and how far it has read. Plain data.
+//! How a source describes itself before it runs, and how far it has read. Plain data.
 
 use bytes::Bytes;
 
-/// What the broker has to know of a source.
+/// What the broker has to know about a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
     /// Its name in logs and in `/readyz`.
     pub id: &'static str,
-    /// How it delivers to two processes at once.
+    /// How it delivers while two processes are connected.
     pub delivers: Delivers,
     /// Which channels it delivers.
     pub interest: Interested,
 }
 
-/// What a source does where two processes listen to it, as they do during an upgrade.
+/// How a source delivers while two processes are connected to it, as during an upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivers {
     /// Each process gets every message (publish/subscribe): a marker divides them.
@@ -26,12 +26,12 @@ pub enum Delivers {
 /// Which channels a source delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interested {
-    /// Those that it is asked for.
+    /// The channels that it is asked for.
     OnDemand,
-    /// All.
+    /// All channels.
     All,
 }
 
-/// How far a durable source has read, in its own words: what it is given at its start to continue there.
+/// How far a durable source has read, in a format of its own. It is given at the source's next start, which continues there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint(pub Bytes);

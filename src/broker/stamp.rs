@@ -1,16 +1,16 @@
-//! Which time an event's position says: never later than what is known, and never moved by a clock that steps and comes back.
-//! Pure: the clocks' readings are passed in.
+//! The time that becomes an event's position: never later than what is known, and not changed by a clock that steps and comes
+//! back. Pure: it reads no clock.
 //!
-//! A client that moves to another node is given what is younger than its cursor, less `history.skew`. So a position must not
-//! claim more than the node has: all that was published half of `history.skew` before it. The other half is for what the
-//! clocks of two nodes differ.
+//! A client that moves to another node gets the events that are younger than its cursor less `history.skew`. So a position must
+//! not claim more than the node has delivered: everything that was published half of `history.skew` before it. The other half
+//! allows for the difference of two nodes' clocks.
 //!
 //! Positions only grow. Where a clock was set back, they are ahead of it until it has caught up, and their ids say so
 //! ([`Stamps::is_ahead`]).
 
 use std::time::Duration;
 
-/// Differences between the wall clock and the monotonic clock that are followed at once, in microseconds.
+/// Changes of the difference between the wall clock and the monotonic clock up to this are followed at once, in microseconds.
 const SLEWED: u64 = 250_000;
 /// How long a clock must stay where it stepped to before it is followed, in microseconds.
 const TRUSTED_AFTER: u64 = 30_000_000;
@@ -20,9 +20,9 @@ const TRUSTED_AFTER: u64 = 30_000_000;
 pub(super) enum Step {
     /// It has stepped by so many microseconds. Positions don't follow yet.
     Seen(i64),
-    /// It came back to where it was expected.
+    /// It has returned to the time before the step.
     Undone,
-    /// It has stayed there, and is followed from now on.
+    /// The new time has lasted, and is followed from now on.
     Followed(i64),
 }
 

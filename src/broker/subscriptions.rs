@@ -5,7 +5,7 @@
 //! - A channel is *open* (its clients may join) once each source that must be asked for it has confirmed it, has refused it or
 //!   is disconnected.
 //! - A source that confirms an open channel gives a gap on it, and only then the messages that it sent before it confirmed.
-//! - What one source says of a channel changes nothing of what the others have said of it.
+//! - What one source reports about a channel changes nothing that other sources have reported about it.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -17,10 +17,10 @@ pub type SourceId = usize;
 /// Shards and sources are few: a bit for each.
 type Bits = u64;
 
-/// Most bytes of one source's messages that are kept while it has not confirmed their channels. What exceeds them is dropped;
-/// it comes before the position from which the channel is complete, so whoever needs it gets a gap event.
+/// Most bytes of one source's messages that are kept while it has not confirmed their channels. What exceeds this is dropped.
+/// It precedes the position from which the channel is complete, so clients that need it get a gap event.
 const EARLY_BYTES: usize = 16 << 20;
-/// What a message costs beside its data.
+/// Bytes that a message takes beside its data.
 pub(super) const MESSAGE_OVERHEAD: usize = 128;
 
 /// Distinguishes one subscription to a channel from the next: a channel may be released and subscribed to again before a
@@ -37,7 +37,7 @@ pub enum Interest {
     Unsubscribe(ChannelName),
 }
 
-/// What is to be done after an input, in this order.
+/// What the dispatcher is to do after an input, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     /// Ask a source.
@@ -57,7 +57,7 @@ pub(super) enum Action {
 /// What is to be done with a message of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// It goes on.
+    /// Forward it.
     Ready,
     /// The source has not confirmed its channel: [`Subscriptions::keep_early`].
     Early,
@@ -65,7 +65,7 @@ pub(super) enum Admission {
     Unsubscribed,
 }
 
-/// How one source stands to one channel.
+/// What one source has answered about one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// It was asked, or is disconnected.
@@ -108,10 +108,10 @@ impl Channel {
     }
 }
 
-/// How a source stands to this process.
+/// Whether a source is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Connection {
-    /// It has not said yet.
+    /// It has reported nothing yet.
     Unknown,
     Connected,
     Disconnected,
@@ -121,7 +121,7 @@ struct SourceState {
     /// Whether it must be asked for each channel.
     on_demand: bool,
     connection: Connection,
-    /// What its early messages weigh.
+    /// Bytes of its early messages.
     early_bytes: usize,
 }
 
@@ -198,7 +198,7 @@ impl Subscriptions {
         actions.extend(asked.map(|(source, _)| Action::Ask(source, interest())));
     }
 
-    /// A shard is no longer subscribed to a channel.
+    /// Ends a shard's subscription to a channel.
     pub(super) fn release(&mut self, shard: usize, name: &ChannelName, actions: &mut Vec<Action>) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         channel.shards &= !(1 << shard);
@@ -315,7 +315,7 @@ impl Subscriptions {
         self.sources[source].early_bytes = 0;
         let (on_demand, disconnected) = (self.on_demand(), self.disconnected_bits());
         for (name, channel) in &mut self.channels {
-            // What is lost now comes after them, and the gap would come before.
+            // A message that is kept would be delivered after the gap, though the loss is later than the message.
             channel.early.retain(|early| early.source != source);
             if on_demand & (1 << source) != 0 && channel.answer(source) == Answer::Confirmed {
                 channel.pending |= 1 << source;
@@ -337,7 +337,7 @@ impl Subscriptions {
     ) {
         let was = std::mem::replace(&mut self.sources[source].connection, Connection::Connected);
         for (name, channel) in &mut self.channels {
-            // What it refuses may have changed.
+            // It may allow the channel now.
             if channel.answer(source) == Answer::Refused {
                 channel.refused &= !(1 << source);
                 channel.pending |= 1 << source;
@@ -356,12 +356,12 @@ impl Subscriptions {
         sources.filter(|(_, state)| state.connection != Connection::Connected).map(|(source, _)| source).collect()
     }
 
-    /// Whether every source has said that it is connected, or disconnected.
+    /// Whether every source has reported that it is connected or disconnected.
     pub(super) fn is_settled(&self) -> bool {
         self.sources.iter().all(|source| source.connection != Connection::Unknown)
     }
 
-    /// Whether each of these sources has said that it is connected, or disconnected, and has no answer to give.
+    /// Whether each of these sources has reported that it is connected or disconnected, and has answered about every channel.
     pub(super) fn is_answered(&self, among: Bits) -> bool {
         self.bits(|source| source.connection == Connection::Unknown) & among == 0
             && self.channels.values().all(|channel| channel.pending & among == 0)
@@ -374,7 +374,7 @@ impl Subscriptions {
         }
     }
 
-    /// Whether a source has an answer to give about the channel; `None` if nobody is subscribed to it.
+    /// Whether a source has not answered about the channel yet; `None` if no shard is subscribed to it.
     pub(super) fn is_pending(&self, name: &ChannelName) -> Option<bool> {
         self.channels.get(name).map(|channel| channel.pending != 0)
     }
@@ -385,7 +385,7 @@ impl Subscriptions {
     }
 }
 
-/// What a message costs while it is kept.
+/// Bytes that a message takes while it is kept.
 pub(super) fn weight(message: &Message) -> usize {
     message.data.len() + MESSAGE_OVERHEAD
 }

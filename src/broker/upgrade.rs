@@ -1,5 +1,5 @@
-//! The dispatcher's part in an upgrade: begins, divides and ends it for all sources at once. What happens to each message is
-//! `cutover`'s.
+//! The dispatcher's part in an upgrade: begins, divides and ends it for all sources at once. `cutover` decides what happens to
+//! each message.
 
 use std::collections::HashSet;
 
@@ -41,7 +41,7 @@ impl Dispatcher {
         self.ask_for_marker(state, || Interest::Subscribe(name.clone(), generation));
     }
 
-    /// Whether every source has said whether it delivers the marker.
+    /// Whether every source has answered whether it delivers the marker.
     #[must_use]
     pub fn marker_is_answered(&self) -> bool {
         self.lock().sources.iter().all(|source| source.role.marker() != Marker::Asked)
@@ -54,7 +54,7 @@ impl Dispatcher {
         state.marker.is_some() && fanout(&state).all(|source| source.role.marker() != Marker::None)
     }
 
-    /// Whether messages of every source are kept: the marker has come.
+    /// Whether messages of every source are buffered: the marker has come.
     #[must_use]
     pub fn is_buffering(&self) -> bool {
         fanout(&self.lock()).all(|source| source.role.is_keeping())
@@ -86,14 +86,14 @@ impl Dispatcher {
         marker && state.subscriptions.is_answered(fanout_bits(&state))
     }
 
-    /// Successor: all that was asked for is confirmed, so that only what is lost from now on must be reported.
+    /// Successor: everything that was asked for is confirmed. Only losses after this must be reported.
     pub fn note_subscribed(&self) {
         for source in &mut self.lock().sources {
             source.role.note_subscribed();
         }
     }
 
-    /// Predecessor: keeps everything from now on.
+    /// Predecessor: buffers everything from now on.
     pub fn buffer(&self) {
         let mut state = self.lock();
         state.held = true;
@@ -103,14 +103,14 @@ impl Dispatcher {
         self.role_changed.notify_waiters();
     }
 
-    /// Predecessor: goes on as if nothing had been; forwards what was kept.
+    /// Predecessor: the upgrade has failed. Forwards what was buffered, and serves on.
     pub fn resume(&self) {
         let mut state = self.lock();
         self.drop_marker(&mut state);
         self.finish(&mut state);
     }
 
-    /// How far a durable source has read, if it has said so.
+    /// How far a durable source has read, if it has reported that.
     #[must_use]
     pub fn checkpoint(&self, source: SourceId) -> Option<Checkpoint> {
         self.lock().sources[source].checkpoint.clone()
@@ -144,7 +144,7 @@ impl Dispatcher {
         });
     }
 
-    /// Successor: goes on from the predecessor's last position, and forwards what was kept. `open` are the channels that the
+    /// Successor: continues after the predecessor's last position, and forwards what was buffered. `open` are the channels that the
     /// shards have. `checkpoints`: those of the durable sources that continue where the predecessor's have stopped. If not
     /// `exact`, clients get a gap event. Returns whether it was exact.
     pub fn begin(
@@ -165,7 +165,7 @@ impl Dispatcher {
             state.subscriptions.resumed(source);
             resumed.push(source);
         }
-        // What the predecessor has released meanwhile, no shard has; a shard that needs it asks again.
+        // Channels that the predecessor has released meanwhile belong to no shard. A shard that needs one asks again.
         let kept: HashSet<&ChannelName> = open.iter().collect();
         let released: Vec<ChannelName> =
             state.subscriptions.names().filter(|name| !kept.contains(name)).cloned().collect();
@@ -177,7 +177,7 @@ impl Dispatcher {
             }
             for name in open {
                 match subscriptions.is_pending(name) {
-                    // It was joined so late that the sources were not asked for it here; their answer gives the gap.
+                    // The sources were not asked for it here, since it was joined late. Their answer leads to the gap.
                     None if on_demand => subscriptions.subscribe_open(shards, name, actions),
                     // Where a source is disconnected, the gap comes when it is reconnected.
                     Some(true) => {}
@@ -194,7 +194,7 @@ impl Dispatcher {
         state.receiving = false;
         let last = state.sequencer.last();
         for source in &mut state.sources {
-            // What this process has lost before, the predecessor had or reports.
+            // The predecessor has delivered or reported what this process lost before.
             source.lost_after = last;
         }
         self.push_gap(state, inexact, last);
@@ -208,7 +208,7 @@ impl Dispatcher {
         }
     }
 
-    /// Forwards what was kept, and everything from now on.
+    /// Forwards what was buffered, and everything from now on.
     fn finish(&self, state: &mut State) {
         for source in 0..state.sources.len() {
             let items: Vec<Item> = state.sources[source].role.finish();

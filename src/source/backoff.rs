@@ -1,8 +1,9 @@
-//! How long to wait before the next try.
+//! How long to wait before the next try. It does not wait itself.
 
 use std::time::Duration;
 
-/// Waits that double, each picked between half and all of it, so that nodes which lost the same server don't come back at once.
+/// Waits that double. Each is a random time between half of the wait and all of it, so that nodes that have lost the same
+/// server don't reconnect in the same moment.
 pub(super) struct Backoff {
     next: Duration,
     first: Duration,

@@ -1,5 +1,5 @@
-//! Where events come from. A source turns what it receives into messages, and says when it delivers a channel and when it
-//! is disconnected; it never sees a client.
+//! Where events come from. A source turns what it receives into messages, and reports when it delivers a channel and when it is
+//! disconnected. It never sees a client.
 
 mod backoff;
 mod redis_pubsub;
@@ -35,7 +35,7 @@ pub struct SourceError {
 /// The sources whose tables were given, in the order of [`TABLES`].
 ///
 /// # Errors
-/// A table says something that its own checks have not found.
+/// A table has a value that its checks accept and the source does not.
 pub fn configured(config: &Config) -> Result<Vec<Box<dyn Source>>, SourceError> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let Some(redis) = config.sources.get::<RedisConfig>() {
@@ -53,19 +53,19 @@ pub trait Source: Send + 'static {
     /// Its name, and how it delivers.
     fn spec(&self) -> Spec;
 
-    /// Where it has its messages from. Two processes whose sources have the same origin read the same messages. It may hold a
+    /// Where its messages come from. Two processes whose sources have the same origin read the same messages. It may hold a
     /// password.
     fn origin(&self) -> String;
 
     /// Its server, for the log: without a password.
     fn address(&self) -> String;
 
-    /// How messages are published through it, so that every node gets them; `None` if it only delivers. A source that delivers by
-    /// fan-out needs this for an upgrade without a gap: the marker is published so.
+    /// How messages are published through it, so that every node gets them; `None` if it only delivers. A source that delivers
+    /// by fan-out needs this for an upgrade without a gap: the marker is published so.
     fn publisher(&self, dispatcher: &Arc<Dispatcher>) -> Option<Arc<dyn Publisher>>;
 
-    /// Runs until the process ends, through whatever disconnects: `interest` says which channels to deliver, `sink` takes what
-    /// arrives. It must call [`Sink::reconnected`] or [`Sink::disconnected`] soon after its start, since clients wait for it.
+    /// Runs until the process ends, and reconnects where it is disconnected. `interest` asks for channels, `sink` takes what
+    /// arrives. It must call [`Sink::reconnected`] or [`Sink::disconnected`] soon after its start, since clients wait for that.
     /// `resume`: where a durable source continues; without it, it begins with what is published from now on.
     fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>, resume: Option<Checkpoint>) -> Running;
 }
@@ -74,8 +74,8 @@ pub trait Source: Send + 'static {
 pub struct Batch<M> {
     /// The messages, in order.
     pub messages: M,
-    /// How far a durable source has read with them. Every durable source says so at its start as well, with no messages: without
-    /// a checkpoint an upgrade gives clients a gap event.
+    /// How far a durable source has read with them. A durable source reports one at its start as well, without messages: an
+    /// upgrade without a checkpoint gives clients a gap event.
     pub checkpoint: Option<Checkpoint>,
 }
 
@@ -86,7 +86,7 @@ impl<M: IntoIterator<Item = Message>> Batch<M> {
     }
 }
 
-/// Where a source puts what it has.
+/// Takes what a source receives and reports.
 #[derive(Clone)]
 pub struct Sink {
     source: SourceId,
@@ -108,7 +108,7 @@ impl Sink {
         self.dispatcher.publish(self.source, batch.messages, batch.checkpoint)
     }
 
-    /// Of this channel a message was lost, after all that was published: its clients get a gap event.
+    /// A message of this channel was lost, after everything that was published so far: its clients get a gap event.
     pub fn lost(&self, name: &ChannelName) {
         self.dispatcher.lost(self.source, name);
     }
@@ -129,7 +129,8 @@ impl Sink {
         self.dispatcher.source_time()
     }
 
-    /// All that was published before `at` (by [`Sink::now`]) on the channels that the source delivers has been published here.
+    /// Everything that was published at the source before `at` (by [`Sink::now`]), on the channels that it delivers, has been
+    /// passed to this sink.
     pub fn watermark(&self, at: u64) {
         self.dispatcher.watermark(self.source, at);
     }

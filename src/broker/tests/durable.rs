@@ -1,5 +1,5 @@
-//! A durable source in an upgrade: the successor's continues at the checkpoint of the predecessor's, and nothing is lost, repeated or
-//! reported.
+//! A durable source in an upgrade: the successor's continues at the checkpoint of the predecessor's, and nothing is lost,
+//! repeated or reported.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! Whether a Redis that answers can be relied on: it answers PING, and it is no replica that has lost its primary.
+//! Whether Redis can be relied on: it answers PING, and it is no replica that has lost its primary. It never reconnects.
 
 use std::{
     sync::{
@@ -18,14 +18,14 @@ use crate::source::Sink;
 /// answer, so the default of that is well above twice this.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the source knows of the server, for those who publish to it.
+/// What the source knows about the server, for its publish route.
 #[derive(Debug, Default)]
 pub(super) struct Health(AtomicU8);
 
 /// The server's part in its replication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// It is a primary, or does not say.
+    /// It is a primary, or its role is unknown.
     Primary,
     /// It is a replica whose primary is connected.
     Replica,
@@ -49,7 +49,7 @@ impl Health {
         }
     }
 
-    /// Notes the role; true if it is another than before.
+    /// Notes the role; true if it has changed.
     fn note(&self, role: Role) -> bool {
         self.0.swap(role as u8, Ordering::Relaxed) != role as u8
     }
@@ -66,7 +66,7 @@ pub(super) async fn check(connection: &mut MultiplexedConnection, health: &Healt
     if role == Role::Orphan { Err(orphan()) } else { Ok(()) }
 }
 
-/// Asks the server again and again, until it gives no answer or can't be relied on; gives the reason.
+/// Asks the server at intervals until it does not answer or can't be relied on; returns the reason.
 pub(super) async fn watch(mut connection: MultiplexedConnection, sink: Sink, health: Arc<Health>) -> RedisError {
     loop {
         // What was published before the question arrives before the answer.
@@ -123,8 +123,8 @@ fn orphan() -> RedisError {
     wire::broken("it is a replica and has lost its primary")
 }
 
-/// How many connections Redis has closed because their output buffer was full. `None` where it does not say so: Redis counts them
-/// since 7.2.
+/// How many connections Redis has closed because their output buffer was full. `None` where it does not say so: Redis counts
+/// them since 7.2.
 pub(super) async fn output_cuts(connection: &MultiplexedConnection) -> Option<u64> {
     let info: String = redis::cmd("INFO").arg("stats").query_async(&mut connection.clone()).await.ok()?;
     output_cuts_of(&info)

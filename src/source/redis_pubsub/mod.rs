@@ -1,4 +1,5 @@
-//! Events from Redis PUBLISH (`[redis]`): a channel is subscribed to when its first client joins. `publish` is the way back.
+//! Events from Redis PUBLISH (`[redis]`): a channel is subscribed to when its first client joins. Publishes go out by
+//! `publish`.
 
 mod config;
 mod wire;
@@ -17,7 +18,7 @@ use self::{liveness::Health, publish::RedisPublisher};
 use super::{Running, Sink, Source};
 use crate::broker::{Checkpoint, Delivers, Dispatcher, Interest, Interested, Publisher, Spec};
 
-/// A message may be so many times longer than `publish.max_message`, as a list of messages on the admin socket may.
+/// A message in Redis may be this many times longer than `publish.max_message`, like a list of messages on the admin socket.
 const LONGEST: usize = 16;
 
 /// The source for `[redis]`.

@@ -1,4 +1,5 @@
-//! Publishes through Redis, so that every node gets them. It never retries what Redis may have: who published is answered.
+//! Publishes through Redis, so that every node gets the messages. It never retries what Redis may have: the publisher gets an
+//! answer.
 
 use std::{
     mem,
@@ -25,7 +26,7 @@ struct Connected {
     gone: Arc<AtomicBool>,
 }
 
-/// What an attempt to connect came to.
+/// The result of an attempt to connect.
 type Attempt = Result<Connected, Arc<str>>;
 
 /// The one connection that all publishes share.
@@ -33,12 +34,12 @@ type Attempt = Result<Connected, Arc<str>>;
 enum Shared {
     #[default]
     None,
-    /// One attempt is under way, for all who wait.
+    /// One attempt is under way, and all publishes wait for it.
     Connecting(watch::Receiver<Option<Attempt>>),
     Connected(Connected),
 }
 
-/// Publishes with PUBLISH, on a connection of its own: what subscribers are sent does not delay it.
+/// Publishes with PUBLISH, on a connection of its own: messages for subscribers don't delay it.
 pub(super) struct RedisPublisher {
     client: redis::Client,
     prefix: String,
@@ -54,7 +55,7 @@ impl RedisPublisher {
         Self { client, prefix, dispatcher, health, shared: Arc::default() }
     }
 
-    /// The connection, once it is there.
+    /// Returns the connection, which it makes first if there is none.
     async fn connection(&self) -> Attempt {
         let mut attempt = match &mut *lock(&self.shared) {
             Shared::Connected(connected) if !connected.gone.load(Ordering::Acquire) => return Ok(connected.clone()),
@@ -63,7 +64,7 @@ impl RedisPublisher {
                 let (result, attempt) = watch::channel(None);
                 *shared = Shared::Connecting(attempt.clone());
                 let (client, shared) = (self.client.clone(), Arc::clone(&self.shared));
-                // A task of its own: it goes on where the publish that began it is given up.
+                // A task of its own: it continues if the publish that began it is given up.
                 tokio::spawn(async move {
                     let made = connect(&client).await.map_err(|error| Arc::from(wire::explain(&error)));
                     *lock(&shared) = made.clone().map_or(Shared::None, Shared::Connected);
@@ -104,7 +105,7 @@ impl RedisPublisher {
         if wire::is_forbidden(&error) {
             return Err(PublishError::Refused(format!("{why}; nothing was published: allow it in Redis's ACL")));
         }
-        // An answer with a code is a refusal of the whole list; without an answer nobody knows.
+        // An answer with a code refuses the whole list. Without an answer, the list may have arrived.
         Err(PublishError::Unavailable { why, may_have_arrived: error.code().is_none() })
     }
 

@@ -1,4 +1,4 @@
-//! Turns what Redis sends into messages, on the task that reads the connection: nothing is queued between it and the shards.
+//! Turns what Redis sends into messages, on the task that reads the connection. It has no queue of its own.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Receiver {
         Self { sink, prefix, gone }
     }
 
-    /// What the library has read.
+    /// Takes what the library has read.
     pub(super) fn receive(&self, push: PushInfo) {
         match push.kind {
             PushKind::Message => {
@@ -59,7 +59,7 @@ impl Receiver {
 /// The messages of one read.
 pub(super) struct Gathered {
     receiver: Receiver,
-    /// The last message's channel, as it is called in Redis and here: the next is often on the same.
+    /// The last message's channel, by its name in Redis and here: the next message is often on the same channel.
     name: Option<(Vec<u8>, ChannelName)>,
     messages: Vec<Message>,
 }

@@ -1,8 +1,8 @@
-//! One run of the source over all its connections: connects, subscribes, serves until the connection is lost, and again. What
-//! arrives is `receive`'s.
+//! One run of the source over all its connections: connects, subscribes, serves until the connection is lost, and again.
+//! `receive` takes what arrives.
 //!
 //! Invariant: a subscription is confirmed only once Redis has confirmed it, and everything published after that is published
-//! here until the connection is lost; which is reported.
+//! here until the connection is lost. The loss is reported.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,7 +35,8 @@ use crate::{
 
 /// Most channels in one SUBSCRIBE.
 const CHANNELS_A_COMMAND: usize = 1000;
-/// A connection that is lost sooner than this was no success: the next one waits longer, since each costs all clients a gap.
+/// A connection that is lost sooner than this counts as a failure: the next try waits longer, since each loss gives all clients
+/// a gap.
 const STEADY: Duration = Duration::from_secs(5);
 
 pub(super) struct Session {
@@ -46,7 +47,7 @@ pub(super) struct Session {
     wanted: HashMap<ChannelName, Generation>,
 }
 
-/// A channel that Redis refuses, and its words.
+/// A channel that Redis refuses, and its error.
 type Refusal = (ChannelName, Generation, String);
 
 impl Session {
@@ -54,7 +55,7 @@ impl Session {
         Self { source, sink, interest, wanted: HashMap::new() }
     }
 
-    /// Runs until nobody can ask for channels any more.
+    /// Runs until the dispatcher has ended.
     pub(super) async fn run(mut self) {
         let mut retry = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut unsteady = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
@@ -92,7 +93,7 @@ impl Session {
             let why = wire::explain(&error);
             self.sink.disconnected(&why);
             tries += 1;
-            // Each power of two: the first at once, a long night without Redis in a page.
+            // At each power of two: the first failure at once, and few lines for a long time without Redis.
             if tries.is_power_of_two() {
                 static RATE: LogRate = LogRate::new();
                 if tries > 1 || RATE.count().is_some() {
@@ -108,7 +109,7 @@ impl Session {
                     note(&mut self.wanted, interest);
                 }
             };
-            // It ends early if nobody can ask any more.
+            // It ends early if the dispatcher has ended.
             let _ = timeout(wait.unwrap_or_else(|| retry.next()), meanwhile).await;
         }
     }
@@ -150,7 +151,7 @@ impl Session {
                     let stream = UnixStream::connect(path).await?;
                     self.log_in(Tap::new(stream, gathered, longest), options, &mut driver).await
                 }
-                // What only the library can open, it reads as well.
+                // An address that only the library can open: the library reads the messages as well.
                 _ => self.source.client.get_multiplexed_async_connection_with_config(&options).await,
             }
         };
@@ -174,12 +175,12 @@ impl Session {
 
     /// Subscribes and unsubscribes as it is asked until the connection is lost; gives the reason.
     async fn serve(&mut self, mut connection: MultiplexedConnection, gone: &Notify) -> RedisError {
-        // Beside the subscriptions, which need not wait for its answer.
+        // Runs beside the subscriptions, which don't wait for its answer.
         let (watched, sink, health) = (connection.clone(), self.sink.clone(), Arc::clone(&self.source.health));
         let mut silent = pin!(liveness::watch(watched, sink, health));
         loop {
             let done = tokio::select! {
-                // First: what is subscribed to on a connection that is gone would wait for its timeout.
+                // First, since a subscription on a closed connection would wait for its timeout.
                 biased;
                 () = gone.notified() => return wire::broken("the connection was closed"),
                 interest = self.interest.recv() => match interest {
@@ -194,7 +195,7 @@ impl Session {
         }
     }
 
-    /// Does what `first` asks for, and what waits behind it, in order, as many as fit into one command each time.
+    /// Does what `first` asks for and what is queued behind it, in order, with as many channels in one command as fit.
     async fn meet(&mut self, connection: &mut MultiplexedConnection, first: Interest) -> RedisResult<()> {
         let mut next = Some(first);
         while let Some(interest) = next.take() {
@@ -214,7 +215,7 @@ impl Session {
             let names: Vec<ChannelName> = names.into_iter().collect();
             if subscribes {
                 let refused = self.subscribe(connection, &names).await?;
-                // Those that were refused are wanted no longer.
+                // `subscribe` has removed the refused ones.
                 self.sink.confirmed(names.iter().filter_map(|name| Some((name, *self.wanted.get(name)?))));
                 self.refuse(refused);
             } else {
@@ -224,7 +225,7 @@ impl Session {
         Ok(())
     }
 
-    /// Subscribes to the channels; gives those that Redis refuses (its ACL), which are no longer wanted.
+    /// Subscribes to the channels. Returns those that Redis's ACL refuses, and removes them from `wanted`.
     async fn subscribe(
         &mut self,
         connection: &mut MultiplexedConnection,
@@ -281,7 +282,7 @@ impl Session {
     }
 }
 
-/// Notes what is wanted from now on; gives the channel.
+/// Adds a channel to `wanted` or removes it; returns its name.
 fn note(wanted: &mut HashMap<ChannelName, Generation>, interest: Interest) -> ChannelName {
     match interest {
         Interest::Subscribe(name, generation) => {

@@ -1,11 +1,11 @@
-//! A Redis connection's stream with the messages taken out on the way: the client library reads all the rest.
+//! A Redis connection's stream without its messages, which are read here: the client library reads everything else.
 //!
-//! The library takes 1.2 us and six allocations to read one message, more than all that follows it. A message has one fixed
-//! shape, so it is read here, and what came in one read is passed on as one. Logging in, subscribing and its confirmations
-//! are the library's.
+//! The library takes 1.2 us and six allocations to read one message, more than all later steps together. A message has one
+//! fixed form, so it is read here, and the messages of one read are passed on together. The library logs in, subscribes and
+//! reads the confirmations.
 //!
-//! Invariant: what was read is taken apart at the ends of whole frames only, in order. Each frame is either a message and
-//! passed on, or given to the library byte for byte; a confirmation never comes before a message that was sent ahead of it.
+//! Invariant: the bytes are divided at the ends of whole frames only, in order. Each frame is either a message, which is passed
+//! on, or given to the library byte for byte. A confirmation never comes before a message that was sent ahead of it.
 
 use std::{
     io,
@@ -34,7 +34,7 @@ pub(super) trait Messages {
 pub(super) struct Tap<S, M> {
     stream: S,
     messages: M,
-    /// What was read, of which `..filled` is a frame that has not come whole.
+    /// The buffer for reads. `..filled` is a frame of which the end has not come yet.
     buffer: Vec<u8>,
     filled: usize,
     /// What the library has still to read, from `given` on.
@@ -52,7 +52,7 @@ impl<S, M: Messages> Tap<S, M> {
         Self { stream, messages, buffer: vec![0; CHUNK], filled: 0, rest: Vec::new(), given: 0, longest, skip: 0 }
     }
 
-    /// Takes what was read apart. `ended`: no more follows, so that what is left is the library's to judge.
+    /// Divides what was read into frames. `ended`: no more follows, and the library gets what is left.
     fn sort(&mut self, ended: bool) {
         let mut bytes = &self.buffer[..self.filled];
         loop {
@@ -105,7 +105,7 @@ impl<S: AsyncRead + Unpin, M: Messages + Unpin> AsyncRead for Tap<S, M> {
                 }
                 return Poll::Ready(Ok(()));
             }
-            // A stream of tokio's gives way by itself, after a number of reads, to whoever else waits on this thread.
+            // This loop can't block other tasks of the thread: tokio's streams yield after a number of reads.
             let mut read = ReadBuf::new(&mut tap.buffer[tap.filled..]);
             ready!(Pin::new(&mut tap.stream).poll_read(cx, &mut read))?;
             let bytes = read.filled().len();

@@ -1,6 +1,6 @@
-//! What ssecast puts into Redis, and the connections it does that on. Bytes and options; no loop.
+//! The payloads that ssecast publishes to Redis, and the options of its connections. It does no I/O.
 //!
-//! A payload is the message's data, unchanged. Only a message with an event type needs more room: it is written
+//! A payload is the message's data, unchanged. A message with an event type is written
 //! `\0ssecast:event\0TYPE\0DATA`.
 
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub(super) fn broken(why: &'static str) -> RedisError {
     (redis::ErrorKind::Io, why).into()
 }
 
-/// Redis's error in words that say what to do, where that is known.
+/// Redis's error as a text for the log. It says what to do, where that is known.
 pub(super) fn explain(error: &RedisError) -> String {
     match error.code() {
         Some("NOAUTH") => "Redis asks for a password: put one into the URL, redis://USER:PASSWORD@HOST".to_owned(),
@@ -60,7 +60,7 @@ pub(super) fn explain(error: &RedisError) -> String {
 /// The payload of a message.
 pub(super) fn encode(message: &Message) -> Bytes {
     match &message.event {
-        // Data that looks marked is marked as well, with no type, so that it arrives as it is.
+        // Data that begins like a marked payload is marked as well, with an empty type, so that it arrives unchanged.
         None if message.data.starts_with(EVENT_MARK) => [EVENT_MARK, b"\0", &message.data].concat().into(),
         None => message.data.clone(),
         Some(event) => [EVENT_MARK, event.as_str().as_bytes(), b"\0", &message.data].concat().into(),
