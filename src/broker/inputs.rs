@@ -11,8 +11,8 @@ use super::{
 use crate::name::ChannelName;
 
 impl Dispatcher {
-    /// Subscribes shard `shard` to the channel. True if the channel is open already; else [`Delivery::Confirmed`] or
-    /// [`Delivery::Refused`] follows.
+    /// Subscribes shard `shard` to the channel. True if the channel is open already; else `Delivery::Confirmed` or
+    /// `Delivery::Refused` follows.
     pub fn subscribe(&self, shard: usize, name: &ChannelName) -> bool {
         self.input(|subscriptions, actions| subscriptions.subscribe(shard, name, actions))
     }
