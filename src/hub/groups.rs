@@ -12,14 +12,12 @@ use std::{
 
 use slab::Slab;
 
-use super::{Channel, ChannelId};
+use super::channel::{Channel, ChannelId, GroupId};
 use crate::{
     event::{Coding, Event, Form},
     index,
 };
 
-/// An index of the hub's groups.
-pub type GroupId = u32;
 /// A client's slot in the shard's table of clients.
 pub type ClientIndex = u32;
 
@@ -87,6 +85,10 @@ impl Groups {
         let group = &mut self.groups[id as usize];
         let (events, before) = (std::mem::take(&mut group.batch), std::mem::take(&mut group.before).upgrade());
         Some(Batch { group: id, kind: group.key.1, events, before })
+    }
+
+    pub(super) fn is_batch_empty(&self, id: GroupId) -> bool {
+        self.groups[id as usize].batch.is_empty()
     }
 
     pub(super) fn recycle(&mut self, mut batch: Batch) {

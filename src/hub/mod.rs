@@ -7,21 +7,28 @@
 //! Invariant: a client that is not behind has every event up to [`Hub::last`] that is not in a batch of its group. So the batch
 //! of a group is taken before a client of the group is served from the histories.
 
-mod groups;
 mod history;
+mod channel;
+mod groups;
 mod reader;
 mod snapshot;
 mod replay;
 mod retention;
+mod membership;
 mod sequencer;
 
 use std::{collections::HashMap, sync::Arc};
 
 use slab::Slab;
 
-use self::{groups::Groups, history::History};
+use self::{
+    channel::{Channel, base_weight},
+    groups::Groups,
+    history::History,
+};
 pub use self::{
-    groups::{Batch, ClientIndex, GroupId, Kind},
+    channel::{ChannelId, GroupId, Subscription},
+    groups::{Batch, ClientIndex, Kind},
     history::{Cause, Hole},
     reader::{CursorOrigin, Reader},
     replay::{Replay, ReplayItem},
@@ -36,64 +43,6 @@ use crate::{
     index,
     name::ChannelName,
 };
-
-/// An index of [`Hub`]'s channels.
-pub type ChannelId = u32;
-
-/// Whether a channel's events reach the hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subscription {
-    /// The sources were not asked to deliver the channel, or not all of them have answered.
-    Pending,
-    /// Every source has answered: it delivers the channel's events, or it is disconnected and reports when it is connected again.
-    Confirmed,
-}
-
-/// A channel that has clients, or whose history is kept.
-#[derive(Debug)]
-pub struct Channel {
-    name: ChannelName,
-    /// Whether a source must confirm it before its events arrive.
-    on_demand: bool,
-    history: History,
-    subscription: Subscription,
-    /// Number of streams and polls that read the channel.
-    subscribers: u32,
-    /// Number of requests that hold the channel, since they wait until it is confirmed ([`Hub::hold`]).
-    holds: u32,
-    /// Number of its clients that are behind. While there are any, the history may exceed `history.messages` (`history.stretch`).
-    behind: u32,
-    /// Since when the channel has had no client and no hold; `None` while it has one.
-    idle_since: Option<Uptime>,
-    /// Whether the shard is subscribed to the channel at the dispatcher ([`Hub::set_wanted`]).
-    wanted: bool,
-    /// Set while the channel is in [`Hub`]'s `eviction`: the position of its newest event when it was put there.
-    queued_at: Option<Position>,
-    /// Groups that read the channel.
-    groups: Vec<GroupId>,
-}
-
-impl Channel {
-    fn new(name: ChannelName, on_demand: bool, history: History, subscription: Subscription) -> Self {
-        Self {
-            name,
-            on_demand,
-            history,
-            subscription,
-            subscribers: 0,
-            holds: 0,
-            behind: 0,
-            idle_since: None,
-            wanted: false,
-            queued_at: None,
-            groups: Vec::new(),
-        }
-    }
-
-    fn is_in_use(&self) -> bool {
-        self.subscribers > 0 || self.holds > 0
-    }
-}
 
 /// One shard's channels and groups.
 pub struct Hub {
@@ -205,6 +154,12 @@ impl Hub {
         self.groups.next_batch()
     }
 
+    /// Whether no event waits in the group's batch. Only then may its clients join, leave or be served from the histories.
+    #[must_use]
+    pub fn is_batch_empty(&self, group: GroupId) -> bool {
+        self.groups.is_batch_empty(group)
+    }
+
     /// Keeps a sent batch's buffer, to be used for another one.
     pub fn recycle(&mut self, batch: Batch) {
         self.groups.recycle(batch);
@@ -240,65 +195,6 @@ impl Hub {
                 Reader::new(cursor, CursorOrigin::Foreign)
             }
             Start::Unknown => Reader::new(Position(0), CursorOrigin::Foreign),
-        }
-    }
-
-    /// Finds or makes the channel, and holds it for a request: it is not removed before [`Hub::release`].
-    pub fn hold(&mut self, name: &ChannelName) -> ChannelId {
-        let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
-        let channel = &mut self.channels[id as usize];
-        channel.holds += 1;
-        self.set_in_use(id);
-        id
-    }
-
-    /// Ends a hold.
-    pub fn release(&mut self, id: ChannelId, now: Uptime) {
-        let channel = &mut self.channels[id as usize];
-        channel.holds -= 1;
-        self.set_idle_if_unused(id, now);
-    }
-
-    /// Adds a client to the group of `channels` (in any order, without repeats) and `kind`. Returns the group and the client's
-    /// place in it.
-    pub fn join(&mut self, mut channels: Vec<ChannelId>, kind: Kind, client: ClientIndex) -> (GroupId, u32) {
-        channels.sort_unstable();
-        for &id in &channels {
-            let channel = &mut self.channels[id as usize];
-            channel.subscribers += 1;
-            self.set_in_use(id);
-        }
-        self.groups.join(&channels, kind, client, &mut self.channels)
-    }
-
-    /// Removes the client at `place` from its group. Returns the client that was moved to `place`, if one was.
-    pub fn leave(&mut self, group: GroupId, place: u32, now: Uptime) -> Option<ClientIndex> {
-        let channels: Vec<ChannelId> = self.groups.channels(group).collect();
-        let moved = self.groups.leave(group, place, &mut self.channels);
-        for id in channels {
-            self.channels[id as usize].subscribers -= 1;
-            self.set_idle_if_unused(id, now);
-        }
-        moved
-    }
-
-    fn set_in_use(&mut self, id: ChannelId) {
-        self.idle -= usize::from(self.channels[id as usize].idle_since.take().is_some());
-    }
-
-    fn set_idle_if_unused(&mut self, id: ChannelId, now: Uptime) {
-        let channel = &mut self.channels[id as usize];
-        if !channel.is_in_use() {
-            self.idle += usize::from(channel.idle_since.replace(now).is_none());
-            self.remove_if_unused(id);
-        }
-    }
-
-    /// Counts a client of `group` that has fallen behind (`true`), or that is no longer behind (`false`).
-    pub fn set_behind(&mut self, group: GroupId, behind: bool) {
-        for id in self.groups.channels(group) {
-            let count = &mut self.channels[id as usize].behind;
-            *count = if behind { *count + 1 } else { *count - 1 };
         }
     }
 
@@ -362,39 +258,6 @@ impl Hub {
         self.remove_if_unused(id);
     }
 
-    /// Whether a group's clients are streams or polls, and of which form.
-    #[must_use]
-    pub fn kind(&self, group: GroupId) -> Kind {
-        self.groups.kind(group)
-    }
-
-    /// The clients of a group.
-    #[must_use]
-    pub fn clients(&self, group: GroupId) -> &[ClientIndex] {
-        self.groups.clients(group)
-    }
-
-    /// The clients that read the channel, in all groups.
-    #[must_use]
-    pub fn clients_of(&self, id: ChannelId) -> Vec<ClientIndex> {
-        let groups = self.channels[id as usize].groups.iter();
-        groups.flat_map(|&group| self.groups.clients(group)).copied().collect()
-    }
-
-    /// Each channel that has clients, and how many it has.
-    pub fn subscribers(&self) -> impl Iterator<Item = (&ChannelName, u32)> {
-        self.channels
-            .iter()
-            .filter(|(_, channel)| channel.subscribers > 0)
-            .map(|(_, channel)| (&channel.name, channel.subscribers))
-    }
-
-    /// Number of clients that read a channel.
-    #[must_use]
-    pub fn subscribers_of(&self, name: &ChannelName) -> u32 {
-        self.names.get(name).map_or(0, |&id| self.channels[id as usize].subscribers)
-    }
-
     fn open(&mut self, name: ChannelName) -> ChannelId {
         let on_demand = self.must_be_confirmed(&name);
         let (history, subscription) = if on_demand {
@@ -409,12 +272,9 @@ impl Hub {
     }
 }
 
-/// Bytes that a channel takes beside its events: its state, its name, and its entries in the hub's tables.
-fn base_weight(name: &ChannelName) -> u32 {
-    u32::try_from(size_of::<Channel>() + name.as_str().len() + 128).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod gap_tests;
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod tests;

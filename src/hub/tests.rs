@@ -1,7 +1,5 @@
 //! Tests of one hub: a client that resumes after a cursor gets the later events, once and in order, or a gap event. Tests over
-//! several hubs are in `gap_tests`.
-
-use std::time::Duration;
+//! several hubs are in `gap_tests`, tests of what is dropped in `retention_tests`.
 
 use bytes::Bytes;
 
@@ -11,29 +9,29 @@ use crate::{
     sse::GapReason,
 };
 
-const SECOND: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1_000_000;
 
-struct Harness {
-    hub: Hub,
-    sequencer: Sequencer,
+pub(super) struct Harness {
+    pub(super) hub: Hub,
+    pub(super) sequencer: Sequencer,
     /// The wall clock, in microseconds since 1970.
-    now: u64,
+    pub(super) now: u64,
     /// How far the wall clock was set forward since the start.
-    jumped: u64,
+    pub(super) jumped: u64,
 }
 
 impl Harness {
-    fn new(limits: config::History, on_demand: bool) -> Self {
+    pub(super) fn new(limits: config::History, on_demand: bool) -> Self {
         let now = 1_000 * SECOND;
         let sequencer = Sequencer::new("abcdefgh".parse().unwrap(), now);
         Self { hub: Hub::new(sequencer.cursor(), limits, on_demand), sequencer, now, jumped: 0 }
     }
 
-    fn uptime(&self) -> Uptime {
+    pub(super) fn uptime(&self) -> Uptime {
         Uptime(u32::try_from((self.now - self.jumped) / 100_000).unwrap())
     }
 
-    fn publish(&mut self, channel: &str, data: &str) -> Position {
+    pub(super) fn publish(&mut self, channel: &str, data: &str) -> Position {
         let position = self.sequencer.next(self.now);
         let message = Message { channel: name(channel), event: None, data: Bytes::from(data.to_owned()) };
         let event = Event::new(self.sequencer.node(), position, &message);
@@ -45,7 +43,7 @@ impl Harness {
         position
     }
 
-    fn join(&mut self, channels: &[&str], client: ClientIndex) -> (GroupId, u32) {
+    pub(super) fn join(&mut self, channels: &[&str], client: ClientIndex) -> (GroupId, u32) {
         let ids: Vec<ChannelId> = channels.iter().map(|channel| self.hub.hold(&name(channel))).collect();
         let joined = self.hub.join(ids.clone(), Kind::Stream(Form::Plain, Coding::Identity), client);
         ids.into_iter().for_each(|id| self.hub.release(id, self.uptime()));
@@ -53,7 +51,7 @@ impl Harness {
     }
 
     /// The items that a client gets that begins with `start`.
-    fn resume(&mut self, channels: &[&str], start: Start) -> Vec<Given> {
+    pub(super) fn resume(&mut self, channels: &[&str], start: Start) -> Vec<Given> {
         let (group, slot) = self.join(channels, 7);
         let given = self.hub.replay(group, &self.hub.reader(start, self.now)).map(Given::from).collect();
         self.hub.leave(group, slot, self.uptime());
@@ -61,7 +59,7 @@ impl Harness {
     }
 
     /// A source that was disconnected after `begin` is connected again.
-    fn reconnect(&mut self, channels: &[&str], begin: Position) -> Position {
+    pub(super) fn reconnect(&mut self, channels: &[&str], begin: Position) -> Position {
         let hole = Hole { begin, end: self.sequencer.next(self.now) };
         for channel in channels {
             self.hub.restore(&name(channel), hole);
@@ -69,13 +67,13 @@ impl Harness {
         hole.end
     }
 
-    fn after(&self, position: Position) -> Start {
+    pub(super) fn after(&self, position: Position) -> Start {
         Start::After(self.hub.cursor_at(position))
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Given {
+pub(super) enum Given {
     Event(Position),
     Gap(Position, Vec<String>, GapReason),
 }
@@ -91,11 +89,11 @@ impl From<ReplayItem> for Given {
     }
 }
 
-fn name(name: &str) -> ChannelName {
+pub(super) fn name(name: &str) -> ChannelName {
     ChannelName::new(name).unwrap()
 }
 
-fn limits(messages: usize) -> config::History {
+pub(super) fn limits(messages: usize) -> config::History {
     config::History { messages, ..config::History::default() }
 }
 
@@ -233,66 +231,6 @@ fn an_event_of_a_channel_without_subscription_is_not_kept() {
 }
 
 #[test]
-fn a_history_stretches_for_clients_that_are_behind_for_the_configured_time() {
-    let mut harness = Harness::new(limits(2), false);
-    let (group, _) = harness.join(&["a"], 1);
-    harness.hub.set_behind(group, true);
-    let cursor = harness.sequencer.last();
-    for _ in 0..50 {
-        harness.publish("a", "x");
-    }
-    assert_eq!(harness.resume(&["a"], harness.after(cursor)).len(), 50);
-    harness.now += 6 * SECOND;
-    harness.publish("a", "x");
-    assert_eq!(harness.resume(&["a"], harness.after(cursor)).len(), 3, "a gap and two events");
-    harness.hub.set_behind(group, false);
-}
-
-#[test]
-fn a_channel_without_clients_is_unsubscribed_after_the_linger() {
-    let mut harness = Harness::new(limits(2), true);
-    let (group, slot) = harness.join(&["a"], 1);
-    let id = harness.hub.id(&name("a")).unwrap();
-    harness.hub.set_wanted(id, true);
-    harness.hub.leave(group, slot, harness.uptime());
-    harness.now += 59 * SECOND;
-    assert_eq!(harness.hub.sweep(harness.uptime()), []);
-    harness.now += 2 * SECOND;
-    assert_eq!(harness.hub.sweep(harness.uptime()), [name("a")]);
-    harness.hub.set_unsubscribed(&name("a"));
-    assert_eq!((harness.hub.id(&name("a")), harness.hub.bytes), (None, 0));
-}
-
-#[test]
-fn events_past_their_age_are_dropped_and_an_older_cursor_gets_a_gap_event() {
-    let mut harness = Harness::new(config::History { age: Duration::from_secs(10), ..limits(10) }, false);
-    let start = harness.sequencer.last();
-    let old = harness.publish("a", "x");
-    harness.now += 11 * SECOND;
-    harness.hub.sweep(harness.uptime());
-    harness.hub.sweep(harness.uptime());
-    let given = harness.resume(&["a"], harness.after(start));
-    assert_eq!(given, [Given::Gap(old, vec!["a".to_owned()], GapReason::History)]);
-    assert_eq!(harness.resume(&["a"], harness.after(old)), []);
-}
-
-#[test]
-fn all_histories_together_are_bounded_and_quiet_channels_lose_events_first() {
-    let bytes = 100_000;
-    let mut harness = Harness::new(config::History { bytes, ..limits(1000) }, false);
-    for n in 0..2_000 {
-        harness.publish(&format!("quiet-{n}"), "x");
-        harness.publish("busy", &"x".repeat(50));
-        assert!(harness.hub.bytes <= bytes, "{} bytes after {n}", harness.hub.bytes);
-    }
-    let (cursor, busy) = (harness.sequencer.last(), harness.publish("busy", "x"));
-    assert_eq!(harness.resume(&["busy"], harness.after(cursor)), [Given::Event(busy)]);
-    let given = harness.resume(&["quiet-0"], harness.after(Position(1_000 * SECOND)));
-    assert!(matches!(&given[..], [Given::Gap(..)]), "{given:?}");
-    assert!(harness.hub.channels.len() < 600, "channels without events are forgotten");
-}
-
-#[test]
 fn a_group_ends_with_its_last_client_and_leaves_its_channels() {
     let mut harness = Harness::new(limits(2), false);
     let mut clients: Vec<(GroupId, u32)> = Vec::new();
@@ -406,52 +344,4 @@ fn a_connected_client_gets_each_gap_once() {
     assert_eq!(next(&harness), Some(Given::Event(kept[0])));
     assert_eq!(next(&harness), Some(Given::Event(kept[1])));
     assert_eq!(next(&harness), None);
-}
-
-#[test]
-fn a_clock_that_jumps_forward_empties_no_history() {
-    let mut harness = Harness::new(config::History { age: Duration::from_secs(60), ..limits(10) }, false);
-    let start = harness.sequencer.last();
-    let before = harness.publish("a", "x");
-    (harness.now, harness.jumped) = (harness.now + 3600 * SECOND, 3600 * SECOND);
-    harness.hub.sweep(harness.uptime());
-    let after = harness.publish("a", "x");
-    assert_eq!(harness.resume(&["a"], harness.after(start)), [Given::Event(before), Given::Event(after)]);
-}
-
-#[test]
-fn events_published_while_the_clock_was_ahead_are_kept_for_their_age_only() {
-    let mut harness = Harness::new(config::History { age: Duration::from_secs(60), ..limits(10) }, false);
-    harness.sequencer.next(harness.now + 86_400 * SECOND); // Positions stay ahead, though the clock is right again.
-    let start = harness.sequencer.last();
-    let old = harness.publish("a", "x");
-    harness.now += 61 * SECOND;
-    harness.hub.sweep(harness.uptime());
-    let gap = Given::Gap(old, vec!["a".to_owned()], GapReason::History);
-    assert_eq!(harness.resume(&["a"], harness.after(start)), [gap]);
-}
-
-#[test]
-fn long_names_and_other_forms_of_events_count_for_the_bound() {
-    let bytes = 100_000;
-    let mut harness = Harness::new(config::History { bytes, ..limits(1000) }, false);
-    for n in 0..1_000 {
-        harness.publish(&format!("{n}{}", "x".repeat(200)), "x");
-    }
-    assert!(harness.hub.channels.len() < bytes / 600, "{} channels", harness.hub.channels.len());
-
-    let mut harness = Harness::new(config::History { bytes, ..limits(1000) }, false);
-    harness.publish("a", &"x".repeat(1000));
-    let plain = harness.hub.bytes;
-    let id = harness.hub.id(&name("a")).unwrap();
-    let event = Arc::clone(harness.hub.channels[id as usize].history.get(0).unwrap());
-    let envelope = event.frame(Form::Envelope).len();
-    harness.hub.weigh(&event);
-    assert_eq!(harness.hub.bytes, plain + envelope);
-    event.piece(Form::Plain, None, &mut crate::gzip::Deflater::default());
-    harness.hub.weigh(&event);
-    harness.hub.weigh(&event);
-    assert!(harness.hub.bytes > plain + envelope);
-    harness.hub.set_unsubscribed(&name("a"));
-    assert_eq!(harness.hub.bytes, 0);
 }

@@ -24,7 +24,7 @@ use crate::{
     cursor::Position,
     event::Coding,
     hub::{ChannelId, Kind},
-    sse,
+    index, sse,
 };
 
 /// Most epoll events that are handled in one turn of the loop.
@@ -61,7 +61,7 @@ impl Flushed<'_> {
         };
         self.answer_poll(slot, &reader, false);
         self.serve(slot);
-        if let Some((spread, _)) = self.draining {
+        if let Some(spread) = self.draining_spread() {
             self.close_with_retry(slot, spread);
         }
     }
@@ -119,22 +119,21 @@ impl Shard {
     /// The socket can't be watched with epoll.
     pub(super) fn admit(&mut self, entering: Entering) -> io::Result<u32> {
         let Entering { fd, channels, kind, expires_in, silent, state, info, permit } = entering;
-        self.generation = self.generation.wrapping_add(1);
-        let (generation, now) = (self.generation, self.wheel.now());
-        let entry = self.clients.vacant_entry();
-        let slot = u32::try_from(entry.key()).map_err(io::Error::other)?;
-        let key = ClientKey { slot, generation };
+        let now = self.wheel.now();
+        let slot = index::to_u32(self.clients.vacant_key());
+        let key = self.new_key(slot);
         self.epoll.add(&fd, EpollEvent::new(WATCHED, key.to_bits()))?;
         let (group, place) = self.hub.join(channels, kind, slot);
+        debug_assert!(self.hub.is_batch_empty(group), "a client joins a group only while the group's batch is empty");
         if state.is_catching_up() {
             self.hub.set_behind(group, true);
         }
         let expires = expires_in.map(|ticks| now.after(ticks));
         let written = if state.is_live() { now.before(silent) } else { now };
         let ping_at = written.after(self.wheel.ticks(self.config.stream.ping_interval));
-        entry.insert(Client {
+        self.clients.insert(Client {
             fd,
-            generation,
+            generation: key.generation,
             group,
             place,
             written,

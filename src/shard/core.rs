@@ -10,18 +10,20 @@
 
 use std::{
     collections::HashMap,
+    io, mem,
     ops::{Deref, DerefMut},
     sync::Arc,
     time::Duration,
 };
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use slab::Slab;
 use tokio::sync::oneshot;
 
 use super::{
     client::{Client, ClientKey, ClientState},
     frames::Joined,
+    parts::Parts,
     wheel::Wheel,
 };
 use crate::{
@@ -49,7 +51,7 @@ pub(super) struct Shard {
     /// By slot.
     pub(super) clients: Slab<Client>,
     /// The number of the client that joined last.
-    pub(super) generation: u32,
+    generation: u32,
     /// Slots of clients that have ended. They are removed when the [`Flushed`] is dropped. A slot may stand here twice.
     pub(super) ended: Vec<u32>,
     pub(super) epoll: Epoll,
@@ -61,14 +63,40 @@ pub(super) struct Shard {
     pub(super) unsent_bytes: usize,
     pub(super) deflater: Deflater,
     /// Requests that wait until a channel is confirmed (true) or refused (false).
-    pub(super) waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
+    waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
     /// Set once all clients are to be closed, also those that join later: the time within which they are to reconnect, and a
     /// sender that is dropped when no client is left.
-    pub(super) draining: Option<(Duration, oneshot::Sender<()>)>,
-    /// Number of clients that were closed because they took nothing, and that were not logged yet.
-    pub(super) stalled: u64,
-    /// Number of gap events that were not logged yet.
-    pub(super) unlogged_gaps: u64,
+    draining: Option<(Duration, oneshot::Sender<()>)>,
+    /// What is logged once a second.
+    pub(super) unlogged: Unlogged,
+}
+
+/// Counts what is logged once a second, so that one cause does not fill the log.
+#[derive(Default)]
+pub(super) struct Unlogged {
+    /// Clients that were closed because they took no data.
+    stalled: u64,
+    /// Gap events that were sent.
+    gaps: u64,
+}
+
+impl Unlogged {
+    /// Counts a client that was closed because it took no data.
+    pub(super) fn count_stalled(&mut self) {
+        self.stalled += 1;
+    }
+
+    /// Counts gap events, also in the metrics.
+    pub(super) fn count_gaps(&mut self, gaps: u64, metrics: &Metrics) {
+        metrics.gaps.add(gaps);
+        self.gaps += gaps;
+    }
+
+    /// Returns the numbers of stalled clients and of gap events, and begins again at 0.
+    pub(super) fn take(&mut self) -> (u64, u64) {
+        let Self { stalled, gaps } = mem::take(self);
+        (stalled, gaps)
+    }
 }
 
 /// A shard whose batches are all sent. When this is dropped, clients that have ended are removed.
@@ -103,6 +131,65 @@ impl Drop for Flushed<'_> {
 }
 
 impl Shard {
+    /// A shard without clients.
+    ///
+    /// # Errors
+    /// The system has no epoll descriptor left.
+    pub(super) fn new(parts: Parts) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let Parts { number, config, metrics, client_limit, dispatcher, cursor, on_demand, .. } = parts;
+        Ok(Self {
+            number,
+            hub: Hub::new(cursor, config.history.clone(), on_demand),
+            wheel: Wheel::new(config.stream.ping_interval),
+            config,
+            metrics,
+            client_limit,
+            dispatcher,
+            clients: Slab::new(),
+            generation: 0,
+            ended: Vec::new(),
+            epoll,
+            joined: Joined::default(),
+            unsent_bytes: 0,
+            deflater: Deflater::default(),
+            waiting: HashMap::new(),
+            draining: None,
+            unlogged: Unlogged::default(),
+        })
+    }
+
+    /// The key of a new client in `slot`.
+    pub(super) fn new_key(&mut self, slot: u32) -> ClientKey {
+        self.generation = self.generation.wrapping_add(1);
+        ClientKey { slot, generation: self.generation }
+    }
+
+    /// Lets a request wait until the channel is confirmed (true) or refused (false).
+    pub(super) fn wait_for(&mut self, id: ChannelId) -> oneshot::Receiver<bool> {
+        let (answer, answered) = oneshot::channel();
+        self.waiting.entry(id).or_default().push(answer);
+        answered
+    }
+
+    /// Answers the requests that wait for the channel.
+    pub(super) fn answer_waiting(&mut self, id: ChannelId, confirmed: bool) {
+        for waiting in self.waiting.remove(&id).unwrap_or_default() {
+            let _ = waiting.send(confirmed); // The request may have ended.
+        }
+    }
+
+    /// From now on clients that join are closed as well; they are to reconnect within `spread`. `gone` is dropped when no client
+    /// is left.
+    pub(super) fn begin_draining(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
+        self.draining = Some((spread, gone));
+    }
+
+    /// If clients that join are to be closed: the time within which they are to reconnect.
+    pub(super) fn draining_spread(&self) -> Option<Duration> {
+        self.draining.as_ref().map(|(spread, _)| *spread)
+    }
+
     /// Changes a client's state. Returns the state before.
     pub(super) fn set_state(&mut self, slot: u32, state: ClientState) -> ClientState {
         let client = &mut self.clients[slot as usize];
@@ -113,7 +200,7 @@ impl Shard {
         if !state.is_live() {
             client.written = self.wheel.now(); // Its time to take something begins (`timers::TO_TAKE`).
         }
-        std::mem::replace(&mut client.state, state)
+        mem::replace(&mut client.state, state)
     }
 
     /// The slots of all clients.

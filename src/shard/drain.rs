@@ -26,7 +26,7 @@ impl Flushed<'_> {
     /// Closes all clients, and those that join later. They are to reconnect within `spread`. `gone` is dropped when no client is
     /// left.
     pub(super) fn drain(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
-        self.draining = Some((spread, gone));
+        self.begin_draining(spread, gone);
         for slot in self.slots() {
             self.close_with_retry(slot, spread);
         }

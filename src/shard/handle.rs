@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
 };
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::{client::Joining, core::Shard};
 use crate::{
@@ -87,9 +87,7 @@ impl ShardHandle {
                 let id = shard.hub.hold(name);
                 hold.channels.push(id);
                 if !shard.is_confirmed(id, name) {
-                    let (answer, answered) = oneshot::channel();
-                    shard.waiting.entry(id).or_default().push(answer);
-                    answers.push((name, answered));
+                    answers.push((name, shard.wait_for(id)));
                 }
             }
         }

@@ -7,13 +7,14 @@ mod socket;
 mod frames;
 mod poll;
 mod client;
+mod queue;
+mod parts;
 mod core;
 mod writer;
 mod timers;
 mod drain;
 mod connect;
 mod snapshot;
-mod queue;
 mod turn;
 mod handle;
 mod runner;
@@ -21,9 +22,10 @@ mod runner;
 pub use self::{
     client::Joining,
     handle::{Hold, ShardHandle},
+    parts::Parts,
     poll::PollReply,
     queue::{Op, Queue},
-    runner::{Parts, ServeConnection, run},
+    runner::{ServeConnection, run},
 };
 
 #[cfg(test)]

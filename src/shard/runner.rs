@@ -2,8 +2,6 @@
 
 use std::{cell::RefCell, future::Future, io, mem, os::fd::OwnedFd, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
-use slab::Slab;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::oneshot,
@@ -13,42 +11,16 @@ use tokio::{
 
 use super::{
     core::Shard,
-    frames::Joined,
     handle::{Connections, ShardHandle},
+    parts::Parts,
     queue::{Op, Queue},
-    wheel::Wheel,
 };
-use crate::{
-    broker::Dispatcher, client_limit::ClientLimit, config::Config, cursor::Cursor, gzip::Deflater, hub::Hub,
-    metrics::Metrics, snapshot::Transfer, stream::Stream,
-};
+use crate::{snapshot::Transfer, stream::Stream};
 
 /// After a flush of `stream.coalesce`, epoll events are handled in up to this many turns before the next flush may wait again.
 const TURNS_A_WINDOW: usize = 64;
 /// How long [`Op::Pause`] waits for requests under way.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
-
-/// What is needed to make a shard.
-pub struct Parts {
-    /// The shard's number among the process's shards, from 0.
-    pub number: usize,
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// The limit on clients.
-    pub client_limit: Arc<ClientLimit>,
-    /// Where the shard subscribes to channels.
-    pub dispatcher: Arc<Dispatcher>,
-    /// The shard's queue.
-    pub queue: Arc<Queue>,
-    /// The node, and the last position before the shard began.
-    pub cursor: Cursor,
-    /// Whether sources must be asked to deliver a channel.
-    pub on_demand: bool,
-    /// The state of a shard of the predecessor, at an upgrade.
-    pub inherited: Option<Transfer>,
-}
 
 /// Serves a connection on the shard's thread until the connection ends or is given to the shard.
 pub type ServeConnection = Rc<dyn Fn(Stream, ShardHandle) -> Pin<Box<dyn Future<Output = ()>>>>;
@@ -108,33 +80,6 @@ pub fn run(
             () = stopped => Ok(()),
         }
     }))
-}
-
-impl Shard {
-    pub(super) fn new(parts: Parts) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let Parts { number, config, metrics, client_limit, dispatcher, cursor, on_demand, .. } = parts;
-        Ok(Self {
-            number,
-            hub: Hub::new(cursor, config.history.clone(), on_demand),
-            wheel: Wheel::new(config.stream.ping_interval),
-            config,
-            metrics,
-            client_limit,
-            dispatcher,
-            clients: Slab::new(),
-            generation: 0,
-            ended: Vec::new(),
-            epoll,
-            joined: Joined::default(),
-            unsent_bytes: 0,
-            deflater: Deflater::default(),
-            waiting: std::collections::HashMap::new(),
-            draining: None,
-            stalled: 0,
-            unlogged_gaps: 0,
-        })
-    }
 }
 
 struct Driver<'a> {

@@ -14,9 +14,9 @@ use tokio::sync::oneshot;
 use super::{
     client::{ClientState, Joining, OtherState},
     core::Shard,
+    parts::Parts,
     poll::PollReply,
     queue::{Op, Queue},
-    runner::Parts,
 };
 use crate::{
     broker::{Delivery, Dispatcher},

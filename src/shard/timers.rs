@@ -1,7 +1,7 @@
 //! What is done at certain times: pings, ends of lifetimes, answers of polls without events, and each second the sweep of the
 //! histories. It does not decide when it is called.
 
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use super::{
     client::{ClientState, OtherState},
@@ -61,7 +61,9 @@ impl Flushed<'_> {
                     self.answer_poll(slot, &reader, true);
                 }
                 end @ (Action::End | Action::EndStalled) => {
-                    self.stalled += u64::from(end == Action::EndStalled);
+                    if end == Action::EndStalled {
+                        self.unlogged.count_stalled();
+                    }
                     self.ended.push(slot);
                     continue;
                 }
@@ -81,14 +83,13 @@ impl Flushed<'_> {
         for name in released {
             self.dispatcher.release(self.number, &name);
         }
-        let stalled = mem::take(&mut self.stalled);
+        let (stalled, gaps) = self.unlogged.take();
         if stalled > 0 {
             tracing::info!(
                 clients = stalled,
                 "clients were closed: they took no data for {STALL_LIMIT:?}; they resume when they reconnect"
             );
         }
-        let gaps = mem::take(&mut self.unlogged_gaps);
         if gaps > 0 {
             tracing::warn!(gaps, "gap events were sent: clients may have missed events; each gap event says why");
         }

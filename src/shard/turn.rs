@@ -12,7 +12,7 @@ use crate::{
     broker::{Delivery, ShardQuery},
     clock::Uptime,
     cursor::Position,
-    hub::{ChannelId, GroupId, Hole},
+    hub::{GroupId, Hole},
     name::ChannelName,
     snapshot::Transfer,
     stream::Stream,
@@ -84,12 +84,6 @@ impl Shard {
                     |(name, _): (&ChannelName, u32)| BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
                 let _ = answer.send(self.hub.subscribers().map(hash).collect());
             }
-        }
-    }
-
-    fn answer_waiting(&mut self, id: ChannelId, confirmed: bool) {
-        for waiting in self.waiting.remove(&id).unwrap_or_default() {
-            let _ = waiting.send(confirmed); // The request may have ended.
         }
     }
 }

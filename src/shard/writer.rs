@@ -5,7 +5,7 @@
 //! - A live client has every event up to the hub's last position, except those in its group's batch. A client that is catching up
 //!   has every event up to its reader's cursor, and its unwritten bytes are written before anything else.
 //! - No events are queued for a client. Events that its socket does not take stay in the histories, and the client has a cursor.
-//! - While batches are sent, only clients of the group whose batch was taken are served from the histories.
+//! - While batches are sent, only clients of the group whose batch was taken are served from the histories (asserted in debug builds).
 
 use std::{io::IoSlice, sync::Arc};
 
@@ -201,6 +201,7 @@ impl Shard {
     /// nothing is left to write.
     fn write_due(&mut self, slot: u32) -> (Sent, usize) {
         let client = &mut self.clients[slot as usize];
+        debug_assert!(self.hub.is_batch_empty(client.group), "its batch has events that the histories have too");
         let ClientState::Other(other) = &mut client.state else { return (Sent::All, 0) };
         let (OtherState::CatchingUp(catching_up), Kind::Stream(form, coding)) =
             (&mut **other, self.hub.kind(client.group))
@@ -248,9 +249,9 @@ impl Shard {
             }
             catching_up.reader.pass(&frame.item);
             client.gzip_before = frame.event();
-            let gap = u64::from(matches!(frame.item, ReplayItem::Gap { .. }));
-            self.metrics.gaps.add(gap);
-            self.unlogged_gaps += gap;
+            if matches!(frame.item, ReplayItem::Gap { .. }) {
+                self.unlogged.count_gaps(1, &self.metrics);
+            }
             self.metrics.replayed.add(1);
             if left < frame.bytes.len() {
                 catching_up.unwritten.bytes = frame.bytes.slice(left..);
@@ -273,6 +274,7 @@ impl Shard {
     pub(super) fn answer_poll(&mut self, slot: u32, reader: &Reader, even_if_empty: bool) {
         let client = &self.clients[slot as usize];
         let Some(poll) = client.state.as_waiting() else { return };
+        debug_assert!(self.hub.is_batch_empty(client.group), "its batch has events that the histories have too");
         let (mut due, mut bytes, mut all, mut gaps) = (Vec::new(), 0, true, 0);
         for next in self.hub.replay(client.group, reader) {
             if bytes > BYTES_A_POLL {
@@ -292,8 +294,7 @@ impl Shard {
         let position = if all { self.hub.last() } else { due.last().map_or(reader.cursor, ReplayItem::position) };
         let response = poll::encode_response(&poll.head, poll.reply, &self.hub.cursor_at(position), &due);
         self.metrics.replayed.add(due.len() as u64);
-        self.metrics.gaps.add(gaps);
-        self.unlogged_gaps += gaps;
+        self.unlogged.count_gaps(gaps, &self.metrics);
         self.close_after(slot, response);
     }
 
