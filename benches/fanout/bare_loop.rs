@@ -1,8 +1,7 @@
-//! The floor: a server that does nothing but one `write(2)` a client and event, as its own process.
+//! The lower bound: a server process that only does one `write(2)` for each client and event.
 //!
-//! It accepts on a Unix socket, answers whatever ends with a blank line with a stream's head, and writes the frames that
-//! come in on its standard input to everyone. No channels, no history, no limits: what is slower than this is
-//! slower by what it does more.
+//! It accepts on a Unix socket, answers each request with the head of a stream, and writes the frames from its standard input to all
+//! clients. It has no channels, no history and no limits. What another server takes beyond this is the cost of its features.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -1,4 +1,4 @@
-//! What is compared: servers that can be started in a folder of their own, and are ended with it.
+//! The servers that are compared. Each is started in its own folder. Measures nothing.
 
 use std::{
     os::unix::net::UnixStream,
@@ -31,7 +31,7 @@ pub(crate) enum Contender {
     NginxBareLoop,
     /// ssecast behind the same nginx.
     NginxSsecast(Build),
-    /// nginx's own: the nchan module, on TCP.
+    /// nginx with the nchan module, on TCP.
     Nchan,
 }
 
@@ -245,7 +245,7 @@ pub(crate) fn wait_until(what: &str, mut is: impl FnMut() -> bool) -> anyhow::Re
     let deadline = Instant::now() + Duration::from_secs(10);
     while !is() {
         if Instant::now() > deadline {
-            bail!("waited 10 s in vain: {what}");
+            bail!("not within 10 s: {what}");
         }
         std::thread::sleep(Duration::from_millis(5));
     }

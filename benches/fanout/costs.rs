@@ -1,5 +1,5 @@
-//! What one thing costs beside another, by the daemon's own accounts: a publish beside other channels' clients, a second
-//! shard, clients that don't read.
+//! Costs by the daemon's CPU time and memory: of a publish while other channels have many clients, of a second shard, of
+//! `stream.coalesce`, of clients that don't read.
 
 use std::{
     io::{Read, Write},
@@ -24,7 +24,7 @@ use crate::{
 
 /// Clients of other channels, one each.
 const OTHERS: usize = 15_000;
-/// Pings of others would count as a publish's cost.
+/// So long that no ping is counted as the cost of a publish.
 const NO_PINGS: &str = "[stream]\nping_interval = \"1h\"\n";
 const SLOW: usize = 1000;
 
@@ -35,7 +35,7 @@ pub(crate) fn others(options: &Options) -> anyhow::Result<()> {
     let mut rounds = Vec::new();
     for round in 0..options.rounds {
         eprintln!("Other channels: round {}", round + 1);
-        // Both at once, by turns: a publish takes so little that a moment's noise would be all the difference.
+        // Both daemons run at the same time and take turns, because noise would otherwise exceed the small cost of a publish.
         let mut daemons = [OneClient::start(&plan, 0)?, OneClient::start(&plan, OTHERS)?];
         let mut sums = [0.0; 2];
         for turn in 0..=TURNS {

@@ -1,4 +1,5 @@
-//! Compressed streams: ssecast's, one deflating for all, beside nginx's `gzip on`, one for each client; and plain ones.
+//! Compares compressed streams of ssecast, which compresses once for all clients, with nginx's `gzip on`, which compresses for each
+//! client, and with plain streams.
 
 use std::{
     fs,
@@ -215,7 +216,7 @@ impl Client {
             let last = memchr::memmem::rfind(&self.text, DATA).map_or(0, |at| at + DATA.len());
             self.text.drain(..last.max(self.text.len().saturating_sub(DATA.len() - 1)));
         }
-        ensure!(self.events == events, "an event came twice");
+        ensure!(self.events == events, "an event arrived twice");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What one would write first: a hyper server with a response body for each client, fed through a channel of its own.
+//! The obvious server to compare with: hyper with a response body for each client, fed through a channel.
 //!
 //! Its frames come in on standard input, as the bare loop's do. One thread, as one shard.
 

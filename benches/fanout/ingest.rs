@@ -1,5 +1,5 @@
-//! How many events a second come in: by Redis, beside a subscriber that throws away what it reads; and as NDJSON on the admin
-//! socket. One client reads all of it.
+//! Events a second into ssecast: from Redis, compared with a subscriber that discards what it reads; and as NDJSON on the admin
+//! socket. One client reads all events.
 
 use std::{
     io::{Read, Write},

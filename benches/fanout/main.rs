@@ -1,7 +1,7 @@
-//! ssecast's fan-out beside others', in one run: `cargo bench --bench fanout -- --help`.
+//! Compares ssecast's fan-out with other servers, in one run: `cargo bench --bench fanout -- --help`.
 //!
-//! Machines are noisy, and noise lasts: contenders take turns within each round, each in fresh processes, a ratio is taken
-//! within a round, and medians over rounds are printed. The clients are this process; servers are others.
+//! Machines are noisy for longer than one measurement. So the servers take turns within each round, in fresh processes. Ratios are
+//! taken within a round, and their medians over the rounds are printed. The clients run in this process, the servers in others.
 
 mod bare_loop;
 mod contenders;

@@ -1,4 +1,4 @@
-//! nginx as a child in a folder of its own: with the snippet that ssecast ships, or with nchan.
+//! Starts nginx in its own folder, with the snippet that ssecast ships or with nchan. Measures nothing.
 
 use std::{
     fs,

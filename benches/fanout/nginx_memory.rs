@@ -1,5 +1,5 @@
-//! What an open stream takes of nginx's memory: with its defaults, with the shipped files, and at the least. One run of each:
-//! the figures repeat to the byte.
+//! nginx's memory for an open stream: with its defaults, with the shipped files, and with the smallest buffers. One run of each is
+//! enough, since the figures are the same each time.
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,4 @@
-//! What is measured, with whom, and the table that comes of it.
+//! The scenarios: what is measured, with which servers, and the printed tables.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -53,7 +53,7 @@ enum Kind {
     NginxBurst,
     /// cyclone-sse's load test: `general` and one of four channels for each client, through nginx
     Cyclone,
-    /// The same as `direct` with a hyper server that has a response body for each client. Only where asked for
+    /// The same as `direct` with a hyper server that has a response body for each client. Only if named with --only
     Hyper,
     /// 9,000 clients reconnect with a cursor, 20 events due each, through nginx
     Storm,
@@ -71,7 +71,7 @@ enum Kind {
     NginxMemory,
     /// 500 events a second, with and without `stream.coalesce`
     Coalesce,
-    /// The bare loop against itself: how far a ratio is from 1 by noise alone. Only where asked for
+    /// The bare loop against itself: how far a ratio is from 1 by noise alone. Only if named with --only
     Noise,
 }
 
@@ -182,7 +182,7 @@ impl Scenario {
         self.contenders.extend(baselines);
     }
 
-    /// Each contender once, in fresh processes. Who begins alternates, so that being first is nobody's advantage.
+    /// Measures each server once, in fresh processes. The order alternates, so that none has the advantage of being first.
     fn round(&self, round: u32) -> anyhow::Result<Vec<Report>> {
         let mut order: Vec<usize> = (0..self.contenders.len()).collect();
         if round % 2 == 1 {
@@ -286,7 +286,7 @@ impl Scenario {
     }
 }
 
-/// The middle one.
+/// The median.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

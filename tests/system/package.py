@@ -1,4 +1,4 @@
-"""The life of the package on a whole Debian: installed, used, restarted, killed, reloaded, upgraded, removed, purged.
+"""Tests of the package on a whole Debian: installed, used, restarted, killed, reloaded, upgraded, removed, purged.
 
 The steps build on each other, in the order in which they stand here. What can't be tested yet says so by `Skipped`.
 """
@@ -22,7 +22,7 @@ STEPS: list[Callable[[Life], None]] = []
 
 
 class Skipped(Exception):
-    """Says why a step can't be tested here."""
+    """Why a step can't be tested here."""
 
 
 def step(function: Callable[[Life], None]) -> Callable[[Life], None]:
@@ -31,7 +31,7 @@ def step(function: Callable[[Life], None]) -> Callable[[Life], None]:
 
 
 class Life:
-    """The machine, the packages, and what the steps ask again and again."""
+    """The machine, the packages, and helpers of the steps."""
 
     def __init__(self, machine: Machine, packages: pathlib.Path) -> None:
         self.machine = machine
@@ -60,7 +60,7 @@ class Life:
         return self.machine.says(f"systemctl show -P {name} {unit}")
 
     def main_pid(self) -> str:
-        """The daemon's process; empty if there is none. 0 would be a bad word for it: `kill 0` is everybody."""
+        """The daemon's process; empty if there is none. Not 0, since `kill 0` signals the whole process group."""
         pid = self.property("MainPID")
         return "" if pid == "0" else pid
 
@@ -109,7 +109,7 @@ def receives(stream: Running, data: str) -> None:
 
 
 class Asking:
-    """Asks ssecast through nginx again and again, a new connection each time, and notes the answers."""
+    """Sends requests to ssecast through nginx, each on a new connection, and records the answers."""
 
     def __init__(self, machine: Machine) -> None:
         ask = "curl -s -o /dev/null -w '%{http_code}\\n' --max-time 20 http://localhost/sse/healthz"
@@ -397,7 +397,7 @@ def a_wrong_configuration_is_told(life: Life) -> None:
             raise Failed(f"the log doesn't name the key: {life.log()}")
     finally:
         configuration.write_text(before)
-    # Mending the file is all it takes; the counter of failed starts is not in the way.
+    # Fixing the file is enough; the counter of failed starts is not in the way.
     machine.says("systemctl restart ssecast")
     same("answer", life.healthz(), "200")
 
@@ -451,7 +451,7 @@ def a_reload_that_fails_changes_nothing(life: Life) -> None:
 
 @step
 def a_successor_is_systemds_as_its_predecessor_was(life: Life) -> None:
-    """systemd has not started this process itself, and still knows it, restarts it and ends it."""
+    """Although systemd has not started this process, it knows it, restarts it and stops it."""
     if not life.can_reload():
         raise Skipped("this ssecast has no `reload` yet")
     machine = life.machine
@@ -484,7 +484,7 @@ def crowd(life: Life) -> Running:
 
 
 def all_drained(streams: Running) -> None:
-    """Every stream was told when to come back, at its beginning and before its end."""
+    """Every stream got a retry time, at its beginning and before its end."""
     wait_for("the streams' ends", lambda: streams.ended)
     same("times to come back at", streams.printed.count("\nretry: "), 2 * CROWD)
 

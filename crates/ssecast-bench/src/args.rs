@@ -1,4 +1,4 @@
-//! The arguments of `ssecast-bench`: what is measured, and how they are checked.
+//! The command line of `ssecast-bench`, and the checks of its values. Measures nothing.
 
 use std::{str::FromStr, time::Duration};
 
@@ -23,7 +23,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
     pub clients: usize,
     /// What clients subscribe to: each client has every part of the comma list; of a part with `+`, clients take the
-    /// channels by turns. `general,a+b` makes half of the clients general,a and half general,b. Events go to all by turns
+    /// channels in turn. With `general,a+b`, half of the clients have general and a, the others general and b. Events go to all channels in turn
     #[arg(long, value_name = "LIST", default_value = "bench")]
     pub channels: ChannelPlan,
     /// How many events, over all channels
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_checked_where_they_enter() {
+    fn wrong_arguments_are_refused() {
         let args = parse("--clients 9000 --channels general,a+b --rate 2.5 --pid 1 2 --pid 3,4 --timeout 90s").unwrap();
         assert_eq!((args.clients, args.rate, args.pid), (9000, Some(2.5), vec![1, 2, 3, 4]));
         assert_eq!((args.channels.channels().len(), args.timeout), (3, Duration::from_secs(90)));

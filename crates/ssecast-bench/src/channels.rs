@@ -1,5 +1,4 @@
-//! Which client subscribes to which channels, and which channel each event goes to. Channel names are not checked against a
-//! server's rules: that is for the server to do.
+//! Decides which client subscribes to which channels, and to which channel each event goes. Does not check names: the server does.
 
 use std::{fmt, str::FromStr};
 
@@ -75,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_take_alternatives_by_turns() {
+    fn clients_take_alternatives_in_turn() {
         let plan: ChannelPlan = "general,base+cats+dogs".parse().unwrap();
         let of_client = |client| plan.of_client(client).collect::<Vec<_>>();
         assert_eq!(of_client(0), ["general", "base"]);

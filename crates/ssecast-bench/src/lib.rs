@@ -1,7 +1,6 @@
-//! Load and figures for a server of event streams: the `ssecast-bench` program, and what ssecast's benches share with it.
+//! The load generator: the program `ssecast-bench`, and the parts that ssecast's benches use.
 //!
-//! It only measures: it starts no server and stops none. It knows ssecast by its sockets alone, so it measures other servers
-//! in the same way.
+//! It starts and stops no server. It uses ssecast only over its sockets, so it can measure other servers in the same way.
 
 pub mod args;
 pub mod channels;
@@ -34,7 +33,7 @@ use self::{
     target::Target,
 };
 
-/// Descriptors besides the clients'.
+/// Open files beside those of the clients.
 const OTHER_FILES: u64 = 32;
 
 /// One measurement.
@@ -59,7 +58,7 @@ pub struct Bench {
 /// Runs the program with its arguments: 0 if every client got every event once and in order, else 1.
 ///
 /// # Errors
-/// Where there was nothing to measure: no connection, a refused request or publish, a process that isn't there.
+/// The measurement failed: no connection, a refused request or publish, a process that does not exist.
 pub fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let BenchArgs { target, publish, clients, channels, events, rate, burst, warmup, size, pid, timeout, json } = args;
     let mut publisher = if publish == "none" { None } else { Some(publisher::open(&publish)?) };

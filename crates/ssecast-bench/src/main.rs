@@ -1,5 +1,5 @@
-//! The `ssecast-bench` program: reads its arguments, measures, gives the exit code. It also prints its own manual page and
-//! completions, for packages.
+//! The program `ssecast-bench`: parses its arguments and runs the measurement. It also prints its manual page and completions, for
+//! packages.
 
 use std::{
     io::{self, Write as _},
@@ -20,14 +20,14 @@ fn main() -> ExitCode {
         _ => match BenchArgs::try_parse() {
             Ok(args) => ssecast_bench::run(args),
             Err(error) => {
-                // Help and version come this way too. Where they can't be printed, nobody reads them.
+                // Help and version are "errors" too. If printing fails, there is nowhere to report it.
                 let _ = error.print();
                 return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
             }
         },
     };
     done.unwrap_or_else(|error| {
-        // Where standard error is closed, the exit code is all there is.
+        // If standard error is closed, the exit code alone reports the failure.
         let _ = writeln!(io::stderr(), "ssecast-bench: {error:#}");
         ExitCode::FAILURE
     })

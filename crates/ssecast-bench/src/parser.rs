@@ -1,11 +1,11 @@
-//! One client's reading of its response: bytes in, `data:` lines out, whatever the reads cut in two.
+//! Parses the response of one client: bytes in, `data:` lines out. Reads may cut the bytes anywhere. No I/O.
 //!
-//! It understands as much of HTTP/1.1 and of event streams as a load generator needs, and keeps nothing but a line that
-//! is not yet whole: thousands of these share two cores with the server they measure. It never allocates for whole lines.
+//! It parses as much of HTTP/1.1 and of event streams as a load generator needs, and keeps only the incomplete last line. It must be
+//! cheap, since thousands of clients share the machine with the server: it does not allocate for complete lines.
 
 use memchr::memchr;
 
-/// Most bytes kept of a line that came in parts. Longer lines are cut: a stamp is at a line's beginning.
+/// Most bytes kept of an incomplete line. The rest of a longer line is dropped: a stamp is at the beginning.
 const MAX_KEPT_LINE: usize = 256;
 
 /// What a client has read.
@@ -46,7 +46,7 @@ impl Default for Parser {
 }
 
 impl Parser {
-    /// Reads on, and hands what it finds to `seen`.
+    /// Parses the next bytes, and calls `seen` with what it finds.
     pub fn feed(&mut self, mut bytes: &[u8], seen: &mut impl FnMut(Seen<'_>)) {
         while !bytes.is_empty() {
             match self.stage {
@@ -66,7 +66,7 @@ impl Parser {
         }
     }
 
-    /// Reads one line of the head, and gives what follows it.
+    /// Reads one line of the head. Returns the bytes after it.
     fn head<'a>(&mut self, bytes: &'a [u8], seen: &mut impl FnMut(Seen<'_>)) -> &'a [u8] {
         let Stage::Head { mut status, mut chunked } = self.stage else { return bytes };
         let Some(end) = memchr(b'\n', bytes) else {
@@ -95,7 +95,7 @@ impl Parser {
         &bytes[end + 1..]
     }
 
-    /// Reads a chunk's size (RFC 9112, 7.1) and the line end before it, and gives what follows.
+    /// Reads a chunk's size (RFC 9112, 7.1) and the line end before it. Returns the bytes after it.
     fn chunk_size<'a>(&mut self, bytes: &'a [u8], seen: &mut impl FnMut(Seen<'_>)) -> &'a [u8] {
         let Stage::ChunkSize { mut size, mut digits, mut extension } = self.stage else { return bytes };
         for (at, &byte) in bytes.iter().enumerate() {
@@ -178,21 +178,21 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_whole_however_reads_cut_them() {
+    fn lines_are_complete_wherever_reads_cut_them() {
         for step in 1..PLAIN.len() {
             assert_eq!(read(PLAIN, step), ["200", "one", "two"], "in pieces of {step}");
         }
     }
 
     #[test]
-    fn chunks_are_taken_apart_however_reads_cut_them() {
+    fn chunks_are_decoded_wherever_reads_cut_them() {
         for step in 1..CHUNKED.len() {
             assert_eq!(read(CHUNKED, step), ["200", "one", "two", "end"], "in pieces of {step}");
         }
     }
 
     #[test]
-    fn a_long_line_is_cut_not_kept() {
+    fn a_long_line_is_not_kept_whole() {
         let mut parser = Parser::default();
         parser.feed(b"HTTP/1.1 503 No\r\n\r\ndata: ", &mut |_| ());
         for _ in 0..1000 {

@@ -15,13 +15,13 @@ pub struct Sample {
     /// Time its threads have run, from `task/*/schedstat`: exact to the nanosecond, where `stat` counts ticks.
     #[serde(skip)]
     pub cpu: Duration,
-    /// Bytes of memory in use; what is shared counts in parts (PSS).
+    /// Memory in bytes; shared memory counts in proportion (PSS).
     pub pss: u64,
-    /// Bytes of memory in use; what is shared counts whole (RSS).
+    /// Memory in bytes; shared memory counts fully (RSS).
     pub rss: u64,
 }
 
-/// `pids` and all that descend from them (nginx's workers are its master's children).
+/// `pids` and all their descendants, such as the workers of nginx's master.
 ///
 /// # Errors
 /// Where `/proc` can't be read.

@@ -1,4 +1,4 @@
-//! One line on the terminal that says how far it is; nothing where standard error is no terminal.
+//! A progress line on standard error, if that is a terminal. Computes nothing else.
 
 use std::{
     io::{IsTerminal, Write},
@@ -8,7 +8,7 @@ use std::{
 const INTERVAL: Duration = Duration::from_millis(100);
 const BAR: usize = 30;
 
-/// The line. It is wiped when this is dropped.
+/// The progress line. Dropping it erases the line.
 pub struct Progress {
     shown: bool,
     next: Option<Instant>,

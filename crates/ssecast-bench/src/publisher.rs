@@ -1,7 +1,7 @@
-//! Publishes a run's events: by ssecast's admin socket, by any HTTP address, or by Redis.
+//! Publishes the events of a run: on ssecast's admin socket, to any HTTP address, or through Redis. Reads no stream.
 //!
-//! An HTTP publisher never waits: while its server writes to the clients it may not answer, and the clients must be read
-//! meanwhile. Its socket is in the clients' epoll, and answers are taken as they come.
+//! An HTTP publisher never waits for an answer, because the server may answer only after it has written to the clients, which must
+//! be read meanwhile. Its socket is in the clients' epoll, and answers are read when they arrive.
 
 use std::{
     io::Write as _,
@@ -53,7 +53,7 @@ pub trait Publisher {
         Ok(())
     }
 
-    /// How many requests have no answer yet.
+    /// Number of requests without an answer.
     fn unanswered(&self) -> usize {
         0
     }

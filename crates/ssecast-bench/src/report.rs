@@ -1,4 +1,4 @@
-//! What a run has shown, for people and, as JSON, for machines.
+//! The result of a run, as text and as JSON. Measures nothing.
 
 use std::{fmt, time::Duration};
 
@@ -23,13 +23,13 @@ pub struct Report {
     pub size: usize,
     /// From the first publish until the last delivery.
     pub run_us: u64,
-    /// What went right and wrong.
+    /// Deliveries and faults.
     pub counts: Counts,
     /// Publish to arrival.
     pub latency: Option<Quantiles>,
     /// By channel: the time from publish until all of its clients had an event.
     pub to_all: Vec<ToAll>,
-    /// The processes asked for.
+    /// The processes of `--pid`.
     pub processes: Vec<Usage>,
 }
 
@@ -102,7 +102,7 @@ impl fmt::Display for Report {
         }
         writeln!(f, "deliveries  {delivered} of {expected}, {:.0} a second", self.throughput())?;
         write!(f, "faults      {lost} lost, {out_of_order} out of order, {duplicates} twice, {closed} streams closed")?;
-        for (count, what) in [(strays, "on channels not asked for"), (foreign, "events of others")] {
+        for (count, what) in [(strays, "on channels not subscribed to"), (foreign, "events of others")] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;
             }

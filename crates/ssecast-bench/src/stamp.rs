@@ -1,4 +1,4 @@
-//! What a bench event's payload says: which run it is of, its sequence number and when it was sent.
+//! The payload of an event: its run, its sequence number, and when it was sent. Publishes nothing.
 //!
 //! A payload is `sb RUN SEQUENCE MICROSECONDS ` and padding: ASCII, so that it is the same in a form, in JSON and in a
 //! stream.
@@ -13,7 +13,7 @@ const MARK: &[u8] = b"sb ";
 /// The stamp on one event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// Sets a run's events apart from those of others on the same channels.
+    /// Identifies the run, since others may publish on the same channels.
     pub run: u32,
     /// Counts a run's events from 0.
     pub sequence: u32,
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_says_what_was_stamped() {
+    fn a_payload_parses_to_its_stamp() {
         let stamp = Stamp { run: u32::MAX, sequence: u32::MAX, sent: now() };
         let payload = stamp.payload(128);
         assert_eq!(payload.len(), 128);

@@ -1,7 +1,7 @@
-//! Who has got what: deliveries, losses, order, duplicates and times of one run. No I/O and no clock.
+//! Counts deliveries, losses, wrong order, duplicates and delivery times of one run. No I/O and no clock.
 //!
-//! Every event knows which clients it still waits for, until all have it. So a duplicate, a loss and a late
-//! arrival are distinguished exactly, and the memory taken is that of the events under way.
+//! For each event, it keeps the set of clients that have not got it, until all have. So duplicates, losses and late arrivals are
+//! distinguished exactly, and only undelivered events use memory.
 
 use serde::Serialize;
 
@@ -25,20 +25,20 @@ pub struct Tally<'a> {
     counts: Counts,
 }
 
-/// What went right and wrong.
+/// Deliveries and faults.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Counts {
-    /// Deliveries that were due.
+    /// Expected deliveries.
     pub expected: u64,
-    /// Those that arrived.
+    /// Deliveries that arrived.
     pub delivered: u64,
-    /// Those that did not.
+    /// Deliveries that did not arrive.
     pub lost: u64,
     /// Arrived after an event that was published later.
     pub out_of_order: u64,
     /// Arrived once more.
     pub duplicates: u64,
-    /// Arrived at a client that had not asked for the channel.
+    /// Arrived at a client that is not subscribed to the channel.
     pub strays: u64,
     /// Events of this channel that are not this run's.
     pub foreign: u64,
@@ -58,11 +58,11 @@ impl Counts {
 struct Event {
     channel: usize,
     sent: u64,
-    /// Given up when all have it.
+    /// Removed when all clients have the event.
     due: Option<Due>,
 }
 
-/// The clients that still are to get something.
+/// The clients that have not got an event yet.
 #[derive(Debug, Clone)]
 struct Due {
     /// A bit a client.
@@ -80,7 +80,7 @@ impl Due {
         due
     }
 
-    /// Strikes `client` off; `false` if it isn't there.
+    /// Removes `client`. Returns false if it is not in the set.
     fn remove(&mut self, client: usize) -> bool {
         let bit = 1 << (client % 64);
         let was = self.bits[client / 64] & bit != 0;
@@ -146,7 +146,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// The server ended `client`'s stream: what it has not got, it won't get.
+    /// The server has ended the stream of `client`: what it has not got is lost.
     pub fn closed(&mut self, client: usize) {
         self.counts.closed += 1;
         for due in &mut self.due {
@@ -160,19 +160,19 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// How many events were published.
+    /// Number of published events.
     #[must_use]
     pub fn published(&self) -> usize {
         self.events.len()
     }
 
-    /// How many of them some client still waits for.
+    /// Number of events that some client has not got yet.
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.under_way
     }
 
-    /// The counts; what is still under way counts as lost.
+    /// The counts. Deliveries that have not arrived count as lost.
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts { lost: self.counts.expected - self.counts.delivered, ..self.counts }
@@ -198,7 +198,7 @@ mod tests {
     const SIZE: usize = 64;
 
     #[test]
-    fn each_fault_is_counted_as_itself() {
+    fn each_kind_of_fault_has_its_own_count() {
         let plan: ChannelPlan = "all,odd+even".parse().unwrap();
         let mut tally = Tally::new(&plan, 4, |client| client < 3, 7);
         let events = [0, 0, 1, 0].map(|channel| tally.publish(channel, 100).payload(SIZE));
