@@ -86,19 +86,14 @@ pub(super) struct Listeners {
 /// Accepts on all sockets until it is paused.
 pub(super) struct Accepting {
     listeners: Listeners,
-    public: PublicSide,
+    side: PublicSide,
     service: Arc<Admin>,
-    running: Running,
-}
-
-/// The tasks that accept.
-struct Running {
+    /// Whether connections of the admin socket are to end, and accepting with them. If it is dropped, accepting ends.
     ending: watch::Sender<Ending>,
+    /// Accepts on the public socket; ends at each pause.
     public: JoinHandle<()>,
-    /// Ends when only requests that wait for the outcome of a reload are left.
-    admin: JoinHandle<()>,
-    /// Requests that wait for the outcome of a reload, once accepting has ended.
-    answering: Arc<Mutex<JoinSet<()>>>,
+    /// The number of connections of the admin socket with a request under way, while accepting is paused; else `None`.
+    under_way: watch::Receiver<Option<usize>>,
     left: Left,
 }
 
@@ -115,9 +110,16 @@ impl Listeners {
 
 impl Accepting {
     /// Starts accepting, and serves `inherited` connections of the admin socket.
-    pub(super) fn start(listeners: Listeners, public: PublicSide, service: Arc<Admin>, inherited: Vec<Stream>) -> Self {
-        let running = Running::start(&listeners, &public, &service, inherited);
-        Self { listeners, public, service, running }
+    pub(super) fn start(listeners: Listeners, side: PublicSide, service: Arc<Admin>, inherited: Vec<Stream>) -> Self {
+        let (ending, ended) = watch::channel(Ending::No);
+        let (count, under_way) = watch::channel(None);
+        let left = Arc::new(Mutex::new(inherited));
+        let public = spawn_public(&listeners, &side, ending.subscribe());
+        let guard = side.exit_guards.guard("accepting on the admin socket");
+        let admin =
+            AdminSide { listening: Arc::clone(&listeners.admin), admin: Arc::clone(&service), left: Arc::clone(&left) };
+        tokio::spawn(async move { finish(guard, admin.accept(count, ended).await) });
+        Self { listeners, side, service, ending, public, under_way, left }
     }
 
     /// Stops accepting, and resolves when no request is under way on the admin socket, except the one for this reload. It can be
@@ -126,64 +128,53 @@ impl Accepting {
     /// # Errors
     /// A request has taken longer than `within`.
     pub(super) async fn pause(&mut self, within: Duration) -> anyhow::Result<()> {
-        timeout(within, self.running.end(TO_BE_WHOLE)).await.context("a publish under way takes too long")
+        timeout(within, self.end(TO_BE_WHOLE)).await.context("a publish under way takes too long")
     }
 
     /// After [`Accepting::pause`]: the descriptors of the open connections on the admin socket, each with the bytes that were read
     /// and not used.
     pub(super) fn left(&self) -> Vec<(RawFd, Bytes)> {
-        crate::lock::lock(&self.running.left).iter().map(Stream::peek).collect()
+        crate::lock::lock(&self.left).iter().map(Stream::peek).collect()
     }
 
     /// After [`Accepting::pause`]: waits until the request for the reload is answered, at most for `within`.
     pub(super) async fn answer_all(&self, within: Duration) {
-        let mut answering = mem::take(&mut *crate::lock::lock(&self.running.answering));
-        let answered = timeout(within, async { while answering.join_next().await.is_some() {} });
-        if answered.await.is_err() {
-            answering.detach_all();
-        }
+        // A client that does not read its answer is left alone: this process ends.
+        let _ = timeout(within, self.under_way.clone().wait_for(|count| *count == Some(0))).await;
     }
 
-    /// Resumes after [`Accepting::pause`], with the same connections.
+    /// Resumes after [`Accepting::pause`], with the same connections: also those whose request outlasted the pause.
     pub(super) fn resume(&mut self) {
-        mem::take(&mut *crate::lock::lock(&self.running.answering)).detach_all();
-        let left = mem::take(&mut *crate::lock::lock(&self.running.left));
-        self.running = Running::start(&self.listeners, &self.public, &self.service, left);
+        self.ending.send_replace(Ending::No);
+        // Where the pause was cancelled before the task noticed it, the task goes on.
+        if self.public.is_finished() {
+            self.public = spawn_public(&self.listeners, &self.side, self.ending.subscribe());
+        }
     }
 
     /// Stops accepting, and resolves when all requests under way on the admin socket are answered. A request that has not arrived
     /// completely `within` the time is refused.
     pub(super) async fn stop(mut self, within: Duration) {
-        self.running.end(within).await;
-    }
-}
-
-impl Running {
-    fn start(listeners: &Listeners, side: &PublicSide, service: &Arc<Admin>, inherited: Vec<Stream>) -> Self {
-        let (ending, ended) = watch::channel(Ending::No);
-        let left = Left::default();
-        let Listeners { public, admin } = listeners.clone();
-        let exit_guard = side.exit_guards.guard("accepting on the public socket");
-        let (side, public_ended) = (side.clone(), ended.clone());
-        let admin_guard = side.exit_guards.guard("accepting on the admin socket");
-        let public = tokio::spawn(async move {
-            finish(exit_guard, accept_public(&public, &side, public_ended).await);
-        });
-        let answering = Arc::default();
-        let admin =
-            accept_admin(admin, Arc::clone(service), inherited, Arc::clone(&left), Arc::clone(&answering), ended);
-        let admin = tokio::spawn(async move { finish(admin_guard, admin.await) });
-        Self { ending, public, admin, answering, left }
+        self.end(within).await;
     }
 
     async fn end(&mut self, within: Duration) {
-        let _ = self.ending.send(Ending::Within(within)); // Fails if both tasks have ended already.
-        for task in [&mut self.public, &mut self.admin] {
-            if !task.is_finished() {
-                let _ = task.await;
-            }
+        self.ending.send_replace(Ending::Within(within));
+        if !self.public.is_finished() {
+            // It panicked, or ended: in either case it accepts no more.
+            let _ = (&mut self.public).await;
         }
+        let reloads = &self.service.reloads;
+        let may_wait = |count: &Option<usize>| count.is_some_and(|count| count <= reloads.waiting());
+        // An error means that the admin socket is lost: the process ends.
+        let _ = self.under_way.wait_for(may_wait).await;
     }
+}
+
+fn spawn_public(listeners: &Listeners, side: &PublicSide, ended: watch::Receiver<Ending>) -> JoinHandle<()> {
+    let guard = side.exit_guards.guard("accepting on the public socket");
+    let (public, side) = (Arc::clone(&listeners.public), side.clone());
+    tokio::spawn(async move { finish(guard, accept_public(&public, &side, ended).await) })
 }
 
 impl Listening {
@@ -309,48 +300,70 @@ fn answer(socket: &Socket) -> io::Result<()> {
     }
 }
 
-/// Accepts on the admin sockets and serves their connections, until it is stopped and the requests under way are answered.
-async fn accept_admin(
+/// Accepts on the admin sockets and serves their connections.
+struct AdminSide {
     listening: Arc<[Listening]>,
     admin: Arc<Admin>,
-    inherited: Vec<Stream>,
     left: Left,
-    answering: Arc<Mutex<JoinSet<()>>>,
-    mut ended: watch::Receiver<Ending>,
-) -> io::Result<()> {
-    let max = limits::max_admin_connections();
-    let mut serving = JoinSet::new();
-    let until = ended.clone();
-    let serve = |serving: &mut JoinSet<()>, stream: Stream| {
-        let stream = match stream.attach() {
-            Ok(stream) => stream,
-            Err(error) => return tracing::warn!(%error, "a connection on the admin socket was dropped"),
-        };
-        let (admin, left, ended) = (Arc::clone(&admin), Arc::clone(&left), until.clone());
+}
+
+impl AdminSide {
+    /// Accepts while `ended` allows it, and serves the connections that were left whenever it allows it again. Ends when the
+    /// sender of `ended` is dropped; requests under way go on. `under_way`: see [`Accepting`].
+    ///
+    /// # Errors
+    /// One of the listening sockets is lost.
+    async fn accept(
+        self,
+        under_way: watch::Sender<Option<usize>>,
+        mut ended: watch::Receiver<Ending>,
+    ) -> io::Result<()> {
+        let max = limits::max_admin_connections();
+        let (mut serving, mut turn) = (JoinSet::new(), 0);
+        loop {
+            let accepts = *ended.borrow_and_update() == Ending::No;
+            if accepts {
+                for stream in mem::take(&mut *crate::lock::lock(&self.left)) {
+                    self.serve(&mut serving, stream, &ended);
+                }
+            }
+            let count = (!accepts).then(|| serving.len());
+            under_way.send_if_modified(|before| mem::replace(before, count) != count);
+            tokio::select! {
+                socket = accept(&self.listening, &mut turn), if accepts && serving.len() < max => {
+                    self.serve(&mut serving, Stream::new(socket?), &ended);
+                }
+                Some(_) = serving.join_next() => {}
+                changed = ended.changed() => if changed.is_err() {
+                    serving.detach_all();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn serve(&self, serving: &mut JoinSet<()>, mut stream: Stream, ended: &watch::Receiver<Ending>) {
+        let (admin, left, ended) = (Arc::clone(&self.admin), Arc::clone(&self.left), ended.clone());
         serving.spawn(async move {
-            if let Some(stream) = admin.serve(stream, ended).await {
-                crate::lock::lock(&left).push(stream);
+            loop {
+                let attached = match stream.attach() {
+                    Ok(attached) => attached,
+                    Err(error) => return tracing::warn!(%error, "a connection on the admin socket was dropped"),
+                };
+                let Some(after) = Arc::clone(&admin).serve(attached, ended.clone()).await else { return };
+                {
+                    // The lock is held, so that a connection is not put here after the others were taken.
+                    let mut left = crate::lock::lock(&left);
+                    if *ended.borrow() != Ending::No {
+                        left.push(after);
+                        return;
+                    }
+                }
+                // The upgrade failed before its request was answered: it is served here again.
+                stream = after;
             }
         });
-    };
-    for stream in inherited {
-        serve(&mut serving, stream);
     }
-    let mut turn = 0;
-    let accepted = loop {
-        tokio::select! {
-            socket = accept(&listening, &mut turn), if serving.len() < max => match socket {
-                Ok(socket) => serve(&mut serving, Stream::new(socket)),
-                Err(error) => break Err(error),
-            },
-            Some(_) = serving.join_next() => {}
-            _ = ended.wait_for(|ending| *ending != Ending::No) => break Ok(()),
-        }
-    };
-    // A request that waits for the outcome of the current reload is answered later.
-    while serving.len() > admin.reloads.waiting() && serving.join_next().await.is_some() {}
-    *crate::lock::lock(&answering) = serving;
-    accepted
 }
 
 #[cfg(test)]

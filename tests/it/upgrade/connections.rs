@@ -174,6 +174,30 @@ fn a_connection_whose_answers_are_read_after_a_failed_reload_is_served() {
     sending.join().unwrap().unwrap();
 }
 
+/// The reload after the failed one did not wait for the answer, and cut it off.
+#[test]
+fn an_answer_that_is_not_read_is_not_cut_off_by_the_reload_after_one_that_failed() {
+    let folder = Folder::new();
+    let lineage = Lineage::start(&folder, "[publish]\nmax_message = \"16MiB\"\n");
+    let lines = "{\"channel\":\"cats\",\"message\":\"1\"}\n".repeat(20_000);
+    let mut socket = connect(lineage.admin());
+    let request = Request::new("POST", "/publish").header("Content-Type", "application/x-ndjson").body(lines);
+    socket.write_all(&request.to_bytes()).unwrap();
+    eventually("it is published", || socket.is_readable().then_some(()));
+    for _ in 0..2 {
+        let stderr = String::from_utf8(lineage.ask().stderr).unwrap();
+        assert!(stderr.contains("a publish under way takes too long"), "{stderr}");
+    }
+    let (status, body) = read_answer(&mut socket);
+    assert_eq!((status, body.lines().count()), (200, 20_000));
+    // The connection is used again here, and by the next process.
+    for text in ["here", "there"] {
+        socket.write_all(&publish(text)).unwrap();
+        assert_eq!(read_answer(&mut socket).0, 200);
+        lineage.reload();
+    }
+}
+
 #[test]
 fn clients_that_connect_during_an_upgrade_are_accepted() {
     const COMERS: usize = 4;
