@@ -166,7 +166,7 @@ fn a_connection_whose_answers_are_read_after_a_failed_reload_is_served() {
     let sending = thread::spawn(move || sender.write_all(&Request::get("/healthz").to_bytes().repeat(REQUESTS)));
     eventually("answers wait to be read", || socket.is_readable().then_some(()));
     thread::sleep(std::time::Duration::from_millis(200));
-    fake_successor::put(&program_in(&folder), "Hello hear Ready hear Ready hear fail");
+    fake_successor::put(&program_in(&folder), "Hello receive Ready receive Ready receive fail");
     lineage.refused_reload();
     for number in 0..REQUESTS {
         assert_eq!(read_answer(&mut socket), (200, "ok\n".to_owned()), "answer {number}");

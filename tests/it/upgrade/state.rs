@@ -209,7 +209,7 @@ fn a_pidfile_that_moves_at_a_reload_leaves_none_behind() {
     let lineage = Lineage::start_copy(&folder, &tables(&before));
     lineage.configure(&tables(&after));
     // A reload that fails leaves it where it is.
-    fake_successor::put(&program_in(&folder), "Hello hear fail");
+    fake_successor::put(&program_in(&folder), "Hello receive fail");
     lineage.refused_reload();
     assert!(before.exists() && !after.exists());
     put_program(&program_in(&folder));
