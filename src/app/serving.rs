@@ -104,7 +104,7 @@ pub(super) async fn serve(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         public = %public.address(),
-        admin = admin.iter().map(Listener::address).collect::<Vec<_>>().join(", "),
+        admin = %admin.iter().map(Listener::address).collect::<Vec<_>>().join(", "),
         sources = serving.daemon.sources.addresses().map(tracing::field::display),
         files,
         workers,
