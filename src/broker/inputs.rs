@@ -6,15 +6,21 @@ use std::sync::Arc;
 use super::{
     cutover::Item,
     dispatcher::{Dispatcher, SourceState, State},
+    outlet::Delivery,
     subscriptions::{Admission, Generation, SourceId},
 };
-use crate::name::ChannelName;
+use crate::{cursor::Position, name::ChannelName};
 
 impl Dispatcher {
-    /// Subscribes shard `shard` to the channel. True if the channel is open already; else `Delivery::Confirmed` or
-    /// `Delivery::Refused` follows.
-    pub fn subscribe(&self, shard: usize, name: &ChannelName) -> bool {
-        self.input(|subscriptions, actions| subscriptions.subscribe(shard, name, actions))
+    /// Shard `shard` subscribes to the channel. [`Delivery::Confirmed`] or [`Delivery::Refused`] follows, behind all that the shard
+    /// has not taken yet: where the channel is open already, without a position, since the shard got that before.
+    pub fn subscribe(&self, shard: usize, name: &ChannelName) {
+        let mut state = self.lock();
+        if self.apply(&mut state, |subscriptions, actions| subscriptions.subscribe(shard, name, actions))
+            && let Some(outlet) = self.outlets.get(shard)
+        {
+            outlet.push(&mut std::iter::once(Delivery::Confirmed(name.clone(), Some(Position::default()))));
+        }
     }
 
     /// Ends shard `shard`'s subscription to the channel.

@@ -38,6 +38,8 @@ pub enum ShardQuery {
         /// Where they are counted.
         receipt: Arc<Receipt>,
     },
+    /// Whether all that was pushed before has been taken: it has, once this is answered.
+    Passed(oneshot::Sender<()>),
     /// Every channel that has clients, with their number.
     Channels(oneshot::Sender<Vec<(ChannelName, u32)>>),
     /// A number for each channel that has clients, the same on every shard: to count them without a copy of their names.

@@ -1,4 +1,4 @@
-//! Questions to all shards, and the sums of their answers. They change nothing.
+//! Questions to shards, and the sums of their answers. They change nothing.
 
 use std::{collections::BTreeMap, iter, sync::Arc};
 
@@ -36,6 +36,16 @@ impl Dispatcher {
             }
         }
         all
+    }
+
+    /// Resolves when the shard has taken all that was pushed to it so far.
+    #[must_use]
+    pub fn passed(&self, shard: usize) -> oneshot::Receiver<()> {
+        let (answer, answered) = oneshot::channel();
+        if let Some(outlet) = self.outlets.get(shard) {
+            outlet.push(&mut iter::once(Delivery::Query(ShardQuery::Passed(answer))));
+        }
+        answered
     }
 
     /// How many channels have clients, over all shards.

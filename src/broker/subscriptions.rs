@@ -297,6 +297,10 @@ impl Subscriptions {
         self.sources[source].early_bytes -= dropped.map(|early| weight(&early.message)).sum::<usize>();
         let others = on_demand.count_ones() as usize != self.sources.len();
         if channel.refused == on_demand && !others {
+            // Its clients may have missed something since the source was disconnected.
+            if channel.open {
+                actions.push(Action::Gap(source, vec![name.clone()]));
+            }
             self.channels.remove(name);
             actions.push(Action::Refuse(name.clone(), Arc::clone(reason)));
         } else if channel.open {

@@ -49,6 +49,8 @@ impl Recorder {
                     let data = sse::decode_frame(event.frame(Form::Plain)).data;
                     format!("{}={}", event.channel(), String::from_utf8(data).unwrap())
                 }
+                // The channel was open already.
+                Delivery::Confirmed(_, Some(Position(0))) => return None,
                 Delivery::Confirmed(name, _) => format!("open {name}"),
                 Delivery::Reconnected(names, hole) => {
                     assert!(hole.begin < hole.end, "{hole:?}");
@@ -278,7 +280,7 @@ proptest! {
         let mut bench = Bench::new(2);
         for input in inputs {
             match input {
-                Input::Subscribe(channel) => drop(bench.dispatcher.subscribe(0, &name(CHANNELS[channel]))),
+                Input::Subscribe(channel) => bench.dispatcher.subscribe(0, &name(CHANNELS[channel])),
                 Input::Release(channel) => bench.dispatcher.release(0, &name(CHANNELS[channel])),
                 Input::TakeInterest(source) => bench.take_interest(source),
                 Input::Confirm(source, channel) => bench.confirm(source, CHANNELS[channel]),
@@ -338,6 +340,19 @@ fn a_source_that_is_reconnected_reports_its_gap_while_another_is_still_disconnec
     assert_eq!(bench.words(), ["open a", "gap a"]);
     bench.reconnect(1);
     assert_eq!(bench.words(), ["open a", "gap a", "gap a"]);
+}
+
+#[test]
+fn a_channel_that_a_source_no_longer_delivers_gives_a_gap_before_it_is_refused() {
+    let mut bench = Bench::new(1);
+    bench.dispatcher.subscribe(0, &name("a"));
+    bench.take_interest(0);
+    bench.confirm(0, "a");
+    bench.disconnect(0);
+    let (channel, generation) = bench.fakes[0].wanted.pop_first().unwrap();
+    bench.reconnect(0);
+    bench.dispatcher.refused(0, &channel, generation, "forbidden");
+    assert_eq!(bench.words(), ["open a", "gap a", "refused a"]);
 }
 
 #[test]

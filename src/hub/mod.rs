@@ -198,6 +198,12 @@ impl Hub {
         }
     }
 
+    /// Whether a client that starts like this has perhaps read what this hub has not passed yet: another shard was faster.
+    #[must_use]
+    pub fn is_before(&self, start: Start) -> bool {
+        matches!(start, Start::After(cursor) if cursor.node.is_same_node(&self.node) && cursor.position > self.last)
+    }
+
     /// Whether a source must confirm the channel before its events arrive.
     #[must_use]
     pub fn is_on_demand(&self, id: ChannelId) -> bool {
@@ -221,6 +227,12 @@ impl Hub {
     pub fn subscription(&self, id: ChannelId) -> (Subscription, bool) {
         let channel = &self.channels[id as usize];
         (channel.subscription, channel.wanted)
+    }
+
+    /// The shard subscribes to the channel at the dispatcher, whose answer follows.
+    pub fn set_subscribing(&mut self, id: ChannelId) {
+        let channel = &mut self.channels[id as usize];
+        (channel.wanted, channel.subscription) = (true, Subscription::Pending);
     }
 
     /// Sets whether the shard is subscribed to the channel at the dispatcher.

@@ -112,7 +112,7 @@ async fn join(
         public.metrics.refused.add(1);
         return Err(response::too_many_clients(public.client_limit.max_clients(), config));
     };
-    let hold = match shard.hold(&grant.channels).await {
+    let hold = match shard.hold(&grant.channels, asked.start).await {
         Ok(hold) => hold,
         Err(channel) => {
             permit.put_back(client);

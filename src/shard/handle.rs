@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::{client::Joining, core::Shard};
 use crate::{
     clock::Uptime,
+    cursor::Start,
     hub::{ChannelId, Subscription},
     name::ChannelName,
     stream::Stream,
@@ -74,14 +75,15 @@ impl Drop for Hold {
 }
 
 impl ShardHandle {
-    /// Holds the channels, and waits until each one is confirmed: every source delivers it or is disconnected.
+    /// Holds the channels for a client that starts at `start`. Waits until each one is confirmed (every source delivers it or is
+    /// disconnected), and until the shard has passed all that the client can have read at another shard.
     ///
     /// # Errors
     /// The first channel that no source may deliver.
-    pub async fn hold(&self, names: &[ChannelName]) -> Result<Hold, ChannelName> {
+    pub async fn hold(&self, names: &[ChannelName], start: Start) -> Result<Hold, ChannelName> {
         let mut hold = Hold { handle: self.clone(), channels: Vec::with_capacity(names.len()) };
         let mut answers = Vec::new();
-        {
+        let passed = {
             let shard = &mut *self.shard.borrow_mut();
             for name in names {
                 let id = shard.hub.hold(name);
@@ -90,6 +92,10 @@ impl ShardHandle {
                     answers.push((name, shard.wait_for(id)));
                 }
             }
+            shard.hub.is_before(start).then(|| shard.dispatcher.passed(shard.number))
+        };
+        if let Some(passed) = passed {
+            let _ = passed.await; // A shard that has ended never answers, and this task ends with it.
         }
         for (name, answered) in answers {
             // The sender is dropped only when the shard ends, and this task with it.
@@ -128,7 +134,9 @@ impl ShardHandle {
 }
 
 impl Shard {
-    /// Whether the channel is confirmed. Subscribes to it if the shard is not subscribed.
+    /// Whether the channel is confirmed. Subscribes to it if the shard is not subscribed: then the answer comes by the queue, even
+    /// if the channel is open for another shard. It may have been unsubscribed and opened again since this shard took its queue,
+    /// and what was published between the two is lost.
     fn is_confirmed(&mut self, id: ChannelId, name: &ChannelName) -> bool {
         if !self.hub.is_on_demand(id) {
             return true;
@@ -137,10 +145,9 @@ impl Shard {
         if wanted {
             return subscription == Subscription::Confirmed;
         }
-        self.hub.set_wanted(id, true);
-        // If another shard is subscribed, the channel may be open already. It may also have been unsubscribed and subscribed again
-        // since this shard last was: then this hub's state is not confirmed yet.
-        self.dispatcher.subscribe(self.number, name) && subscription == Subscription::Confirmed
+        self.hub.set_subscribing(id);
+        self.dispatcher.subscribe(self.number, name);
+        false
     }
 }
 

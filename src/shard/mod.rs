@@ -29,4 +29,6 @@ pub use self::{
 };
 
 #[cfg(test)]
+mod hold_tests;
+#[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     cursor::{NodeId, Position, Start},
     event::{Coding, Event, Form, Message},
-    hub::{ChannelId, Kind, Sequencer},
+    hub::{ChannelId, Hub, Kind, Sequencer},
     metrics::Metrics,
     name::ChannelName,
 };
@@ -211,6 +211,23 @@ fn a_refused_channel_closes_its_clients() {
     test.turn(vec![Op::Deliver(Delivery::Refused(name("a"), "no".into()))]);
     assert_eq!((test.state(&peer), test.state(&poll)), ("ended", "ended"));
     assert!(peer.text().contains("event: ssecast.close\n"));
+}
+
+#[test]
+fn a_client_whose_channel_was_refused_while_it_joined_is_closed() {
+    let mut test = TestShard::new(Config::default());
+    // Channels are not confirmed by themselves, and this one's refusal has passed.
+    test.shard.hub = Hub::new(test.sequencer.cursor(), Config::default().history, true);
+    let (ours, mut socket) = UnixStream::pair().unwrap();
+    let permit = test.shard.client_limit.acquire_over_limit();
+    let channels = vec![test.shard.hub.hold(&name("a"))];
+    let (kind, head) = (Kind::Stream(Form::Plain, Coding::Identity), Bytes::from_static(b"HEAD\n"));
+    let joining = Joining { kind, start: Start::Now, head, reply: None, permit, info: None };
+    test.shard.flush().attach(OwnedFd::from(ours), joining, &channels);
+    assert!(test.shard.clients.is_empty());
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    assert!(text.contains("event: ssecast.close\n"), "{text:?}");
 }
 
 #[test]

@@ -55,7 +55,10 @@ impl Transfer {
                 moved.push(index::to_u32(at));
                 match merged.state.channels.get_mut(at) {
                     None => merged.state.channels.push(channel),
-                    Some(known) if channel.complete_since < known.complete_since => *known = channel,
+                    // One shard may have taken a confirmation that the other has not: only an open channel is asked for again.
+                    Some(known) if (!channel.open, channel.complete_since) < (!known.open, known.complete_since) => {
+                        *known = channel;
+                    }
                     Some(_) => {}
                 }
             }
@@ -147,6 +150,15 @@ mod tests {
         assert_eq!(channels, [vec![0], vec![1, 0], vec![0]]);
         assert_eq!(merged.borrowed_fds, [10, 11, 20, 12, 21, 22], "clients, then connections");
         assert_eq!(merged.state.connections, [&b"one"[..], b"two", b""]);
+    }
+
+    #[test]
+    fn a_channel_that_one_shard_has_open_and_the_other_not_yet_is_open() {
+        let pending = || ChannelState { open: false, ..channel("a", 0) };
+        for channels in [[channel("a", 9), pending()], [pending(), channel("a", 9)]] {
+            let shards = channels.into_iter().map(|channel| shard(vec![channel], Vec::new(), &[], 10)).collect();
+            assert_eq!(Transfer::merge(shards).state.channels, [channel("a", 9)]);
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Session {
         loop {
             let mut wait = None;
             let error = match self.connect_and_subscribe().await {
-                Ok((connected, began)) => {
+                Ok((mut connected, began)) => {
                     if tries > 0 {
                         tracing::info!(channels = self.wanted.len(), "Redis reconnected; clients got a gap event");
                     }
@@ -77,6 +77,8 @@ impl Session {
                     cuts = known.or(cuts);
                     tries = 0;
                     let error = self.serve(connected.connection, &connected.gone).await;
+                    // What it still delivers comes before the loss, not after it.
+                    connected.driver.shutdown().await;
                     if began.elapsed() >= STEADY {
                         retry.reset();
                         unsteady.reset();
@@ -158,7 +160,7 @@ impl Session {
         let connection = timeout(wire::CONNECT_TIMEOUT, connecting)
             .await
             .unwrap_or_else(|_| Err(wire::broken("no answer while connecting")))?;
-        Ok(Connected { connection, gone, _driver: driver })
+        Ok(Connected { connection, gone, driver })
     }
 
     async fn log_in<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
@@ -301,5 +303,5 @@ struct Connected {
     /// Notified when the connection is closed.
     gone: Arc<Notify>,
     /// The task that reads and writes; it ends with this.
-    _driver: JoinSet<()>,
+    driver: JoinSet<()>,
 }
