@@ -9,6 +9,7 @@
 mod support;
 
 mod bench;
+mod chaos;
 mod cli;
 mod clients;
 mod coalesce;

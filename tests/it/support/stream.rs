@@ -163,8 +163,16 @@ impl Stream {
 
     /// The events that have arrived, without waiting for more.
     pub(crate) fn arrived(&mut self) -> Vec<Event> {
-        while self.response.socket().is_readable() && self.read_more() {}
-        self.events.drain(..).collect()
+        self.arrived_or_ended().0
+    }
+
+    /// As [`Stream::arrived`], and whether the stream goes on.
+    pub(crate) fn arrived_or_ended(&mut self) -> (Vec<Event>, bool) {
+        let mut goes_on = true;
+        while goes_on && self.response.socket().is_readable() {
+            goes_on = self.read_more();
+        }
+        (self.events.drain(..).collect(), goes_on)
     }
 
     /// The reconnection time in milliseconds. Waits for the first one.
