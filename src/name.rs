@@ -9,6 +9,9 @@ pub const MAX_CHANNEL_BYTES: usize = 255;
 /// Longest event type, in bytes.
 pub const MAX_EVENT_TYPE_BYTES: usize = 255;
 
+/// How reserved channel names begin: Redis's own channels (keyspace events, Sentinel) and ssecast's.
+const RESERVED: [&str; 2] = ["__", "ssecast:"];
+
 /// The name of a channel: 1 to 255 bytes of UTF-8 without control characters, commas (they separate names in a query) or
 /// the pattern characters `*`, `?`, `[`, `]` and `\`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +63,12 @@ impl ChannelName {
     /// As [`ChannelName::new`], and [`ChannelError::NotUtf8`].
     pub fn from_bytes(name: &[u8]) -> Result<Self, ChannelError> {
         Self::new(std::str::from_utf8(name).map_err(|_| ChannelError::NotUtf8)?)
+    }
+
+    /// Whether the name is reserved for messages of Redis or of ssecast: clients may neither subscribe to it nor publish on it.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        RESERVED.iter().any(|start| self.0.starts_with(start))
     }
 
     /// The name.

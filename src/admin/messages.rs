@@ -26,6 +26,11 @@ const LIKE: f64 = 0.8;
 pub(super) enum BodyError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    #[error(
+        "nothing can be published on channel {0}, since no client may subscribe to it: names that begin with __ or ssecast: \
+         are reserved for Redis's and ssecast's own messages; use another name"
+    )]
+    Reserved(ChannelName),
     #[error(transparent)]
     EventType(#[from] EventTypeError),
     #[error("{0} is missing: a publish needs channel and message")]
@@ -53,6 +58,7 @@ impl BodyError {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Channel(_) => "bad_channel",
+            Self::Reserved(_) => "reserved_channel",
             Self::EventType(_) => "bad_event_type",
             Self::Missing(_) => "missing_field",
             Self::UnknownField(_) => "unknown_field",
@@ -73,6 +79,21 @@ fn unknown(name: &str, known: &[&str]) -> String {
         Some(nearest) => format!("{name:?} is not a field of a publish; did you mean {nearest:?}?"),
         None => format!("{name:?} is not a field of a publish; there are {}", known.join(", ")),
     }
+}
+
+/// Checks a channel's name. One that no client may subscribe to is refused.
+fn channel(name: &[u8]) -> Result<ChannelName, BodyError> {
+    let name = ChannelName::from_bytes(name)?;
+    if name.is_reserved() { Err(BodyError::Reserved(name)) } else { Ok(name) }
+}
+
+/// Checks an event's type. An empty one is none.
+fn event_type(value: &[u8]) -> Result<Option<EventType>, BodyError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let name = std::str::from_utf8(value).map_err(|_| BodyError::NotUtf8("the event type"))?;
+    Ok(Some(EventType::new(name)?))
 }
 
 /// Checks that a message is text.
@@ -108,13 +129,9 @@ pub(super) fn from_form(body: &[u8]) -> Result<Request, BodyError> {
     let (mut channels, mut data, mut event, mut key) = (Vec::new(), None, None, None);
     for (name, value) in fields(body) {
         match &name[..] {
-            b"channel" | b"channel[]" => channels.push(ChannelName::from_bytes(&value)?),
+            b"channel" | b"channel[]" => channels.push(channel(&value)?),
             b"message" => data = Some(text(value)?),
-            b"event" if !value.is_empty() => {
-                event = Some(EventType::new(
-                    std::str::from_utf8(&value).map_err(|_| BodyError::NotUtf8("the event type"))?,
-                )?);
-            }
+            b"event" => event = event_type(&value)?,
             b"key" => key = Some(value),
             other => return Err(BodyError::UnknownField(unknown(&String::from_utf8_lossy(other), &FIELDS))),
         }
@@ -220,7 +237,7 @@ impl Item<'_> {
         if channels.is_empty() {
             return Err(BodyError::Missing("channel"));
         }
-        let event = self.event.filter(|event| !event.is_empty()).map(|event| EventType::new(&event)).transpose()?;
+        let event = event_type(self.event.unwrap_or_default().as_bytes())?;
         let message = self.message.ok_or(BodyError::Missing("message"))?.get();
         // Publish the text of a string, and any other value exactly as it is written.
         let data = match message.starts_with('"') {
@@ -228,7 +245,7 @@ impl Item<'_> {
             false => Bytes::copy_from_slice(message.as_bytes()),
         };
         for name in channels {
-            messages.push(Message { channel: ChannelName::new(&name)?, event: event.clone(), data: data.clone() });
+            messages.push(Message { channel: channel(name.as_bytes())?, event: event.clone(), data: data.clone() });
         }
         Ok(self.key)
     }
@@ -275,16 +292,12 @@ fn from_items<'a>(
 }
 
 /// The body as one message, for the channel in the path.
-pub(super) fn from_raw(channel: &[u8], query: &str, body: Bytes) -> Result<Request, BodyError> {
-    let channel = ChannelName::from_bytes(channel)?;
+pub(super) fn from_raw(name: &[u8], query: &str, body: Bytes) -> Result<Request, BodyError> {
+    let channel = channel(name)?;
     let (mut event, mut key) = (None, None);
     for (name, value) in fields(query.as_bytes()) {
         match &name[..] {
-            b"event" if !value.is_empty() => {
-                event = Some(EventType::new(
-                    std::str::from_utf8(&value).map_err(|_| BodyError::NotUtf8("the event type"))?,
-                )?);
-            }
+            b"event" => event = event_type(&value)?,
             b"key" => key = Some(value),
             other => return Err(BodyError::UnknownField(unknown(&String::from_utf8_lossy(other), &PARAMETERS))),
         }
@@ -351,6 +364,37 @@ mod tests {
             error(from_lines(br#"{"channel":"a","message":"x","foo":2}"#)).1.starts_with("message 0 of the request")
         );
         assert!(error(from_raw(b"a", "evnt=x", Bytes::new())).1.contains("did you mean \"event\"?"));
+    }
+
+    #[test]
+    fn an_empty_event_type_is_none_in_every_form() {
+        let event = |result: Result<Request, BodyError>| result.unwrap().messages.remove(0).event;
+        assert_eq!(event(from_form(b"channel=a&message=x&event=&key=")), None);
+        assert_eq!(event(from_form(b"channel=a&message=x&event")), None);
+        assert_eq!(event(from_raw(b"a", "event=&key=", Bytes::new())), None);
+        assert_eq!(event(from_json(br#"{"channel":"a","message":"x","event":""}"#)), None);
+        assert_eq!(event(from_json(br#"{"channel":"a","message":"x","event":null}"#)), None);
+        assert_eq!(event(from_lines(br#"{"channel":"a","message":"x"}"#)), None);
+    }
+
+    /// A publish to such a name was answered with ok, and nobody could subscribe to it.
+    #[test]
+    fn a_name_that_nobody_can_subscribe_to_is_refused_in_every_form() {
+        let refused = |result: Result<Request, BodyError>| {
+            let error = result.unwrap_err();
+            assert!(error.to_string().contains("names that begin with __ or ssecast: are reserved"), "{error}");
+            assert_eq!(error.code(), "reserved_channel");
+        };
+        for name in ["__x", "ssecast:x"] {
+            refused(from_form(format!("channel=a&channel={name}&message=x").as_bytes()));
+            refused(from_raw(name.as_bytes(), "", Bytes::new()));
+            refused(from_json(format!(r#"{{"channel":"{name}","message":"x"}}"#).as_bytes()));
+            refused(from_json(format!(r#"[{{"channel":"{name}","message":"x"}}]"#).as_bytes()));
+            refused(from_lines(format!(r#"{{"channel":"{name}","message":"x"}}"#).as_bytes()));
+        }
+        for name in ["_x", "ssecast", "ssecast.x", "x__"] {
+            assert!(from_raw(name.as_bytes(), "", Bytes::new()).is_ok(), "{name}");
+        }
     }
 
     #[test]

@@ -91,7 +91,10 @@ impl Admin {
             Err(error @ PublishError::Refused(_)) => {
                 reply::error(StatusCode::FORBIDDEN, "publish_refused", &error.to_string())
             }
-            Err(error @ PublishError::Unavailable { .. }) => reply::unavailable("not_published", &error.to_string(), 1),
+            Err(error @ PublishError::Unavailable { may_have_arrived, .. }) => {
+                let code = if may_have_arrived { "maybe_published" } else { "not_published" };
+                reply::unavailable(code, &error.to_string(), 1)
+            }
         })
     }
 

@@ -12,10 +12,6 @@ use crate::{
     shard::PollReply,
 };
 
-/// Prefixes of reserved channel names. Redis's own channels (keyspace events, Sentinel) and ssecast's begin with these. Clients may
-/// not read them.
-const RESERVED: [&str; 2] = ["__", "ssecast:"];
-
 /// Why a request is answered with 400.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
@@ -125,7 +121,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 fn add_channels(channels: &mut Vec<ChannelName>, value: &[u8], config: &Stream) -> Result<(), RequestError> {
     for name in value.split(|&byte| byte == b',').filter(|name| !name.is_empty()) {
         let name = ChannelName::from_bytes(name)?;
-        if RESERVED.iter().any(|reserved| name.as_str().starts_with(reserved)) {
+        if name.is_reserved() {
             return Err(RequestError::Reserved(name));
         }
         if !channels.contains(&name) {
