@@ -110,8 +110,12 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<()> {
     served.and(shown).and(removed)
 }
 
+/// Most streams at a time. Within any usual limit of open files, which a new user need not raise.
+const MAX_CLIENTS: usize = 200;
+
 fn config(folder: &Folder, redis: &Redis) -> Config {
     let mut config = Config::default();
+    config.stream.max_clients = MAX_CLIENTS;
     config.listen.public = Address::Unix(folder.public());
     config.listen.admin = Address::Unix(folder.admin()).into();
     (config.listen.public_mode, config.listen.admin_mode) = (0o600, 0o600);

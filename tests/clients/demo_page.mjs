@@ -68,10 +68,36 @@ try {
   }
   assert.equal(await page.getAttribute('body', 'data-state'), 'open')
   assert.equal(await row('Connection lost').count(), 0)
+  // An invalid type is not listened for, and the reason is shown: with "Listen" and with a refused publish.
+  assert.match(await page.textContent('#type-problem'), /"open" is the name of EventSource's own event/)
+  await page.fill('[name=event]', 'error')
+  await page.click('#publish .main')
+  await page.waitForSelector('#answer.bad')
+  await page.fill('[name=event]', '')
+  assert.deepEqual(await page.locator('#listened span').allTextContents(), picture ? ['message', 'price'] : ['message'])
+  // A type that is refused for another reason than its name is not listened for either.
+  await page.fill('[name=event]', 'fine')
+  await page.fill('[name=channel]', 'bad*')
+  await page.click('#publish .main')
+  await page.waitForFunction(() => document.querySelector('#answer').textContent.includes('bad*'))
+  assert.equal(await page.locator('#listened span', { hasText: 'fine' }).count(), 0)
+  await page.fill('[name=event]', '')
+  await page.fill('[name=channel]', 'demo')
+
+  // An invalid channel is named, and ends no stream.
+  for (const [name, reason] of [['a*', /"a\*".*not allowed/], ['__x', /"__x".*reserved/], ['ü'.repeat(128), /256 bytes; at most 255/]]) {
+    await page.fill('#new-channel', name)
+    await page.press('#new-channel', 'Enter')
+    assert.match(await page.textContent('#channel-problem'), reason)
+  }
+  await page.fill('#new-channel', '')
+  assert.equal(await page.getAttribute('body', 'data-state'), 'open')
+  assert.deepEqual(await page.locator('#channels span').allTextContents(), ['demo', 'orders'])
 
   // What was published while the page was cut off arrives, in order.
   await page.click('#trick')
   await page.waitForSelector('#trick-result.good')
+  assert.ok(!/\d{3} ms/.test(await page.textContent('#delay')), 'the time that the page was disconnected is not counted')
 
   // The code to copy has the form's channel.
   await page.fill('[name=channel]', "it's new")
@@ -89,10 +115,31 @@ try {
   await page.fill('[name=message]', 'W'.repeat(3000))
   await page.click('#publish .main')
   await row('WWW').waitFor()
+  await page.fill('[name=channel]', 'y'.repeat(255))
+  await page.click('#publish .main')
+  await page.locator('#answer button').waitFor()
+  const heights = await page.evaluate(() => ['#log li:has(.more)', '#answer button'].map((one) => document.querySelector(one).offsetHeight))
+  assert.ok(heights[0] < 300 && heights[1] < 40, `a long message and a long name are clipped: ${heights} px`)
+  const whole = row('WWW').locator('pre')
+  await row('WWW').locator('.more').click()
+  assert.equal((await whole.textContent()).length, 3000)
+  await row('WWW').locator('.more').click()
   for (const size of [{ width: 1280, height: 800 }, { width: 390, height: 844 }]) {
     await page.setViewportSize(size)
     assert.ok((await width()) <= size.width, `the page is ${await width()} px wide on a screen of ${size.width}`)
   }
+
+  // A page whose address has an invalid channel opens the others.
+  await page.goto(`${url}?channels=demo&channels=b*`)
+  await page.waitForSelector('[data-state=open]')
+  assert.match(await page.textContent('#channel-problem'), /"b\*".*not allowed/)
+
+  // A stream that is refused says so at once after the button's events.
+  const many = Array.from({ length: 65 }, (_, number) => `channels=c${number}`).join('&')
+  await page.goto(`${url}?${many}`)
+  await page.waitForSelector('[data-state=refused]')
+  await page.click('#trick')
+  await page.waitForFunction(() => document.querySelector('#trick-result').textContent.includes('refused'))
   assert.deepEqual(errors, [])
   console.log('ok')
 } finally {

@@ -34,14 +34,15 @@ impl Demo {
         Self::start_in(folder, &temporary, arguments)
     }
 
-    /// Starts it with `temporary` as the place for temporary folders.
+    /// Starts it with `temporary` as the place for temporary folders, and with the limit of open files that many systems have.
     fn start_in(folder: Folder, temporary: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new(PROGRAM);
-        command.arg("demo").args(arguments).env("TMPDIR", temporary).process_group(0);
+        let mut command = Command::new("prlimit");
+        command.args(["--nofile=1024", PROGRAM, "demo"]).args(arguments).env("TMPDIR", temporary).process_group(0);
         let mut child = Child::start("ssecast demo", &mut command, folder.path("demo.log"));
         let log = folder.path("demo.log");
         child.wait_until("printing its commands", || fs::read_to_string(&log).unwrap_or_default().contains("Ctrl-C"));
         let output = child.log();
+        assert!(!output.contains("WARN"), "a new user sees no warning: {output}");
         let word_with = |start: &str| {
             let word = output.split_whitespace().find(|word| word.starts_with(start));
             word.unwrap_or_else(|| panic!("no {start}… in {output}")).to_owned()
@@ -124,6 +125,11 @@ fn with_redis_the_redis_cli_command_publishes() {
     let mut stream = demo.subscribe("demo");
     assert_eq!(demo.paste("redis-cli").trim(), "1");
     stream.texts(1);
+    let places = Request::get("/places.json").header("Connection", "close").send(&demo.page).text();
+    assert!(
+        places.contains(&format!("\"redisUrl\":\"{}\"", redis.url())),
+        "the page's snippets name this Redis: {places}"
+    );
     demo.paste("curl --unix-socket");
     assert_eq!(stream.texts(1), ["hello"]);
     demo.end(Signal::SIGINT, true);

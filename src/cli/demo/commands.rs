@@ -14,6 +14,8 @@ pub(super) struct Places {
     pub(super) port: u16,
     admin: PathBuf,
     redis: Option<redis::Command>,
+    /// The URL that `redis` connects to.
+    redis_url: Option<String>,
 }
 
 /// A command to paste.
@@ -28,7 +30,12 @@ pub(super) struct Command {
 impl Places {
     /// The addresses of the demo in `folder` whose page is on `port`.
     pub(super) fn new(folder: &Folder, redis: &Redis, port: u16) -> Self {
-        Self { port, admin: folder.admin(), redis: redis.url.as_deref().map(redis::command) }
+        Self {
+            port,
+            admin: folder.admin(),
+            redis: redis.url.as_deref().map(redis::command),
+            redis_url: redis.url.clone(),
+        }
     }
 
     /// The page's address.
@@ -55,10 +62,12 @@ impl Places {
     }
 
     /// The addresses as JSON. The page makes commands of them, for the channel in its form. Any user of this machine can read the
-    /// page, so a redis-cli command with a password is left out.
+    /// page, so a Redis with a password is left out.
     pub(super) fn json(&self) -> String {
-        let redis = self.redis.as_ref().filter(|redis| !redis.secret).map(|redis| &redis.text);
-        serde_json::json!({ "admin": self.admin, "redisCli": redis }).to_string()
+        let redis = self.redis.as_ref().filter(|redis| !redis.secret);
+        let url = redis.and(self.redis_url.as_ref());
+        let cli = redis.map(|redis| &redis.text);
+        serde_json::json!({ "admin": self.admin, "redisCli": cli, "redisUrl": url }).to_string()
     }
 }
 
@@ -68,11 +77,16 @@ mod tests {
 
     #[test]
     fn a_password_is_not_sent_to_the_page() {
-        let command = |url| Some(redis::command(url));
-        let places = |redis| Places { port: 80, admin: "/tmp/d/admin.sock".into(), redis };
-        assert_eq!(places(None).json(), r#"{"admin":"/tmp/d/admin.sock","redisCli":null}"#);
-        assert!(places(command("redis://h:1")).json().contains(r#""redisCli":"redis-cli -u redis://h:1""#));
-        let secret = places(command("redis://:secret@h"));
+        let places = |url: Option<&str>| Places {
+            port: 80,
+            admin: "/tmp/d/admin.sock".into(),
+            redis: url.map(redis::command),
+            redis_url: url.map(str::to_owned),
+        };
+        assert_eq!(places(None).json(), r#"{"admin":"/tmp/d/admin.sock","redisCli":null,"redisUrl":null}"#);
+        let plain = places(Some("redis://h:1")).json();
+        assert!(plain.contains(r#""redisCli":"redis-cli -u redis://h:1","redisUrl":"redis://h:1""#), "{plain}");
+        let secret = places(Some("redis://:secret@h"));
         assert!(!secret.json().contains("secret") && secret.commands()[1].text.contains("secret"));
     }
 }

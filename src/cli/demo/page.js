@@ -1,5 +1,6 @@
 // The demo's page: one EventSource, the events that arrive on it, and the state of its connection.
 
+import { channelProblem, typeProblem } from "./names.js";
 import { snippets } from "./snippets.js";
 
 const $ = (id) => document.getElementById(id);
@@ -8,7 +9,10 @@ const OPEN = "ssecast.open";
 const PING = "ssecast.ping";
 const GAP = "ssecast.gap";
 const MOST_ROWS = 300;
-const MOST_SHOWN = 4000;
+// A message is shown to this length and number of lines at first, and to MOST_SHOWN characters on request.
+const FIRST_SHOWN = 400;
+const FIRST_LINES = 6;
+const MOST_SHOWN = 20_000;
 const REASONS = {
   history: "the history no longer had all of it",
   restart: "ssecast was restarted",
@@ -17,7 +21,8 @@ const REASONS = {
 };
 
 const query = new URLSearchParams(location.search);
-const channels = new Set(query.getAll("channels").flatMap((names) => names.split(",")).filter(Boolean));
+const named = query.getAll("channels").flatMap((names) => names.split(",")).filter(Boolean);
+const channels = new Set(named.filter((name) => !channelProblem(name)));
 if (!channels.size) channels.add("demo");
 const types = new Set(["message"]);
 
@@ -25,7 +30,7 @@ let source = null;
 let cursor = "";
 let lostAt = 0;
 let settle = 0;
-// When this page last resumed its stream: events published before that are marked as late.
+// When the stream was last resumed: events published before that are marked as late.
 let resumedAt = 0;
 // Channels added since the stream was last opened. A gap event for these is not shown: the user asked for no past events.
 const added = new Set();
@@ -37,10 +42,7 @@ function open() {
   source?.close();
   const wanted = new URLSearchParams([...channels].map((name) => ["channels", name]));
   wanted.set("envelope", "1");
-  if (cursor) {
-    wanted.set("last_event_id", cursor);
-    resumedAt = Date.now();
-  }
+  if (cursor) wanted.set("last_event_id", cursor);
   const opened = (source = new EventSource(`/sse/?${wanted}`));
   show("connecting", "Connecting");
   // While ssecast doesn't answer, the server in front of it answers with an empty stream, which ends at once. So the state is
@@ -54,13 +56,14 @@ function open() {
     if (opened.readyState === EventSource.CLOSED) return refused(wanted);
     if (!lostAt) note("Connection lost. The browser reconnects by itself, and resumes after the last event.");
     lostAt ||= Date.now();
-    resumedAt = Date.now();
     show("retrying", "Retrying");
   };
   types.forEach((type) => opened.addEventListener(type, arrived));
   opened.addEventListener(GAP, gap);
   for (const sign of [OPEN, PING]) {
     opened.addEventListener(sign, (event) => {
+      // It comes before the events that the page missed.
+      if (sign === OPEN && cursor) resumedAt = Date.now();
       settled();
       pass(event.lastEventId);
     });
@@ -82,6 +85,7 @@ function settled() {
 async function refused(wanted) {
   show("refused", "Refused");
   note("The stream was refused.");
+  if (trick) finish("The stream was refused: the list of events says why.");
   try {
     const answer = await fetch(`/sse/?${wanted}`, { headers: { Accept: "text/event-stream" }, signal: AbortSignal.timeout(3000) });
     if (answer.ok) return void answer.body?.cancel();
@@ -136,8 +140,9 @@ function arrived(event) {
   } catch {
     // No envelope: show the data, with an unknown channel.
   }
-  measure(event.lastEventId);
   const late = resumedAt > 0 && publishedAt(event.lastEventId) < resumedAt;
+  // The time that the page was disconnected is not ssecast's.
+  if (!late) measure(event.lastEventId);
   data = typeof data === "string" ? data : JSON.stringify(data);
   push({ channel, data, type: event.type, id: event.lastEventId, late, at: new Date() });
   tricked(data);
@@ -223,31 +228,48 @@ function row(item) {
   channel.style.setProperty("--hue", hue(item.channel));
   channel.append(make("span", "", item.channel || "(unknown)"));
   channel.title = item.channel;
-  const cut = item.data.length > MOST_SHOWN;
+  const start = startOf(item.data);
   const meta = make("div", "meta");
   if (item.type !== "message") meta.append(make("span", "type", item.type));
   if (item.late) meta.append(make("span", "late", "delivered after the reconnect"));
-  if (cut) meta.append(make("span", "", `${item.data.length.toLocaleString("en")} characters`));
+  if (start !== item.data) meta.append(make("span", "", `${item.data.length.toLocaleString("en")} characters`));
   meta.append(make("span", "", item.id));
   const from = make("div", "from");
   from.append(channel, time);
   const what = make("div", "what");
-  what.append(content(item.data, cut), meta);
+  what.append(content(item.data, start), meta);
   line.append(from, what);
   return line;
 }
 
-// An object or a list is folded to one line; other data is shown as it is.
-function content(data, cut) {
+// The first lines of a long message; a short one as it is.
+const startOf = (data) => data.slice(0, FIRST_SHOWN).split("\n").slice(0, FIRST_LINES).join("\n");
+
+// An object or a list is folded to one line. Of other data, the start is shown, and the rest on request.
+function content(data, start) {
   if (!data) return make("pre", "data none", "empty");
-  if (!cut && /^\s*[[{]/.test(data)) {
+  if (data.length <= MOST_SHOWN && /^\s*[[{]/.test(data)) {
     try {
       return folded(JSON.parse(data));
     } catch {
       // Not JSON.
     }
   }
-  return make("pre", "data", data.slice(0, MOST_SHOWN) + (cut ? "…" : ""));
+  const shown = make("pre", "data", start === data ? data : `${start}…`);
+  if (start === data) return shown;
+  const all = data.length > MOST_SHOWN ? `${data.slice(0, MOST_SHOWN)}…` : data;
+  const more = make("button", "more", "Show more");
+  more.type = "button";
+  more.setAttribute("aria-expanded", false);
+  more.onclick = () => {
+    const open = more.textContent === "Show more";
+    shown.textContent = open ? all : `${start}…`;
+    more.textContent = open ? "Show less" : "Show more";
+    more.setAttribute("aria-expanded", open);
+  };
+  const box = make("div", "");
+  box.append(shown, more);
+  return box;
 }
 
 function folded(value) {
@@ -358,11 +380,14 @@ function changed() {
   if (source) open();
 }
 
+// Returns why the page can't subscribe, or null.
 function subscribe(name) {
-  if (!name || channels.has(name)) return;
+  const problem = channelProblem(name);
+  if (problem || channels.has(name)) return problem;
   channels.add(name);
   added.add(name);
   changed();
+  return null;
 }
 
 function listTypes() {
@@ -370,12 +395,14 @@ function listTypes() {
   $("types").replaceChildren(...[...types].map((type) => Object.assign(document.createElement("option"), { value: type })));
 }
 
-// EventSource delivers only the types that the page listens for.
+// EventSource delivers only the types that the page listens for. Returns why the page can't listen for this one, or null.
 function listen(type) {
-  if (!type || [OPEN, PING, GAP].includes(type) || types.has(type)) return;
+  const problem = typeProblem(type);
+  if (problem || types.has(type)) return problem;
   types.add(type);
   source?.addEventListener(type, arrived);
   listTypes();
+  return null;
 }
 
 function unlisten(type) {
@@ -389,19 +416,30 @@ const onSubmit = (id, act) =>
     event.preventDefault();
     act(event.target);
   });
-const take = (act) => (form) => {
-  form.elements.name.value.split(",").forEach((name) => act(name.trim()));
-  form.reset();
+// Adds each name of the form. Those that can't be added stay in the field, and the reason is shown.
+const take = (add) => (form) => {
+  const names = form.elements.name.value.split(",").map((name) => name.trim()).filter(Boolean);
+  const results = names.map((name) => ({ name, problem: add(name) }));
+  const refused = results.filter((result) => result.problem);
+  form.elements.name.value = refused.map((result) => result.name).join(", ");
+  complain(form, refused.map((result) => result.problem).join(" "));
 };
-onSubmit("add-channel", take(subscribe));
-onSubmit("add-type", take(listen));
+function complain(form, problem) {
+  form.nextElementSibling.textContent = problem;
+  form.elements.name.setAttribute("aria-invalid", Boolean(problem));
+}
+for (const [id, add] of Object.entries({ "add-channel": subscribe, "add-type": listen })) {
+  onSubmit(id, take(add));
+  $(id).elements.name.addEventListener("input", () => complain($(id), ""));
+}
 
 // ---- publishing
 
 onSubmit("publish", async (form) => {
   const fields = Object.fromEntries(new FormData(form));
   if (!fields.event || fields.event === "message") delete fields.event;
-  if (fields.event) listen(fields.event);
+  // Before it is published, or the page would miss it. If it is refused, the page does not go on listening.
+  const added = Boolean(fields.event) && !types.has(fields.event) && listen(fields.event) === null;
   const answer = $("answer");
   try {
     const response = await fetch("/publish", { method: "POST", body: new URLSearchParams(fields) });
@@ -413,11 +451,14 @@ onSubmit("publish", async (form) => {
       // Not JSON: not ssecast's answer.
     }
     answer.className = response.ok ? "" : "bad";
+    if (!response.ok && added) unlisten(fields.event);
     if (!response.ok) return void (answer.textContent = reply.error ?? `${response.status} ${response.statusText}`);
     const readers = reply.subscribers;
     answer.textContent = readers === undefined ? "Published." : `Published to ${readers} ${readers === 1 ? "subscriber" : "subscribers"}.`;
-    if (channels.has(fields.channel)) return;
+    if (channels.has(fields.channel) || channelProblem(fields.channel)) return;
     const button = make("button", "", `Subscribe to ${fields.channel}`);
+    button.type = "button";
+    button.title = button.textContent;
     button.onclick = () => (subscribe(fields.channel), (answer.textContent = ""));
     answer.append(" ", button);
   } catch {
@@ -435,6 +476,7 @@ message.onkeydown = (event) => {
 // ---- the button that cuts the connection, publishes, and reconnects
 
 const MISSED = 3;
+const FAILED = "That did not work: is the demo still running?";
 let trick = null;
 
 $("trick").onclick = async () => {
@@ -457,10 +499,10 @@ $("trick").onclick = async () => {
     await pause(700);
     open();
     // If the events don't arrive in time, the page says so.
-    run.limit = setTimeout(() => finish(false), 8000);
+    run.limit = setTimeout(() => finish(FAILED), 8000);
   } catch {
     open();
-    finish(false);
+    finish(FAILED);
   }
 };
 
@@ -468,14 +510,17 @@ function tricked(data) {
   if (!trick?.waiting.has(data)) return;
   trick.waiting.delete(data);
   trick.order.push(data);
-  if (trick.order.length === MISSED) finish(trick.order.every((message, at) => message.startsWith(`Missed ${at + 1} `)));
+  if (trick.order.length === MISSED) {
+    const inOrder = trick.order.every((message, at) => message.startsWith(`Missed ${at + 1} `));
+    finish(inOrder ? `All ${MISSED} arrived, in order.` : "All arrived, but not in order.", inOrder);
+  }
 }
 
-function finish(complete) {
+function finish(text, good = false) {
   clearTimeout(trick.limit);
   trick = null;
   $("trick").disabled = false;
-  result(complete ? `All ${MISSED} arrived, in order.` : "That did not work: is the demo still running?", complete);
+  result(text, good);
 }
 
 function result(text, good = false) {
@@ -546,5 +591,6 @@ async function findPlaces() {
 channelField.addEventListener("input", showSnippets);
 listChannels();
 listTypes();
+complain($("add-channel"), named.map(channelProblem).filter(Boolean).join(" "));
 open();
 findPlaces();

@@ -11,9 +11,10 @@ pub(super) struct Asset {
 }
 
 /// All files but `places.json`, which depends on the demo's addresses.
-pub(super) const ASSETS: [Asset; 4] = [
+pub(super) const ASSETS: [Asset; 5] = [
     Asset { name: "index.html", content_type: "text/html; charset=utf-8", text: include_str!("page.html") },
     Asset { name: "page.css", content_type: "text/css; charset=utf-8", text: include_str!("page.css") },
     Asset { name: "page.js", content_type: "text/javascript; charset=utf-8", text: include_str!("page.js") },
+    Asset { name: "names.js", content_type: "text/javascript; charset=utf-8", text: include_str!("names.js") },
     Asset { name: "snippets.js", content_type: "text/javascript; charset=utf-8", text: include_str!("snippets.js") },
 ];

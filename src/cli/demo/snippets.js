@@ -3,10 +3,22 @@
 const shell = (word) => (/^[\w/.:=+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 const single = (text) => `'${text.replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
 
-// `places`: `admin` is the path of the admin socket, `redisCli` the command line of redis-cli or null.
-export function snippets(channel, { admin, redisCli }, origin) {
+// The URL for redis-py, which knows one scheme for Unix sockets.
+const pythonUrl = (url) => url.replace(/^(redis|valkey)\+unix:/, "unix:").replace(/^valkey/, "redis");
+
+// The arguments of phpredis's connect().
+function phpAddress(url) {
+  const { protocol, hostname, port, pathname } = new URL(url);
+  if (protocol.endsWith("unix:")) return single(decodeURIComponent(pathname));
+  const tls = /^(redis|valkey)s:$/.test(protocol) ? "tls://" : "";
+  return `${single(tls + hostname)}, ${port || 6379}`;
+}
+
+// `places`: `admin` is the path of the admin socket, `redisCli` the command line of redis-cli, and `redisUrl` the URL that it
+// connects to. Both are null if there is no Redis, or one with a password.
+export function snippets(channel, { admin, redisCli, redisUrl }, origin) {
   const name = encodeURIComponent(channel);
-  const redis = Boolean(redisCli);
+  const redis = Boolean(redisUrl);
   const curl = [
     ["Publish", `curl --unix-socket ${shell(admin)} \\\n  --data-urlencode ${shell(`channel=${channel}`)} \\\n  --data-urlencode 'message=hello' http://ssecast/publish`],
     ["Read", `curl -N ${shell(`${origin}/sse/?channels=${name}`)}`],
@@ -20,9 +32,11 @@ export function snippets(channel, { admin, redisCli }, origin) {
   ${JSON.stringify(`/sse/?channels=${name}`)});
 stream.onmessage = (event) =>
   console.log(event.data);
-// Events may be missing: reload the page.
-stream.addEventListener("ssecast.gap",
-  () => location.reload());`,
+// Events may be missing: reload. All pages
+// get a gap at once: wait a random moment.
+stream.addEventListener("ssecast.gap", () =>
+  setTimeout(() => location.reload(),
+    Math.random() * 5000));`,
       ],
     ],
     curl,
@@ -37,18 +51,30 @@ curl_setopt_array($curl, [
 ]);
 curl_exec($curl);`,
       ],
-      ["Or through Redis", `$redis->publish(${single(channel)}, 'hello');`],
+      [
+        "Or through Redis",
+        redis && `// needs the extension redis (phpredis)
+$redis = new Redis();
+$redis->connect(${phpAddress(redisUrl)});
+$redis->publish(${single(channel)}, 'hello');`,
+      ],
     ].slice(0, redis ? 2 : 1),
     Python: [
       [
         "Publish",
-        `import httpx
+        `import httpx  # pip install httpx
 uds = httpx.HTTPTransport(uds=${JSON.stringify(admin)})
 httpx.Client(transport=uds).post(
     "http://ssecast/publish",
     data={"channel": ${JSON.stringify(channel)}, "message": "hello"})`,
       ],
-      ["Or through Redis", `redis.Redis().publish(${JSON.stringify(channel)}, "hello")`],
+      [
+        "Or through Redis",
+        redis && `import redis  # pip install redis
+client = redis.Redis.from_url(
+    ${JSON.stringify(pythonUrl(redisUrl))})
+client.publish(${JSON.stringify(channel)}, "hello")`,
+      ],
     ].slice(0, redis ? 2 : 1),
   };
 }
