@@ -12,6 +12,10 @@ function ssecast_publish(Redis $redis, string $channel, string $message, ?string
     $redis->publish((getenv('REDIS_PREFIX') ?: '') . $channel, $message);
 }
 
+if ($argc < 3 || $argc > 4) {
+    fwrite(STDERR, "usage: php publish-redis.php CHANNEL MESSAGE [EVENT-TYPE]\n");
+    exit(1);
+}
 try {
     $redis = new Redis();
     $redis->connect(getenv('REDIS_HOST') ?: '127.0.0.1', (int) (getenv('REDIS_PORT') ?: 6379), 3.0);
