@@ -25,7 +25,7 @@ use crate::{
         memory, notify,
         pidfile::Pidfile,
         privileges,
-        signals::{self, Asked, Signals},
+        signals::{self, SignalRequest, Signals},
         sockets::{HandedOver, Sockets},
         supervisor::Supervisor,
     },
@@ -90,7 +90,7 @@ fn start_logged(
 ) -> anyhow::Result<u8> {
     let process = config.process.clone();
     let owner = process.user.as_ref();
-    limits::set_core(process.core_limit)?;
+    limits::set_core_limit(process.core_limit)?;
     // Before the sockets: so that a second start learns which process has them, and two starts never meet at a stale one.
     let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;
     let sockets = Sockets::open(inherited, &config)?;
@@ -171,8 +171,8 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
     if let (Some(pidfile), None) = (&mut start.pidfile, &start.receiver) {
         pidfile.write()?;
     }
-    privileges::give_up(start.config.process.user.as_ref())?;
-    limits::allow_core(start.config.process.core_limit);
+    privileges::drop_privileges(start.config.process.user.as_ref())?;
+    limits::allow_core_files(start.config.process.core_limit);
     for file in &start.config.publish.key_files.paths {
         // Root may have read it at this start; the next reload reads it as this user.
         if let Err(error) = std::fs::File::open(file) {
@@ -206,13 +206,13 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
 async fn until_asked_to_stop(mut signals: Signals, log: &Log, reloads: &Reloads) {
     loop {
         match signals.next().await {
-            Asked::Stop => break,
-            Asked::ReopenLog => {
+            SignalRequest::Stop => break,
+            SignalRequest::ReopenLog => {
                 log.reopen();
                 reloads.note_log_reopened();
             }
             // The outcome is in the log; `ssecast reload` waits for it.
-            Asked::Reload => reloads.signal(),
+            SignalRequest::Reload => reloads.signal(),
         }
     }
     notify::stopping();

@@ -36,7 +36,7 @@ use crate::{
         listen::Listener,
         notify,
         pidfile::Pidfile,
-        signals::{self, Asked},
+        signals::{self, SignalRequest},
         sockets::Sockets,
         supervisor,
     },
@@ -249,7 +249,7 @@ impl Serving {
             Ok(upgraded) => {
                 if matches!(self.manager, Manager::SdNotify) {
                     // The successor tells the service manager nothing before this process ends, since it would not be believed.
-                    notify::tell(&[NotifyState::MainPid(upgraded.pid)]);
+                    notify::send(&[NotifyState::MainPid(upgraded.pid)]);
                 }
                 request.answer(Reloaded::By(upgraded.pid));
                 self.accepting.answer_all(ANSWER).await;
@@ -258,7 +258,7 @@ impl Serving {
             Err(error) => {
                 let why = format!("{error:#}");
                 tracing::error!("the reload failed, and nothing has changed: {why}");
-                notify::show_failed_reload(&why);
+                notify::report_failed_reload(&why);
                 self.admin.reloads.finish(Some(why.clone()));
                 request.answer(Reloaded::Failed(why));
                 None
@@ -296,12 +296,12 @@ impl Serving {
         let stays = manager.stays();
         // Last of all: what arrives after this, only a supervising process passes on.
         let asked = if shutdown.is_requested_by_now().await {
-            Some(Asked::Stop)
+            Some(SignalRequest::Stop)
         } else {
-            admin.reloads.is_signalled().then_some(Asked::Reload)
+            admin.reloads.is_signalled().then_some(SignalRequest::Reload)
         };
         // The successor may have opened the log before it was moved.
-        let reopen = admin.reloads.is_log_reopened().then_some(Asked::ReopenLog);
+        let reopen = admin.reloads.is_log_reopened().then_some(SignalRequest::ReopenLog);
         for asked in asked.into_iter().chain(reopen) {
             if let Err(error) = signals::pass_on(asked, pid) {
                 tracing::error!(%error, "the new process does not learn what this one was asked for: {asked:?}");
@@ -311,7 +311,7 @@ impl Serving {
     }
 
     async fn drain(self) {
-        tracing::info!("stopping: clients are told when to come back");
+        tracing::info!("stopping: clients are asked to reconnect");
         let within = self.config.process.drain;
         let accepting = self.accepting;
         let drained = timeout(within, async {

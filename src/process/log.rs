@@ -1,7 +1,6 @@
-//! Where the log goes: standard error, or a file that can be opened again under its name (logrotate). Says nothing of what is
-//! logged.
+//! Writes the log to standard error, or to a file that can be opened again by its name (logrotate). Doesn't decide what is logged.
 //!
-//! Invariant: whatever happens to the log (a full disk, a reader that has gone or doesn't read), the daemon goes on.
+//! Invariant: the daemon goes on whatever happens to the log: a full disk, a reader that has ended or doesn't read.
 
 mod line_queue;
 mod priority;
@@ -26,7 +25,7 @@ use self::{line_queue::LineQueue, priority::WithPriority};
 use super::owned_files::Entry;
 use crate::config::{self, Account, LogFormat};
 
-/// Longest wait at the end of the process for lines that are not written yet.
+/// How long the end of the process waits for lines that are not written yet.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// The log file can't be opened.
@@ -53,9 +52,9 @@ struct LogFile {
 
 #[derive(Debug)]
 struct Current {
-    /// Shared with the line that is written while it is exchanged.
+    /// Shared, so that a line being written keeps its file while the log is reopened.
     file: Arc<File>,
-    /// Whether standard output and standard error go there too.
+    /// Whether standard output and standard error go to it too.
     is_output: bool,
 }
 
@@ -72,12 +71,12 @@ impl Default for Writer {
 }
 
 impl Log {
-    /// Opens the log and gathers lines for it from now on; [`Log::start_writing`] has them written. `RUST_LOG` picks what is
-    /// logged (by default `info`). A file that is made belongs to `process.user`, who will have to open it again. A second log in
-    /// one process gets no lines: the first one keeps them.
+    /// Opens the log. Lines are queued from now on, and written after [`Log::start_writing`]. `RUST_LOG` selects what is logged (by
+    /// default `info`). A new file belongs to `process.user`, who will have to open it again. In one process, only the first log
+    /// that is opened gets lines.
     ///
     /// # Errors
-    /// A file that can't be opened.
+    /// The file can't be opened.
     pub fn open(process: &config::Process) -> Result<Self, LogError> {
         let log = match &process.log_file {
             Some(path) => Self::to_file(path, process.user.as_ref())?,
@@ -93,7 +92,7 @@ impl Log {
             .with_target(false)
             .with_ansi(colours)
             .log_internal_errors(false);
-        // The journal keeps time and priority itself. In JSON both stay: a program reads the lines.
+        // The journal stores time and priority itself, so text lines have neither. JSON lines keep both for programs.
         let _ = match (process.log_format, to_journal) {
             (LogFormat::Text, false) => subscriber.try_init(),
             (LogFormat::Text, true) => {
@@ -109,24 +108,24 @@ impl Log {
         let opened = || -> io::Result<LogFile> {
             let entry = Entry::create(path, owner)?;
             let current = Current { file: Arc::new(open(&entry, owner)?), is_output: false };
-            // Found again at each reopening, for the directory may be another one by then.
+            // The path is looked up again at each reopening, because the directory may have been replaced.
             Ok(LogFile { path: entry.path().to_owned(), current: Mutex::new(current) })
         };
         let file = opened().map_err(|source| LogError { path: path.to_owned(), source })?;
         Ok(Self { file: Some(Arc::new(file)), ..Self::default() })
     }
 
-    /// Whether it is a file's.
+    /// Whether the log goes to a file.
     #[must_use]
     pub fn is_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// Starts the thread that writes. To be called when the process has forked and has dropped its privileges: a fork doesn't
-    /// copy the thread, and privileges are each thread's own. Lines logged before are written now.
+    /// Starts the thread that writes, first the lines that are queued already. Call it after the process has forked and dropped
+    /// its privileges: a fork doesn't copy threads, and each thread has privileges of its own.
     ///
     /// # Errors
-    /// The operating system gives no thread.
+    /// The operating system refuses a thread.
     pub fn start_writing(&self) -> io::Result<()> {
         let mut started = Ok(());
         self.writer.started.call_once(|| {
@@ -140,16 +139,16 @@ impl Log {
         started
     }
 
-    /// Has all lines written before the process ends, as far as that is done in a second.
+    /// Waits until all lines are written, 1 s at most. Call it before the process ends.
     pub fn flush(&self) {
-        // Where there is no thread, there is nobody to report it to either.
+        // Without a thread no line is written, so this can't be reported.
         if self.start_writing().is_ok() {
             self.writer.queue.flush(FLUSH_LIMIT);
         }
     }
 
-    /// Opens the file again under its name, which may be another file's by now. Where that fails, the log goes on in the file
-    /// that it had, and says so.
+    /// Opens the log file by its name again, after logrotate has renamed the old one. If that fails, the log stays in the old file,
+    /// and the error is logged there.
     pub fn reopen(&self) {
         let Some(log) = &self.file else {
             return tracing::info!("there is no log file to reopen: the log goes to standard error");
@@ -163,18 +162,19 @@ impl Log {
         }
     }
 
-    /// Sends standard output and standard error there too, now and whenever it is reopened, if it is a file's.
+    /// Redirects standard output and standard error to the log file, now and whenever it is reopened. Does nothing if the log goes
+    /// to standard error.
     ///
     /// # Errors
-    /// What the operating system reports.
-    pub fn take_output(&self) -> io::Result<()> {
+    /// The operating system refuses.
+    pub fn redirect_output(&self) -> io::Result<()> {
         let Some(log) = &self.file else { return Ok(()) };
         let mut current = log.lock();
         current.is_output = true;
         redirect(&current.file)
     }
 
-    /// Writes a line. `torn`: the line before was written in part, which is not to run into this one.
+    /// Writes a line. `torn` says that the line before was written only in part; then this line begins with a line feed.
     fn write(&self, line: &[u8], torn: &mut bool) -> io::Result<()> {
         let file = self.file.as_ref().map(|log| log.current());
         let mut written = 0;
@@ -193,7 +193,7 @@ impl Log {
     }
 }
 
-/// Writes as much of `bytes` as is taken at once. May wait for a reader.
+/// Writes as many of `bytes` as one call accepts, and returns their number. May block until the reader of a pipe reads.
 fn write_once(file: Option<&File>, bytes: &[u8]) -> io::Result<usize> {
     loop {
         let written = match file {
@@ -203,7 +203,7 @@ fn write_once(file: Option<&File>, bytes: &[u8]) -> io::Result<usize> {
         match written {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Another process has made the pipe or terminal non-blocking, which holds for all that share it.
+            // Another process made the pipe or terminal non-blocking, which affects all processes that share it.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let stderr = io::stderr();
                 let fd = std::os::fd::AsFd::as_fd(&stderr);
@@ -214,11 +214,11 @@ fn write_once(file: Option<&File>, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// A line that is being logged.
+/// What tracing writes a log line to.
 struct Line(Arc<Writer>);
 
 impl io::Write for Line {
-    /// Takes a line: it is given whole.
+    /// Queues a line. tracing passes each line whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.queue.push(line);
         Ok(line.len())
@@ -239,7 +239,7 @@ impl LogFile {
     }
 
     fn reopen(&self) -> io::Result<()> {
-        // The user that the process runs as by now is the right owner.
+        // A new file gets the right owner: the process already runs as `process.user`.
         let file = open(&Entry::find(&self.path)?, None)?;
         let mut current = self.lock();
         current.file = Arc::new(file);
@@ -247,7 +247,7 @@ impl LogFile {
     }
 }
 
-/// Opens for appending. A missing file is made for `owner`, mode 0640; one that exists keeps its owner and mode.
+/// Opens the file for appending. Creates it for `owner` with mode 0640 if it doesn't exist. An existing file keeps its owner and mode.
 fn open(entry: &Entry, owner: Option<&Account>) -> io::Result<File> {
     Ok(entry.open(OFlag::O_WRONLY | OFlag::O_APPEND, 0o640, owner)?)
 }
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&rotated).unwrap(), "one\ntwo\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "three\n");
 
-        // What can't be opened leaves the log where it was.
+        // If the new file can't be opened, the log stays in the old one.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         log.reopen();
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_after_a_torn_one_begins_a_line_of_its_own() {
+    fn a_line_after_a_partly_written_one_begins_on_its_own_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.log");
         let log = Log::to_file(&path, None).unwrap();
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_an_error_of_the_line_alone() {
+    fn a_full_disk_fails_one_line_and_leaves_nothing_torn() {
         let log = Log::to_file(Path::new("/dev/full"), None).unwrap();
         let mut torn = false;
         let error = log.write(b"line\n", &mut torn).unwrap_err();

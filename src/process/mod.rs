@@ -1,4 +1,5 @@
-//! ssecast as a process among others: how it starts, whom it becomes, what it is told and tells. Knows nothing of HTTP or events.
+//! ssecast as an operating system process: how it starts, its user, its sockets, log, signals and notifications. Knows nothing of
+//! HTTP or events.
 
 pub mod inherit;
 pub mod log;

@@ -1,5 +1,5 @@
-//! Messages to the service manager (`sd_notify(3)`): readiness, the line in `systemctl status`, the watchdog's beat. Without a
-//! service manager nothing is sent. The environment is left as it is, for a successor reads it too.
+//! Notifications to the service manager (`sd_notify(3)`): readiness, the line in `systemctl status`, the watchdog's keep-alive.
+//! Sends nothing if there is no service manager. Never changes the environment, because a successor reads it too.
 
 use std::{
     env,
@@ -9,59 +9,59 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// How often the status line is renewed.
+/// Time between two status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How the daemon does.
+/// What the status line shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatusReport {
-    /// Clients now.
+    /// Number of clients.
     pub clients: u64,
-    /// Channels that have clients.
+    /// Number of channels that have clients.
     pub channels: usize,
-    /// Events since the start.
+    /// Number of events since the start.
     pub events: u64,
-    /// What else an administrator should know at a glance; put behind the counts.
+    /// A problem that an administrator should see, such as a disconnected source. It follows the counts.
     pub note: Option<String>,
 }
 
-/// Tells that the daemon serves.
+/// Reports that the daemon serves.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    send(&[NotifyState::Ready]);
 }
 
-/// Tells that the daemon is about to end.
+/// Reports that the daemon is about to end.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("stopping: clients are told when to come back")]);
+    send(&[NotifyState::Stopping, NotifyState::Status("stopping: clients are asked to reconnect")]);
 }
 
-/// Shows at once why a reload failed; the status line repeats it.
-pub fn show_failed_reload(why: &str) {
+/// Shows why a reload failed, at once. Later status lines repeat it as their note.
+pub fn report_failed_reload(why: &str) {
     let status = format!("the reload failed, and nothing has changed: {}", one_line(why));
-    tell(&[NotifyState::Status(&status)]);
+    send(&[NotifyState::Status(&status)]);
 }
 
-/// Sends anything else that `sd_notify(3)` knows. A service manager that can't be reached is logged, and otherwise no concern.
-pub fn tell(states: &[NotifyState<'_>]) {
+/// Sends notifications, whatever `sd_notify(3)` defines. A failure is logged; the daemon goes on.
+pub fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager can't be reached: {states:?} is lost");
+        tracing::warn!(%error, "the service manager did not get {states:?}: its socket, NOTIFY_SOCKET, can't be reached");
     }
 }
 
-/// Tells how the daemon does, for as long as it is polled: the status line every few seconds and, where the service manager
-/// watches, the beat at half of its time at the latest. `ask` must be answered by every part that could hang: without an answer
-/// there is no beat, and the service manager puts an end to it.
-pub async fn report<A: Future<Output = StatusReport>>(ask: impl FnMut() -> A) {
+/// Sends the status line every few seconds, for as long as this future is polled. If the service manager has a watchdog, each
+/// line comes with a keep-alive, at intervals of half the watchdog's time at most. `collect` must ask every part that could hang:
+/// as long as its future isn't ready, no keep-alive is sent, and in the end the service manager kills the daemon.
+pub async fn report<A: Future<Output = StatusReport>>(collect: impl FnMut() -> A) {
     if env::var_os("NOTIFY_SOCKET").is_some() {
-        report_to(sd_notify::watchdog_enabled(), ask, tell).await;
+        report_to(sd_notify::watchdog_enabled(), collect, send).await;
     }
 }
 
-/// [`report`], to `tell`; `watchdog` is the service manager's patience.
+/// [`report`] with `send`. `watchdog` is the time after which the service manager kills a daemon without a keep-alive.
 async fn report_to<A: Future<Output = StatusReport>>(
     watchdog: Option<Duration>,
-    mut ask: impl FnMut() -> A,
-    mut tell: impl FnMut(&[NotifyState<'_>]),
+    mut collect: impl FnMut() -> A,
+    mut send: impl FnMut(&[NotifyState<'_>]),
 ) {
     let every = watchdog.map_or(STATUS_INTERVAL, |limit| STATUS_INTERVAL.min(limit / 2)).max(Duration::from_millis(1));
     let mut ticks = interval(every);
@@ -69,9 +69,9 @@ async fn report_to<A: Future<Output = StatusReport>>(
     let mut before: Option<(Instant, u64)> = None;
     loop {
         ticks.tick().await;
-        let Ok(report) = timeout(every, ask()).await else {
+        let Ok(report) = timeout(every, collect()).await else {
             tracing::error!(waited = ?every, "a shard doesn't answer");
-            tell(&[NotifyState::Status("a shard doesn't answer")]);
+            send(&[NotifyState::Status("a shard doesn't answer")]);
             continue;
         };
         let now = Instant::now();
@@ -80,8 +80,8 @@ async fn report_to<A: Future<Output = StatusReport>>(
         });
         before = Some((now, report.events));
         let status = status(&report, rate.round() as u64);
-        let said = [NotifyState::Status(&status), NotifyState::Watchdog];
-        tell(&said[..if watchdog.is_some() { 2 } else { 1 }]);
+        let states = [NotifyState::Status(&status), NotifyState::Watchdog];
+        send(&states[..if watchdog.is_some() { 2 } else { 1 }]);
     }
 }
 
@@ -99,12 +99,12 @@ fn status(report: &StatusReport, rate: u64) -> String {
     line
 }
 
-/// The text on one line; a second line would be taken for an assignment.
+/// The text on one line. In a notification, a second line would be another variable.
 fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-/// The number with its thousands apart.
+/// The number with a comma after each group of thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -122,11 +122,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn there_is_no_beat_without_an_answer() {
-        let mut asked = 0;
-        let ask = || {
-            asked += 1;
-            let hangs = asked == 2;
+    async fn no_keep_alive_is_sent_while_a_shard_hangs() {
+        let mut calls = 0;
+        let collect = || {
+            calls += 1;
+            let hangs = calls == 2;
             async move {
                 if hangs {
                     std::future::pending::<()>().await;
@@ -134,27 +134,27 @@ mod tests {
                 StatusReport::default()
             }
         };
-        let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let tell = |states: &[NotifyState<'_>]| said.send(states.iter().map(ToString::to_string).collect()).unwrap();
+        let (sent, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let send = |states: &[NotifyState<'_>]| sent.send(states.iter().map(ToString::to_string).collect()).unwrap();
         let first_three = async {
             let mut all: Vec<Vec<String>> = Vec::new();
             while all.len() < 3 {
-                all.push(heard.recv().await.unwrap());
+                all.push(received.recv().await.unwrap());
             }
             all
         };
         let all = tokio::select! {
             all = first_three => all,
-            () = report_to(Some(Duration::from_millis(10)), ask, tell) => unreachable!(),
+            () = report_to(Some(Duration::from_millis(10)), collect, send) => unreachable!(),
         };
-        let well = ["STATUS=0 clients, 0 channels, 0 events/s", "WATCHDOG=1"];
-        assert_eq!(all[0], well);
+        let healthy = ["STATUS=0 clients, 0 channels, 0 events/s", "WATCHDOG=1"];
+        assert_eq!(all[0], healthy);
         assert_eq!(all[1], ["STATUS=a shard doesn't answer"]);
-        assert_eq!(all[2], well);
+        assert_eq!(all[2], healthy);
     }
 
     #[test]
-    fn the_status_is_a_line_that_people_read() {
+    fn the_status_line_has_the_counts_and_the_note() {
         let report = StatusReport { clients: 1234, channels: 56, events: 0, note: None };
         assert_eq!(status(&report, 789), "1,234 clients, 56 channels, 789 events/s");
         let report =

@@ -1,6 +1,6 @@
-//! The file that holds the daemon's number, and the lock that says whether the number is worth anything.
+//! The pidfile: a file with the daemon's process id, and the lock that proves that the daemon runs. Sends no signals.
 //!
-//! Invariant: a pidfile is stale if and only if nobody holds its lock. No process is ever judged by its number.
+//! Invariant: a pidfile is stale if and only if no process holds its lock. Whether a process runs is never concluded from its id.
 
 #[cfg(test)]
 mod tests;
@@ -27,27 +27,28 @@ use nix::{
 use super::owned_files::{Entry, OpenError};
 use crate::config::Account;
 
-/// How often a file is opened again that was removed or held meanwhile, and how long to wait before.
+/// Most attempts to open and lock a file that another process holds or removes at the same time.
 const TRIES: u32 = 20;
+/// Wait between two attempts.
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 
-/// Why there is no pidfile.
+/// Why the pidfile can't be locked or written.
 #[derive(Debug, thiserror::Error)]
 pub enum PidfileError {
-    /// A living process has it.
+    /// A running process has locked it.
     #[error("ssecast runs already, as process {pid}, which holds {}: stop that one first, or configure another process.pidfile", path.display())]
     Held {
         /// The file.
         path: PathBuf,
-        /// The number in it.
+        /// The process id in it.
         pid: u32,
     },
-    /// A living process has it, and has written no number.
+    /// A running process has locked it, and has not written its id.
     #[error(
-        "another process holds {0} and has not written its number there: stop it first, or configure another process.pidfile"
+        "another process holds {0} and has not written its process id there: stop it first, or configure another process.pidfile"
     )]
     HeldByUnknown(PathBuf),
-    /// It is not a file that only the pidfile's folder knows: writing it might write somewhere else.
+    /// It is not an ordinary file, or it has a second name (a link), so writing it might change another file.
     #[error("{0} is not an ordinary file with one name: move it away, or configure another process.pidfile")]
     NotAFile(PathBuf),
     /// The operating system refused.
@@ -55,28 +56,28 @@ pub enum PidfileError {
     Io {
         /// What was tried.
         doing: &'static str,
-        /// On which file.
+        /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// What the operating system reports.
         source: io::Error,
     },
 }
 
-/// A locked pidfile. The lock goes with the last copy of the file descriptor, in whatever process that is; the file is removed
-/// when the process whose number is in it drops this.
+/// A locked pidfile. It stays locked until the last copy of its file descriptor is closed, in any process. The file is removed
+/// when the process that wrote its id drops this.
 #[derive(Debug)]
 pub struct Pidfile {
     entry: Entry,
     file: File,
-    /// The process that has written its number; a fork's copy is not it.
+    /// The process that wrote its id. After a fork, the child's copy has its parent's id here, so it removes nothing.
     writer: Option<u32>,
 }
 
 impl Pidfile {
-    /// Opens and locks the file, making it (mode 0644) and its directory (for `owner`) where they are missing.
+    /// Opens and locks the file. Creates the file (mode 0644) and its directory (for `owner`) if they don't exist.
     ///
     /// # Errors
-    /// [`PidfileError::Held`] where a process holds it; else what is in the way.
+    /// [`PidfileError::Held`] or [`PidfileError::HeldByUnknown`] if another process holds it, else why it can't be opened.
     pub fn lock(path: &Path, owner: Option<&Account>) -> Result<Self, PidfileError> {
         let entry = Entry::create(path, owner).map_err(failed("make the directory of", path))?;
         let path = entry.path();
@@ -87,8 +88,8 @@ impl Pidfile {
             }
             let file = open(&entry)?;
             if !lock(&file).map_err(failed("lock", path))? {
-                held = number_in(&file);
-                // Between its lock and its number, a process is met without one.
+                held = read_pid(&file);
+                // Another process may have locked the file and not yet written its id.
                 if held.is_some() {
                     break;
                 }
@@ -110,19 +111,19 @@ impl Pidfile {
     /// Takes over the file that the predecessor has locked and sent.
     ///
     /// # Errors
-    /// A path whose directory can't be opened.
+    /// The directory of `path` can't be opened.
     pub fn adopt(path: &Path, file: OwnedFd) -> Result<Self, PidfileError> {
         let entry = Entry::find(path).map_err(failed("find", path))?;
         Ok(Self { entry, file: file.into(), writer: None })
     }
 
-    /// Writes this process's number, and removes the file at its end.
+    /// Writes this process's id. From now on, the file is removed when this is dropped.
     ///
     /// # Errors
-    /// What the system said.
+    /// The file can't be written.
     pub fn write(&mut self) -> Result<(), PidfileError> {
         let number = format!("{}\n", process::id());
-        // In this order a reader finds a whole first line at any time.
+        // Write first, truncate then: a reader finds a whole first line at any time.
         let written =
             self.file.write_all_at(number.as_bytes(), 0).and_then(|()| self.file.set_len(number.len() as u64));
         written.map_err(failed("write", self.entry.path()))?;
@@ -130,12 +131,13 @@ impl Pidfile {
         Ok(())
     }
 
-    /// Removes the file, whichever process has written its number: this one holds the lock, and has its pidfile elsewhere.
+    /// Removes the file, whichever process wrote its id into it. For a file that this process took over and doesn't use any
+    /// more, because the configuration names another.
     pub fn remove(mut self) {
         self.writer = Some(process::id());
     }
 
-    /// Leaves the file to the process that has taken it over.
+    /// Doesn't remove the file: another process has taken it over.
     pub fn leave(mut self) {
         self.writer = None;
     }
@@ -153,7 +155,7 @@ impl Drop for Pidfile {
             return;
         }
         if self.entry.remove().is_err() {
-            // The directory may be root's, who this process was. An empty file misleads nobody.
+            // The directory may belong to root, which this process no longer is. An empty file names no process.
             let _ = self.file.set_len(0);
         }
     }
@@ -171,8 +173,8 @@ fn open(entry: &Entry) -> Result<File, PidfileError> {
     }
 }
 
-/// Locks the whole file for its open file description, so that forks and those it is handed to hold it as well. False if
-/// somebody else does.
+/// Locks the whole file. The lock belongs to the open file description, so forks and processes that get the descriptor hold it
+/// too. Returns false if another process holds it.
 fn lock(file: &File) -> io::Result<bool> {
     let whole = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -188,7 +190,7 @@ fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
-fn number_in(file: &File) -> Option<u32> {
+fn read_pid(file: &File) -> Option<u32> {
     let mut text = [0; 16];
     let count = file.read_at(&mut text, 0).ok()?;
     std::str::from_utf8(&text[..count]).ok()?.lines().next()?.parse().ok()

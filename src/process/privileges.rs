@@ -1,7 +1,8 @@
-//! From root to nobody in particular: groups, ids and capabilities given up for good, and proof that they are.
+//! Drops root's privileges for good (user, groups, capabilities), and checks that they are gone. Decides nothing about who the
+//! user is.
 //!
-//! Invariant: where [`give_up`] succeeds for an account, no way leads back to root, and no program that is started from here gains
-//! privileges.
+//! Invariant: after [`drop_privileges`] has succeeded for an account, the process can't become root again, and no program that it
+//! starts gains privileges.
 
 use std::{ffi::CString, io};
 
@@ -17,40 +18,38 @@ use nix::{
 
 use crate::config::Account;
 
-/// Why the process can't become the user, or can't be sure of it.
+/// Why the process can't become the user, or can't prove that root's privileges are gone.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
-    /// Only root can become somebody else.
+    /// Only root can become another user.
     #[error(
         "can't become process.user {name:?}: ssecast was started as user {uid}; start it as root, or leave process.user empty"
     )]
     NotRoot {
         /// The user that was asked for.
         name: String,
-        /// Who the process is.
+        /// The process's user id.
         uid: u32,
     },
     /// The operating system refused.
     #[error(
-        "can't {doing}: a container or supervisor may forbid it; let that one set the user, and leave process.user empty"
+        "can't {doing}: a container or supervisor may forbid it; set the user there instead, and leave process.user empty"
     )]
     Io {
         /// What was tried.
         doing: &'static str,
-        /// What the operating system said.
+        /// What the operating system reports.
         source: io::Error,
     },
-    /// What was given up is still there.
-    #[error(
-        "{0} after it was given up: ssecast doesn't serve like this; let a supervisor set the user, and leave process.user empty"
-    )]
-    StillThere(&'static str),
+    /// A privilege that was dropped is still there.
+    #[error("privileges can't be dropped: {0}; let a supervisor set the user, and leave process.user empty")]
+    NotDropped(&'static str),
 }
 
-/// Whether the process could become `account`, told before anything is made in its name.
+/// Checks that the process may become `account`, before it creates files for that user.
 ///
 /// # Errors
-/// [`PrivilegeError::NotRoot`].
+/// [`PrivilegeError::NotRoot`] if it runs neither as root nor as `account`.
 pub fn check(account: Option<&Account>) -> Result<(), PrivilegeError> {
     match account {
         Some(account) if !geteuid().is_root() && !is_account(account) => {
@@ -60,38 +59,38 @@ pub fn check(account: Option<&Account>) -> Result<(), PrivilegeError> {
     }
 }
 
-/// Becomes `account` with its groups and without capabilities, and sets no-new-privileges. Without an account, only the latter.
-/// To be called while the process has one thread.
+/// Becomes `account` with its groups and without capabilities, and sets no-new-privileges. Without an account, it only sets
+/// no-new-privileges. Call it while the process has one thread.
 ///
 /// # Errors
-/// What was refused, or is still there. The process may be half changed then, and has to end.
-pub fn give_up(account: Option<&Account>) -> Result<(), PrivilegeError> {
+/// The operating system refuses a step, or a privilege is still there. Some steps may be done by then, so the process must end.
+pub fn drop_privileges(account: Option<&Account>) -> Result<(), PrivilegeError> {
     check(account)?;
     match account {
         Some(account) => {
             if geteuid().is_root() {
                 become_account(account)?;
             }
-            // A process that was the user already may still have saved ids or capabilities.
+            // A process that was started as this user may still have capabilities.
             clear_capabilities()?;
             verify(account)?;
         }
         None if geteuid().is_root() => {
-            tracing::warn!("ssecast runs as root, which it has no need for: set process.user")
+            tracing::warn!("ssecast runs as root and doesn't need to: set process.user")
         }
         None => {}
     }
     prctl::set_no_new_privs().map_err(failed("set no-new-privileges"))?;
     match prctl::get_no_new_privs() {
         Ok(true) => Ok(()),
-        _ => Err(PrivilegeError::StillThere("new privileges can be had")),
+        _ => Err(PrivilegeError::NotDropped("no-new-privileges is not set")),
     }
 }
 
 fn become_account(account: &Account) -> Result<(), PrivilegeError> {
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     let name = CString::new(account.name.as_str()).map_err(|_| failed("use the user's name")(Errno::EINVAL))?;
-    // Nothing that is started later can have them either. Root without the right to do this has few to lose.
+    // So that no program started later can have them either. Where root may not do this, it has few capabilities anyway.
     if let Err(error) = caps::clear(None, CapSet::Bounding) {
         tracing::debug!(%error, "the bounding set of capabilities stays as it is");
     }
@@ -100,7 +99,7 @@ fn become_account(account: &Account) -> Result<(), PrivilegeError> {
     setresuid(uid, uid, uid).map_err(failed("become process.user"))
 }
 
-/// The kernel does it when root's id goes, unless whoever started the process has told it not to.
+/// The kernel does this when root becomes another user, unless the process was started with the keep-capabilities flag set.
 fn clear_capabilities() -> Result<(), PrivilegeError> {
     for set in [CapSet::Ambient, CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
         let cleared = caps::clear(None, set).map_err(|error| io::Error::other(error.to_string()));
@@ -111,35 +110,35 @@ fn clear_capabilities() -> Result<(), PrivilegeError> {
 
 fn verify(account: &Account) -> Result<(), PrivilegeError> {
     if !is_account(account) {
-        return Err(PrivilegeError::StillThere("another user or group id is there"));
+        return Err(PrivilegeError::NotDropped("a user or group id is still another one"));
     }
     let root = Gid::from_raw(0);
     if account.gid != 0 {
-        // Only where the list of groups names it may it be among them.
+        // Root's group may be among them only if the account is a member of it.
         let named = CString::new(account.name.as_str())
             .ok()
             .and_then(|name| nix::unistd::getgrouplist(&name, Gid::from_raw(account.gid)).ok());
         let groups = getgroups().map_err(failed("read the groups"))?;
         if groups.contains(&root) && !named.is_some_and(|named| named.contains(&root)) {
-            return Err(PrivilegeError::StillThere("root's group is there"));
+            return Err(PrivilegeError::NotDropped("the process is still in root's group"));
         }
         if setgid(root).is_ok() || setegid(root).is_ok() {
-            return Err(PrivilegeError::StillThere("root's group can be had"));
+            return Err(PrivilegeError::NotDropped("the process can still join root's group"));
         }
     }
     let root = Uid::from_raw(0);
     if setuid(root).is_ok() || seteuid(root).is_ok() || setresuid(root, root, root).is_ok() {
-        return Err(PrivilegeError::StillThere("root can be had"));
+        return Err(PrivilegeError::NotDropped("the process can still become root"));
     }
     for set in [CapSet::Permitted, CapSet::Effective, CapSet::Inheritable, CapSet::Ambient] {
         if !caps::read(None, set).is_ok_and(|left| left.is_empty()) {
-            return Err(PrivilegeError::StillThere("a capability is there"));
+            return Err(PrivilegeError::NotDropped("a capability is left"));
         }
     }
     Ok(())
 }
 
-/// Whether all ids, saved ones too, are the account's.
+/// Whether all ids (real, effective and saved) are the account's.
 fn is_account(account: &Account) -> bool {
     let (Ok(user), Ok(group)) = (getresuid(), getresgid()) else { return false };
     [user.real, user.effective, user.saved].iter().all(|id| id.as_raw() == account.uid)
@@ -154,9 +153,9 @@ fn failed(doing: &'static str) -> impl FnOnce(Errno) -> PrivilegeError {
 mod tests {
     use super::*;
 
-    /// What changes the process is tested on one of its own, in `tests/it/start_as_root.rs`.
+    /// What changes the process is tested in a process of its own, by `tests/it/start_as_root.rs`.
     #[test]
-    fn only_root_can_become_somebody_else() {
+    fn only_root_can_become_another_user() {
         check(None).unwrap();
         let other = Account { name: "other".into(), uid: geteuid().as_raw() + 1, gid: 1 };
         match check(Some(&other)) {

@@ -1,7 +1,7 @@
-//! What is asked of the daemon by signals. Says what was asked, and does none of it.
+//! Receives the signals that the daemon handles, and turns each into a request. Never acts on one.
 //!
-//! The signals are blocked in all threads and read from a descriptor: no system call is interrupted by one, and none is lost, not
-//! even by an exec.
+//! The signals are blocked in all threads and read from a signalfd(2). So none interrupts a system call, and none is lost, not
+//! even across an exec.
 
 use std::io;
 
@@ -14,88 +14,91 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// What a signal asks for. What goes first when several have arrived is first.
+/// What a signal asks for. The order is that of precedence if several have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Asked {
-    /// SIGTERM or SIGINT: to stop.
+pub enum SignalRequest {
+    /// SIGTERM or SIGINT: stop.
     Stop,
-    /// SIGUSR1: to open the log file again.
+    /// SIGUSR1: open the log file again.
     ReopenLog,
-    /// SIGHUP: to reload.
+    /// SIGHUP: reload.
     Reload,
 }
 
 /// The signals that the daemon handles.
 #[derive(Debug)]
 pub struct Signals {
-    arriving: AsyncFd<SignalFd>,
-    /// Read and not given yet.
-    waiting: Vec<Asked>,
+    signalfd: AsyncFd<SignalFd>,
+    /// Received, but not yet returned by [`Signals::next`].
+    pending: Vec<SignalRequest>,
 }
 
 impl Signals {
-    /// Listens from now on; to be called on a runtime, after [`block`]. What has arrived since that comes first.
+    /// Starts to receive signals, those that arrived since [`block`] included. Must be called in a tokio runtime.
     ///
     /// # Errors
-    /// No descriptor is left.
+    /// No file descriptor is left.
     pub fn listen() -> io::Result<Self> {
-        let arriving = SignalFd::with_flags(&handled(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        #[expect(unsafe_code, reason = "the only way to wait for a descriptor of one's own")]
+        let signalfd = SignalFd::with_flags(&handled(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        #[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor of this kind")]
         // SAFETY: the SignalFd owns its descriptor, which stays open and the same until it is dropped with the AsyncFd.
-        let arriving = unsafe { AsyncFd::register_with_interest(arriving, Interest::READABLE) }?;
-        Ok(Self { arriving, waiting: Vec::new() })
+        let signalfd = unsafe { AsyncFd::register_with_interest(signalfd, Interest::READABLE) }?;
+        Ok(Self { signalfd, pending: Vec::new() })
     }
 
-    /// Waits for the next one. To stop goes first: what else was asked is of no use then.
-    pub async fn next(&mut self) -> Asked {
+    /// Waits for the next request. [`SignalRequest::Stop`] comes before all others.
+    pub async fn next(&mut self) -> SignalRequest {
         loop {
-            while let Ok(Some(read)) = self.arriving.get_ref().read_signal() {
-                let asked =
+            while let Ok(Some(read)) = self.signalfd.get_ref().read_signal() {
+                let request =
                     match i32::try_from(read.ssi_signo).ok().and_then(|number| signal::Signal::try_from(number).ok()) {
-                        Some(signal::SIGHUP) => Asked::Reload,
-                        Some(signal::SIGUSR1) => Asked::ReopenLog,
-                        _ => Asked::Stop,
+                        Some(signal::SIGHUP) => SignalRequest::Reload,
+                        Some(signal::SIGUSR1) => SignalRequest::ReopenLog,
+                        _ => SignalRequest::Stop,
                     };
-                if !self.waiting.contains(&asked) {
-                    self.waiting.push(asked);
+                if !self.pending.contains(&request) {
+                    self.pending.push(request);
                 }
             }
-            self.waiting.sort_unstable_by(|one, other| other.cmp(one));
-            if let Some(asked) = self.waiting.pop() {
-                return asked;
+            self.pending.sort_unstable_by(|one, other| other.cmp(one));
+            if let Some(request) = self.pending.pop() {
+                return request;
             }
-            match self.arriving.readable().await {
+            match self.signalfd.readable().await {
                 Ok(mut ready) => ready.clear_ready(),
-                // The runtime ends, and with it everything.
+                // The runtime is shutting down.
                 Err(_) => std::future::pending().await,
             }
         }
     }
 }
 
-/// Blocks the signals that the daemon handles, in this thread and all that it starts. To be called while the process has one
-/// thread; unblocked and unhandled, each would end the process.
+/// Blocks the signals that the daemon handles, in this thread and all that it starts. Unblocked and unhandled, each of them would
+/// end the process. Call it while the process has one thread.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The operating system refuses.
 pub fn block() -> io::Result<()> {
     Ok(handled().thread_block()?)
 }
 
-/// Asks another process for what this one was asked for and can't do any more.
+/// Sends the signal for `request` to the process with the id `process`.
 ///
 /// # Errors
-/// The process has ended, or is another user's.
-pub fn pass_on(asked: Asked, process: u32) -> io::Result<()> {
-    let signal = match asked {
-        Asked::Stop => signal::SIGTERM,
-        Asked::Reload => signal::SIGHUP,
-        Asked::ReopenLog => signal::SIGUSR1,
+/// The process has ended, or belongs to another user.
+pub fn pass_on(request: SignalRequest, process: u32) -> io::Result<()> {
+    let signal = match request {
+        SignalRequest::Stop => signal::SIGTERM,
+        SignalRequest::Reload => signal::SIGHUP,
+        SignalRequest::ReopenLog => signal::SIGUSR1,
     };
     Ok(kill(Pid::from_raw(process.cast_signed()), signal)?)
 }
 
-/// Unblocks what [`block`] has blocked.
+/// Unblocks the signals that [`block`] blocked.
+///
+/// # Errors
+/// The operating system refuses.
 pub(super) fn unblock() -> io::Result<()> {
     Ok(handled().thread_unblock()?)
 }
@@ -111,23 +114,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_signal_asks_for_one_thing_and_none_is_lost_before() {
+    async fn each_signal_is_its_request_and_one_sent_before_listening_is_not_lost() {
         block().unwrap();
         raise(Signal::SIGUSR1).unwrap();
         let mut signals = Signals::listen().unwrap();
-        assert_eq!(signals.next().await, Asked::ReopenLog);
-        for (signal, asked) in [
-            (Signal::SIGUSR1, Asked::ReopenLog),
-            (Signal::SIGHUP, Asked::Reload),
-            (Signal::SIGINT, Asked::Stop),
-            (Signal::SIGTERM, Asked::Stop),
+        assert_eq!(signals.next().await, SignalRequest::ReopenLog);
+        for (signal, request) in [
+            (Signal::SIGUSR1, SignalRequest::ReopenLog),
+            (Signal::SIGHUP, SignalRequest::Reload),
+            (Signal::SIGINT, SignalRequest::Stop),
+            (Signal::SIGTERM, SignalRequest::Stop),
         ] {
             raise(signal).unwrap();
-            assert_eq!(signals.next().await, asked);
+            assert_eq!(signals.next().await, request);
         }
         raise(Signal::SIGHUP).unwrap();
         raise(Signal::SIGTERM).unwrap();
-        assert_eq!(signals.next().await, Asked::Stop, "to stop goes first");
-        assert_eq!(signals.next().await, Asked::Reload);
+        assert_eq!(signals.next().await, SignalRequest::Stop, "a stop comes first");
+        assert_eq!(signals.next().await, SignalRequest::Reload);
     }
 }

@@ -110,7 +110,7 @@ fn the_daemon_serves_after_the_disk_is_full() {
     assert!(daemon.stop().success());
 }
 
-/// The starter got no reason, and printed "the daemon ended before it served, without a word".
+/// The starter got no reason, and printed "the daemon ended before it served, and gave no reason".
 #[test]
 fn a_daemon_starts_on_a_full_disk() {
     let folder = Folder::new();
