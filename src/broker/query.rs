@@ -42,6 +42,8 @@ impl Dispatcher {
     #[must_use]
     pub fn passed(&self, shard: usize) -> oneshot::Receiver<()> {
         let (answer, answered) = oneshot::channel();
+        // Locked, so that no event has been pushed to another shard and not yet to this one.
+        let _state = self.lock();
         if let Some(outlet) = self.outlets.get(shard) {
             outlet.push(&mut iter::once(Delivery::Query(ShardQuery::Passed(answer))));
         }
