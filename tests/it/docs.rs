@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use clap::CommandFactory as _;
@@ -329,4 +330,29 @@ fn source_files_that_the_documentation_names_exist() {
         }
     }
     assert_eq!(absent, Vec::<String>::new());
+}
+
+#[test]
+fn the_commands_for_several_sites_make_valid_units() {
+    let folder = Folder::new();
+    let made = folder.path("");
+    let commands = blocks("sh").into_iter().map(|(_, block)| block).find(|block| block.contains("%i.toml")).unwrap();
+    let commands = commands.replace("/usr/lib/systemd/system", root().join("systemd").to_str().unwrap());
+    let commands = commands.replace("/etc/systemd/system", made.to_str().unwrap());
+    assert!(Command::new("sh").args(["-ec", &commands]).status().unwrap().success());
+
+    let unit = |name: &str| read(&folder.path(name));
+    let service = unit("ssecast@.service");
+    for line in [
+        "Requires=ssecast@%i.socket ssecast-admin@%i.socket",
+        "ExecStart=/usr/bin/ssecast serve --config /etc/ssecast/%i.toml",
+        "ExecReload=/usr/bin/ssecast reload --admin-socket /run/ssecast/%i-admin.sock",
+    ] {
+        assert!(service.lines().any(|known| known == line), "no {line} in {service}");
+    }
+    for (name, path) in [("ssecast@.socket", "%i.sock"), ("ssecast-admin@.socket", "%i-admin.sock")] {
+        let socket = unit(name);
+        assert!(socket.contains(&format!("ListenStream=/run/ssecast/{path}\n")), "{socket}");
+        assert!(socket.contains("Service=ssecast@%i.service\n"), "{socket}");
+    }
 }
