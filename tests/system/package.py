@@ -147,6 +147,19 @@ def install_starts_sockets_and_service(life: Life) -> None:
 
 
 @step
+def only_root_and_the_daemon_may_read_the_configuration(life: Life) -> None:
+    machine = life.machine
+    path = "/etc/ssecast/ssecast.toml"
+    same("owner and mode", machine.says(f"stat -c '%U:%G %a' {path}"), "root:ssecast 640")
+
+    def may_read(user: str) -> bool:
+        return machine.run(f"setpriv --reuid={user} --regid={user} --init-groups cat {path}", check=False).stdout != ""
+
+    same("ssecast may read it", may_read("ssecast"), True)
+    same("www-data may read it", may_read("www-data"), False)
+
+
+@step
 def its_files_agree_with_the_program(life: Life) -> None:
     machine = life.machine
     same("configuration", machine.says("cat /etc/ssecast/ssecast.toml"), machine.says("ssecast check --defaults"))
