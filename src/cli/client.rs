@@ -16,7 +16,10 @@ use hyper_util::{
 };
 use hyperlocal::UnixConnector;
 
-use super::{Failure, exit, printable};
+use super::{
+    Failure, exit, printable,
+    socket::{PackagedSocket, Socket},
+};
 use crate::config::{Address, reason};
 
 /// Longest wait for an answer. The daemon answers a publish after Redis has accepted it; a healthy daemon is far faster than
@@ -28,9 +31,7 @@ const MAX_ANSWER: usize = 1 << 20;
 /// A client of one socket.
 #[derive(Debug, Clone)]
 pub struct Client {
-    address: Address,
-    /// The flag that names another socket, for errors.
-    flag: &'static str,
+    socket: Socket,
     http: Http,
 }
 
@@ -54,6 +55,23 @@ pub enum ClientError {
         reason: String,
         /// The flag that names another socket.
         flag: &'static str,
+    },
+    /// No process listens on the configured socket, but one does on the package's.
+    #[error(
+        "no ssecast answers on {address} ({reason}): something listens on {}, where the package's systemd sockets are: \
+         give {flag} {}, or remove {key} from the configuration", packaged.display(), packaged.display()
+    )]
+    OnlyPackaged {
+        /// Where.
+        address: Address,
+        /// What the operating system reports.
+        reason: String,
+        /// The package's socket.
+        packaged: PathBuf,
+        /// The flag that names another socket.
+        flag: &'static str,
+        /// The configuration's key that names `address`.
+        key: &'static str,
     },
     /// This user has no permission to connect.
     #[error("you may not connect to {address} ({reason}): join the group of that socket, or be root")]
@@ -82,7 +100,7 @@ pub enum ClientError {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match error {
-            ClientError::Unreachable { .. } => exit::UNAVAILABLE,
+            ClientError::Unreachable { .. } | ClientError::OnlyPackaged { .. } => exit::UNAVAILABLE,
             ClientError::NotAllowed { .. } => exit::NO_PERMISSION,
             ClientError::Broken { .. } | ClientError::Silent { .. } => exit::IO,
         };
@@ -91,23 +109,22 @@ impl From<ClientError> for Failure {
 }
 
 impl Client {
-    /// A client of the socket at `address`. `flag` is the flag that names another socket, for errors. It connects with each
-    /// request. It must be made and used inside a tokio runtime.
+    /// A client of `socket`. It connects with each request. It must be made and used inside a tokio runtime.
     #[must_use]
-    pub fn new(address: Address, flag: &'static str) -> Self {
+    pub(super) fn new(socket: Socket) -> Self {
         let mut builder = legacy::Client::builder(TokioExecutor::new());
         builder.pool_max_idle_per_host(0);
-        let http = match &address {
+        let http = match &socket.address {
             Address::Unix(path) => Http::Unix(builder.build(UnixConnector), path.clone()),
             Address::Tcp(address) => Http::Tcp(builder.build_http(), *address),
         };
-        Self { address, flag, http }
+        Self { socket, http }
     }
 
     /// Where it connects to.
     #[must_use]
     pub fn address(&self) -> &Address {
-        &self.address
+        &self.socket.address
     }
 
     /// Sends a request and waits for the head of the answer, 30 s at most.
@@ -138,11 +155,14 @@ impl Client {
                     client.request(request).await
                 }
             };
-            answer.map_err(|error| self.explain(&error))
+            match answer {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(self.explain(&error).await),
+            }
         };
         tokio::time::timeout(ANSWER_WITHIN, answer)
             .await
-            .unwrap_or_else(|_| Err(ClientError::Silent { address: self.address.clone() }))
+            .unwrap_or_else(|_| Err(ClientError::Silent { address: self.address().clone() }))
     }
 
     /// Reads the whole body of an answer, 1 MiB at most, within 30 s.
@@ -154,7 +174,7 @@ impl Client {
         match tokio::time::timeout(ANSWER_WITHIN, body).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) => Err(self.broken(&*error)),
-            Err(_) => Err(ClientError::Silent { address: self.address.clone() }),
+            Err(_) => Err(ClientError::Silent { address: self.address().clone() }),
         }
     }
 
@@ -163,11 +183,11 @@ impl Client {
     pub async fn refusal(&self, answer: Response<Incoming>) -> Failure {
         let status = answer.status();
         let body = self.read_body(answer).await.unwrap_or_default();
-        refusal(&self.address, status, &body)
+        refusal(self.address(), status, &body)
     }
 
-    fn explain(&self, error: &legacy::Error) -> ClientError {
-        let address = self.address.clone();
+    async fn explain(&self, error: &legacy::Error) -> ClientError {
+        let address = self.address().clone();
         if !error.is_connect() {
             return self.broken(error);
         }
@@ -177,14 +197,21 @@ impl Client {
             }
             io => {
                 let reason = io.map_or_else(|| innermost(error), reason);
-                ClientError::Unreachable { address, reason, flag: self.flag }
+                let flag = self.socket.flag;
+                match &self.socket.packaged {
+                    Some(packaged) if packaged.is_served().await => {
+                        let PackagedSocket { path, key } = packaged;
+                        ClientError::OnlyPackaged { address, reason, packaged: path.clone(), flag, key }
+                    }
+                    _ => ClientError::Unreachable { address, reason, flag },
+                }
             }
         }
     }
 
     fn broken(&self, error: &(dyn StdError + 'static)) -> ClientError {
         let reason = find_io(error).map_or_else(|| innermost(error), reason);
-        ClientError::Broken { address: self.address.clone(), reason }
+        ClientError::Broken { address: self.address().clone(), reason }
     }
 }
 
@@ -226,8 +253,12 @@ mod tests {
     use super::{super::stub::Stub, *};
 
     fn get(address: Address) -> Result<Bytes, Failure> {
+        get_from(Socket::given(address, "--socket"))
+    }
+
+    fn get_from(socket: Socket) -> Result<Bytes, Failure> {
         super::super::runtime().unwrap().block_on(async {
-            let client = Client::new(address, "--socket");
+            let client = Client::new(socket);
             let target = PathAndQuery::from_static("/stats");
             let answer = client.send(Method::GET, &target, [], Bytes::new()).await?;
             if answer.status() != StatusCode::OK {
@@ -261,6 +292,39 @@ mod tests {
         let failure = get(address).unwrap_err();
         assert_eq!(failure.code(), exit::UNAVAILABLE);
         assert!(failure.to_string().contains("(Connection refused)"), "{failure}");
+    }
+
+    /// With the package's units, `listen.*` changes nothing: the error only asked whether ssecast was running.
+    #[test]
+    fn an_unreachable_configured_socket_names_the_packaged_one_if_it_is_served() {
+        let folder = tempfile::tempdir().unwrap();
+        let (configured, path) = (folder.path().join("other.sock"), folder.path().join("ssecast.sock"));
+        let packaged = PackagedSocket { path: path.clone(), key: "listen.public" };
+        let socket =
+            Socket { packaged: Some(packaged), ..Socket::given(Address::Unix(configured.clone()), "--socket") };
+        let message = |socket: &Socket| {
+            let failure = get_from(socket.clone()).unwrap_err();
+            assert_eq!(failure.code(), exit::UNAVAILABLE);
+            failure.to_string()
+        };
+        let unreachable = message(&socket);
+        assert!(
+            unreachable.ends_with("is it running? See `systemctl status ssecast`, or give --socket"),
+            "{unreachable}"
+        );
+
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let expected = format!(
+            "no ssecast answers on {} (No such file or directory): something listens on {1}, where the package's systemd \
+             sockets are: give --socket {1}, or remove listen.public from the configuration",
+            configured.display(),
+            path.display()
+        );
+        assert_eq!(message(&socket), expected);
+
+        // Its process has died.
+        drop(listener);
+        assert_eq!(message(&socket), unreachable);
     }
 
     #[test]

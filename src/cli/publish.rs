@@ -56,7 +56,7 @@ pub struct PublishArgs {
 /// No daemon (69), not allowed to connect or to publish (77), message refused (65), a retry can help (75), broken off (74), wrong
 /// configuration (64), any other answer (1).
 pub fn run(args: &PublishArgs) -> Result<(), Failure> {
-    let address = args.socket.address()?;
+    let socket = args.socket.socket()?;
     let request = if args.message == "-" {
         let mut message = Vec::new();
         let read = io::stdin().lock().read_to_end(&mut message);
@@ -68,7 +68,7 @@ pub fn run(args: &PublishArgs) -> Result<(), Failure> {
     } else {
         PublishRequest::form(args)
     };
-    let answer = runtime()?.block_on(request.send(&Client::new(address, AdminSocketArgs::FLAG)))?;
+    let answer = runtime()?.block_on(request.send(&Client::new(socket)))?;
     let mut line = answer.trim_ascii_end().to_vec();
     line.push(b'\n');
     Ok(print(&line)?)
@@ -150,7 +150,10 @@ fn parse_event_type(text: &str) -> Result<EventType, EventTypeError> {
 mod tests {
     use std::os::unix::ffi::OsStringExt as _;
 
-    use super::{super::stub::Stub, *};
+    use super::{
+        super::{socket::Socket, stub::Stub},
+        *,
+    };
 
     fn args(channel: &str, message: &[u8]) -> PublishArgs {
         PublishArgs {
@@ -166,7 +169,10 @@ mod tests {
     /// Returns the head and the body of the request as sent.
     fn sent(request: PublishRequest) -> (String, Vec<u8>) {
         let stub = Stub::start(&[b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{\"status\":\"ok\"}"]);
-        let answer = runtime().unwrap().block_on(request.send(&Client::new(stub.address(), "--admin-socket"))).unwrap();
+        let answer = runtime()
+            .unwrap()
+            .block_on(request.send(&Client::new(Socket::given(stub.address(), "--admin-socket"))))
+            .unwrap();
         assert_eq!(answer, r#"{"status":"ok"}"#);
         let request = stub.requests().remove(0);
         let end = request.windows(4).position(|window| window == b"\r\n\r\n").unwrap();

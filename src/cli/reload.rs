@@ -1,9 +1,6 @@
 //! `ssecast reload`: asks the daemon for a new process, and waits for the outcome.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::{
@@ -14,8 +11,7 @@ use hyper::{
 
 use tokio::time::sleep;
 
-use super::{Failure, client::Client, exit, print, runtime};
-use crate::config::{Address, Listen};
+use super::{Failure, client::Client, exit, print, runtime, socket::AdminSocketArgs};
 
 /// Longest wait for other reloads to end.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
@@ -28,13 +24,8 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 /// asked, and the reason is printed here and in the daemon's log.
 #[derive(Debug, clap::Args)]
 pub struct ReloadArgs {
-    /// The daemon's admin socket [default: the configuration's]
-    #[arg(long, value_name = "ADDRESS")]
-    admin_socket: Option<Address>,
-
-    /// The daemon's configuration file [default: /etc/ssecast/ssecast.toml, if it is there]
-    #[arg(long, value_name = "FILE", conflicts_with = "admin_socket")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    socket: AdminSocketArgs,
 }
 
 /// Reloads, and prints the answer.
@@ -42,22 +33,15 @@ pub struct ReloadArgs {
 /// # Errors
 /// No daemon (69), not allowed to connect or to reload (77), the new process can't take over (1), broken off (74), wrong configuration (64).
 pub fn run(args: &ReloadArgs) -> Result<(), Failure> {
-    let address = match &args.admin_socket {
-        Some(address) => address.clone(),
-        None => match Listen::load(args.config.as_deref()) {
-            Ok(listen) => listen.admin.first,
-            // The daemon reads the file itself, and reports and logs what is wrong with it.
-            Err(_) if args.config.is_none() => Listen::default().admin.first,
-            Err(errors) => {
-                let what = format_args!(
-                    "{errors}\nnothing has changed: the daemon was not asked; --admin-socket asks it all the same"
-                );
-                return Err(Failure::new(exit::USAGE, what));
-            }
-        },
-    };
-    let client = Client::new(address, "--admin-socket");
+    // The daemon reads its configuration file itself, and reports and logs what is wrong with it.
+    let socket = args.socket.socket_or_default().map_err(|errors| {
+        let what = format_args!(
+            "{errors}\nnothing has changed: the daemon was not asked; --admin-socket asks it all the same"
+        );
+        Failure::new(exit::USAGE, what)
+    })?;
     let answer = runtime()?.block_on(async {
+        let client = Client::new(socket);
         let no_headers: [(HeaderName, HeaderValue); 0] = [];
         let target = PathAndQuery::from_static("/reload");
         let began = Instant::now();

@@ -63,7 +63,7 @@ pub struct TailArgs {
 /// No daemon at the start (69), not allowed to connect or to read (77), channels refused (65), too many clients (75), wrong
 /// configuration (64). If the daemon ends later, `tail` waits and reconnects.
 pub fn run(args: &TailArgs) -> Result<(), Failure> {
-    let address = args.socket.address()?;
+    let socket = args.socket.socket()?;
     let format = match (args.json, args.raw) {
         (true, _) => Format::Json,
         (_, true) => Format::Raw,
@@ -73,7 +73,7 @@ pub fn run(args: &TailArgs) -> Result<(), Failure> {
     runtime()?.block_on(async {
         let last_event_id = args.last_event_id.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         let mut tail = Tail {
-            client: Client::new(address, PublicSocketArgs::FLAG),
+            client: Client::new(socket),
             target,
             stream: EventStream::resume(last_event_id),
             printer: Printer::new(format, io::stdout().lock(), io::stderr()),
@@ -200,7 +200,10 @@ fn wait(retry: Option<Duration>, failures: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::stub::Stub, *};
+    use super::{
+        super::{socket::Socket, stub::Stub},
+        *,
+    };
     use crate::config::Address;
 
     const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
@@ -210,7 +213,7 @@ mod tests {
         runtime().unwrap().block_on(async {
             let (mut out, mut notes) = (Vec::new(), Vec::new());
             let mut tail = Tail {
-                client: Client::new(address, "--socket"),
+                client: Client::new(Socket::given(address, "--socket")),
                 target: target(&["a b".into(), "c".into()], Format::Raw).unwrap(),
                 stream: EventStream::resume(id),
                 printer: Printer::new(Format::Raw, &mut out, &mut notes),
