@@ -1,10 +1,6 @@
 //! The order in which the process starts: what needs root's rights, the terminal or a single thread comes first.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 
@@ -27,6 +23,7 @@ use crate::{
         privileges,
         signals::{self, SignalRequest, Signals},
         sockets::{HandedOver, Sockets},
+        stderr,
         supervisor::Supervisor,
     },
 };
@@ -107,9 +104,10 @@ fn start_logged(
         return serve(start, log, || {});
     }
     if !log.is_file() {
-        // Not to the log, which is what goes nowhere. Where standard error is closed, nobody reads it.
-        let notice = "ssecast: warning: a daemon has no standard error, so its log goes nowhere: set process.log_file";
-        let _ = writeln!(io::stderr(), "{notice}");
+        // Not to the log, because nobody will be able to read that.
+        stderr::print(
+            "ssecast: warning: a daemon has no standard error, so its log goes nowhere: set process.log_file",
+        );
     }
     let starter = daemon::detach(log)?;
     serve(start, log, || starter.serves()).inspect_err(|error| {

@@ -29,7 +29,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::config::ConfigErrors;
+use crate::{config::ConfigErrors, process::stderr};
 
 /// Exit codes of [`run`] beside 0 and 1, as `sysexits.h` has them.
 pub mod exit {
@@ -81,9 +81,13 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(mut error) => {
             cyclone::add_tip(&mut error);
+            if error.use_stderr() {
+                stderr::print(error.render().to_string().trim_end());
+                return exit::USAGE.into();
+            }
             // Help and version are "errors" too. If printing fails, there is nowhere to report it.
             let _ = error.print();
-            return if error.use_stderr() { exit::USAGE.into() } else { ExitCode::SUCCESS };
+            return ExitCode::SUCCESS;
         }
     };
     let done = match cli.command {
@@ -128,8 +132,8 @@ impl Failure {
     /// Prints it on standard error.
     fn report(&self) -> ExitCode {
         let name = if self.placed { "" } else { "ssecast: " };
-        // If standard error is closed, the exit code alone reports the failure.
-        let _ = writeln!(io::stderr(), "{name}{}", self.message);
+        // If nobody reads standard error, the exit code alone reports the failure.
+        stderr::print(&format!("{name}{}", self.message));
         ExitCode::from(self.code)
     }
 }

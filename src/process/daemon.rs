@@ -21,7 +21,7 @@ use nix::{
     unistd::{ForkResult, close, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid},
 };
 
-use super::{log::Log, signals};
+use super::{log::Log, signals, stderr};
 
 /// The byte that the daemon writes when it serves. If it fails, it writes its exit code, which isn't 0, and then the reason.
 const SERVES: u8 = 0;
@@ -123,8 +123,8 @@ fn wait_for_report(mut daemon: PipeReader, log: &Log) -> u8 {
             if log.is_file() { ": see its log" } else { "" }
         );
     }
-    // Where standard error is closed, the exit code tells.
-    let _ = writeln!(io::stderr(), "ssecast: {reason}");
+    // If nobody reads standard error, the exit code alone reports the failure.
+    stderr::print(&format!("ssecast: {reason}"));
     code[0]
 }
 

@@ -3,6 +3,7 @@
 
 pub mod inherit;
 pub mod log;
+pub mod stderr;
 pub mod memory;
 pub mod pidfile;
 pub mod listen;

@@ -7,7 +7,7 @@
 use std::{
     env,
     ffi::CStr,
-    io::{self, Write as _},
+    io,
     os::{
         fd::{AsFd as _, AsRawFd as _},
         unix::process::CommandExt as _,
@@ -29,7 +29,10 @@ use nix::{
     unistd::Pid,
 };
 
-use super::control_channel::{ControlChannel, Message};
+use super::{
+    control_channel::{ControlChannel, Message},
+    stderr,
+};
 
 /// The variable that makes a process a supervising one: the daemon's process id, and the number of the channel to it.
 const ENVIRONMENT: &str = "SSECAST_SUPERVISED";
@@ -178,7 +181,7 @@ impl Supervisor {
     }
 }
 
-/// Says something where the log of a process without a log goes; if nobody can read it, nobody does.
+/// Prints on standard error, because this process has no log.
 fn complain(what: &str) {
-    let _ = writeln!(io::stderr(), "ssecast: {what}");
+    stderr::print(&format!("ssecast: {what}"));
 }

@@ -2,10 +2,13 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _},
     os::{
         fd::AsRawFd as _,
-        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+        unix::{
+            fs::{MetadataExt as _, OpenOptionsExt as _},
+            net::UnixListener,
+        },
     },
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -131,9 +134,8 @@ fn a_daemon_starts_on_a_full_disk() {
     eventually("the daemon has stopped", || (!pidfile.exists()).then_some(()));
 }
 
-/// After 64 KiB of log, publishes and new streams hung for ever.
-#[test]
-fn the_daemon_serves_while_nobody_reads_standard_error() {
+/// Returns a pipe that accepts no more bytes, and how many are in it.
+fn full_pipe() -> (PipeReader, PipeWriter, usize) {
     let (reader, writer) = io::pipe().unwrap();
     // Opened again, so that the daemon's descriptor stays blocking.
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
@@ -143,6 +145,35 @@ fn the_daemon_serves_while_nobody_reads_standard_error() {
         filled += count;
     }
     assert!(filled >= 4096);
+    (reader, writer, filled)
+}
+
+/// The program hung for ever when it printed why it ended.
+#[test]
+fn a_failing_start_ends_while_nobody_reads_standard_error() {
+    let folder = Folder::new();
+    let right = folder.write("right.toml", "");
+    let wrong = folder.write("wrong.toml", "no_such_key = 1");
+    let busy = folder.path("busy");
+    let _listener = UnixListener::bind(&busy).unwrap();
+    let exit_code = |arguments: &[&str]| {
+        let (_reader, writer, _) = full_pipe();
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").args(arguments).arg("--admin-socket").arg(folder.path("admin"));
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer).spawn().unwrap();
+        eventually("the program has ended", || child.try_wait().unwrap()).code()
+    };
+    let [right, wrong, busy] = [&right, &wrong, &busy].map(|path| path.to_str().unwrap());
+    assert_eq!(exit_code(&["--config", wrong]), Some(64));
+    assert_eq!(exit_code(&["--no-such-flag"]), Some(64));
+    assert_eq!(exit_code(&["--config", right, "--socket", busy]), Some(1));
+    assert_eq!(exit_code(&["--config", right, "--socket", busy, "--daemon"]), Some(1));
+}
+
+/// After 64 KiB of log, publishes and new streams hung for ever.
+#[test]
+fn the_daemon_serves_while_nobody_reads_standard_error() {
+    let (reader, writer, filled) = full_pipe();
     let daemon = Serving::start(&[], writer);
     for _ in 0..50 {
         daemon.log_a_line();
@@ -155,7 +186,6 @@ fn the_daemon_serves_while_nobody_reads_standard_error() {
         line.clear();
         assert_ne!(reader.read_line(&mut line).unwrap(), 0);
     }
-    drop(filler);
     let rest = std::thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
     assert!(daemon.stop().success());
     rest.join().unwrap().unwrap();
