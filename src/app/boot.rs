@@ -169,7 +169,11 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
     if let (Some(pidfile), None) = (&mut start.pidfile, &start.receiver) {
         pidfile.write()?;
     }
-    privileges::drop_privileges(start.config.process.user.as_ref())?;
+    let dropped = privileges::drop_privileges(start.config.process.user.as_ref());
+    if let (Err(error), Some(receiver)) = (&dropped, &start.receiver) {
+        receiver.refuse(&format!("{error}; a reload can't change the user: restart ssecast for that"));
+    }
+    dropped?;
     limits::allow_core_files(start.config.process.core_limit);
     for file in &start.config.publish.key_files.paths {
         // Root may have read it at this start; the next reload reads it as this user.

@@ -51,6 +51,8 @@ pub(super) struct SourceState {
     interest: UnboundedSender<Interest>,
     /// Why it is disconnected; `None` while it is connected.
     pub(super) trouble: Option<Arc<str>>,
+    /// Whether its server refuses the login, so that waiting does not help.
+    pub(super) login_refused: bool,
     /// The last position before it was disconnected the last time: a gap begins there.
     pub(super) lost_after: Position,
     /// How far a durable source has read: the shards have all its messages up to there, and none later.
@@ -112,6 +114,7 @@ impl Dispatcher {
             role: Role::Serving,
             interest,
             trouble: None,
+            login_refused: false,
             lost_after,
             checkpoint: None,
         };

@@ -60,11 +60,18 @@ impl Dispatcher {
         let last = state.sequencer.last();
         let lost = &mut state.sources[source];
         // Where several tries to connect fail, the first one counts.
+        lost.login_refused = false;
         if lost.trouble.replace(reason.into()).is_none() {
             lost.lost_after = last;
             lost.role.disconnected();
         }
         self.apply(&mut state, |subscriptions, actions| subscriptions.disconnected(source, actions));
+    }
+
+    /// Source `source` is disconnected because its server refuses the login, with this reason: only another configuration helps.
+    pub fn login_refused(&self, source: SourceId, reason: &str) {
+        self.disconnected(source, reason);
+        self.lock().sources[source].login_refused = true;
     }
 
     /// Source `source` is connected (again), and delivers the channels of these subscriptions from now on. `at`: when it was
@@ -77,6 +84,7 @@ impl Dispatcher {
     ) {
         let mut state = self.lock();
         state.sources[source].trouble = None;
+        state.sources[source].login_refused = false;
         let now = self.now(&mut state);
         state.stamps.watermark(source, at, now);
         let confirmed = note_marker(&mut state, source, confirmed);
@@ -105,6 +113,12 @@ impl Dispatcher {
         let reason = |source: &SourceState| source.trouble.clone().unwrap_or_else(|| "not connected yet".into());
         let sources = state.subscriptions.disconnected_sources().into_iter();
         sources.map(|source| (state.sources[source].spec.id, reason(&state.sources[source]))).collect()
+    }
+
+    /// Whether a source's server refuses the login.
+    #[must_use]
+    pub fn is_login_refused(&self) -> bool {
+        self.lock().sources.iter().any(|source| source.login_refused)
     }
 
     /// Whether every source has reported that it is connected or disconnected.

@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::{
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
 use super::{Failure, print};
 use crate::{
     config::{Config, DEFAULT_PATH, default_document},
@@ -22,6 +27,20 @@ pub struct CheckArgs {
     defaults: bool,
 }
 
+/// Adds a tip to the error of a file that `check` or `serve` is given without `--config`.
+pub(super) fn add_tip(error: &mut clap::Error) {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return;
+    }
+    let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg) else { return };
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string).unwrap_or_default();
+    let takes_a_file = usage.contains("ssecast check") || usage.contains("ssecast serve");
+    if takes_a_file && !file.starts_with('-') {
+        let tip = StyledStr::from(format!("name the configuration file with --config: --config {file}"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+}
+
 /// Checks, or prints the defaults.
 ///
 /// # Errors
@@ -38,4 +57,26 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
         }
     };
     Ok(print(answer.as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::{super::Cli, *};
+
+    #[test]
+    fn a_file_without_its_option_gets_a_tip() {
+        let error_of = |arguments: &[&str]| {
+            let mut error = Cli::try_parse_from([&["ssecast"], arguments].concat()).unwrap_err();
+            add_tip(&mut error);
+            error.to_string()
+        };
+        for command in ["check", "serve"] {
+            let error = error_of(&[command, "my.toml"]);
+            assert!(error.contains("tip: name the configuration file with --config: --config my.toml"), "{error}");
+        }
+        assert!(!error_of(&["check", "--nothing"]).contains("--config --nothing"));
+        assert!(!error_of(&["publish", "a", "b", "my.toml"]).contains("--config my.toml"));
+    }
 }

@@ -81,6 +81,7 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(mut error) => {
             cyclone::add_tip(&mut error);
+            check::add_tip(&mut error);
             if error.use_stderr() {
                 stderr::print(error.render().to_string().trim_end());
                 return exit::USAGE.into();

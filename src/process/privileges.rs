@@ -11,8 +11,8 @@ use nix::{
     errno::Errno,
     sys::prctl,
     unistd::{
-        Gid, Uid, geteuid, getgroups, getresgid, getresuid, initgroups, setegid, seteuid, setgid, setresgid, setresuid,
-        setuid,
+        Gid, Uid, User, geteuid, getgroups, getresgid, getresuid, initgroups, setegid, seteuid, setgid, setresgid,
+        setresuid, setuid,
     },
 };
 
@@ -23,13 +23,13 @@ use crate::config::Account;
 pub enum PrivilegeError {
     /// Only root can become another user.
     #[error(
-        "can't become process.user {name:?}: ssecast was started as user {uid}; start it as root, or leave process.user empty"
+        "can't become process.user {name:?}: ssecast runs as user {is:?}; start it as root, or leave process.user empty"
     )]
     NotRoot {
         /// The user that was asked for.
         name: String,
-        /// The process's user id.
-        uid: u32,
+        /// The user that the process runs as: its name, or its number if it has none.
+        is: String,
     },
     /// The operating system refused.
     #[error(
@@ -53,7 +53,7 @@ pub enum PrivilegeError {
 pub fn check(account: Option<&Account>) -> Result<(), PrivilegeError> {
     match account {
         Some(account) if !geteuid().is_root() && !is_account(account) => {
-            Err(PrivilegeError::NotRoot { name: account.name.clone(), uid: geteuid().as_raw() })
+            Err(PrivilegeError::NotRoot { name: account.name.clone(), is: own_name() })
         }
         _ => Ok(()),
     }
@@ -85,6 +85,11 @@ pub fn drop_privileges(account: Option<&Account>) -> Result<(), PrivilegeError> 
         Ok(true) => Ok(()),
         _ => Err(PrivilegeError::NotDropped("no-new-privileges is not set")),
     }
+}
+
+fn own_name() -> String {
+    let uid = geteuid();
+    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 fn become_account(account: &Account) -> Result<(), PrivilegeError> {

@@ -140,6 +140,11 @@ impl Sink {
         self.dispatcher.disconnected(self.source, reason);
     }
 
+    /// The source is disconnected because its server refuses the login, with this reason. A reload does not wait for it.
+    pub fn login_refused(&self, reason: &str) {
+        self.dispatcher.login_refused(self.source, reason);
+    }
+
     /// The source is connected (again), and delivers the channels of these subscriptions, for which it was asked at `at` (by
     /// [`Sink::now`]) or later.
     pub fn reconnected<'a>(&self, at: u64, confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>) {

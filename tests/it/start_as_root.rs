@@ -148,6 +148,27 @@ fn without_root_process_user_can_only_be_the_own_user() {
     assert_eq!(daemon.status("NoNewPrivs"), "1");
 }
 
+/// The reload said only that the new process ended with exit status 64.
+#[test]
+fn a_reload_with_another_user_fails_with_the_reason() {
+    let Some(site) = Site::new("a reload with another user") else { return };
+    let nobody = User::from_name("nobody").unwrap().unwrap();
+    fs::create_dir(site.path("run")).unwrap();
+    chown(site.path("run"), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
+    let mut child = site.command(&[]).uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).spawn().unwrap();
+    let daemon = Running(i32::try_from(child.id()).unwrap());
+    wait_for("service", || site.serves());
+    fs::write(site.path("c.toml"), "[process]\nuser = \"daemon\"\n").unwrap();
+    let reload = Command::new(PROGRAM).args(["reload", "--admin-socket"]).arg(site.path("run/admin")).output().unwrap();
+    let said = String::from_utf8(reload.stderr).unwrap();
+    assert_eq!(reload.status.code(), Some(1), "{said}");
+    assert!(said.contains(r#"can't become process.user "daemon": ssecast runs as user "nobody""#), "{said}");
+    assert!(said.contains("a reload can't change the user: restart ssecast for that"), "{said}");
+    assert!(site.serves());
+    daemon.signal(Signal::SIGTERM);
+    assert!(child.wait().unwrap().success());
+}
+
 #[test]
 fn a_pidfile_that_can_not_be_removed_is_emptied() {
     let Some(site) = Site::new("a pidfile in root's folder") else { return };

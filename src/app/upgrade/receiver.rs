@@ -197,10 +197,13 @@ impl TakingOver {
 
     /// Waits until the sources have confirmed what was asked for, and says so.
     async fn subscribe(&mut self, dispatcher: &Dispatcher) -> anyhow::Result<()> {
-        let subscribed = until(SUBSCRIBE, || dispatcher.is_subscribed() || (!self.sources && dispatcher.settled()));
-        self.unless_closed(subscribed)
-            .await?
-            .context("the sources are disconnected (see [redis]), and the running process's are connected")?;
+        let is_done = || dispatcher.is_subscribed() || (!self.sources && dispatcher.settled());
+        // A login that is refused now is refused in 25 seconds as well.
+        let is_in_vain = || self.sources && dispatcher.is_login_refused();
+        let waited = self.unless_closed(until(SUBSCRIBE, || is_done() || is_in_vain())).await?;
+        if waited.is_err() || !is_done() {
+            bail!(not_subscribed(&dispatcher.disconnected_sources()));
+        }
         dispatcher.note_subscribed();
         self.send(&Message::Ready).await
     }
@@ -254,6 +257,18 @@ impl TakingOver {
         self.phase = self.phase.after(Side::Predecessor, &message, fds.len())?;
         Ok((message, fds))
     }
+}
+
+/// Why a process can't take over whose sources have not confirmed all channels; the running process's are connected.
+fn not_subscribed(disconnected: &[(&str, Arc<str>)]) -> String {
+    if disconnected.is_empty() {
+        return format!("its sources did not confirm all channels in {SUBSCRIBE:?}");
+    }
+    let each: Vec<String> = disconnected.iter().map(|(source, why)| format!("{source} ({why})")).collect();
+    format!(
+        "it is disconnected from {}, and the running process is connected: correct the source's table in the configuration",
+        each.join(", ")
+    )
 }
 
 fn read_names(fd: OwnedFd) -> anyhow::Result<Vec<ChannelName>> {

@@ -93,7 +93,11 @@ impl Session {
                 return;
             }
             let why = wire::explain(&error);
-            self.sink.disconnected(&why);
+            if wire::login_refused(&error).is_some() {
+                self.sink.login_refused(&why);
+            } else {
+                self.sink.disconnected(&why);
+            }
             tries += 1;
             // At each power of two: the first failure at once, and few lines for a long time without Redis.
             if tries.is_power_of_two() {
@@ -255,7 +259,7 @@ impl Session {
             match connection.subscribe(self.in_redis(std::slice::from_ref(name))).await {
                 Err(error) if wire::is_forbidden(&error) => {
                     if let Some(generation) = self.wanted.remove(name) {
-                        refused.push((name.clone(), generation, error.to_string()));
+                        refused.push((name.clone(), generation, wire::explain(&error)));
                     }
                 }
                 done => done?,
@@ -267,7 +271,14 @@ impl Session {
     fn refuse(&self, refused: Vec<Refusal>) {
         static RATE: LogRate = LogRate::new();
         for (name, generation, reason) in refused {
-            if let Some(count) = RATE.count() {
+            if name.is_reserved() {
+                // No client subscribes to such a name: it is the marker of a reload.
+                tracing::warn!(
+                    channel = %name,
+                    error = reason,
+                    "Redis refuses the marker's channel: this reload causes a gap event; allow the channel in Redis's ACL"
+                );
+            } else if let Some(count) = RATE.count() {
                 tracing::warn!(
                     channel = %name,
                     error = reason,

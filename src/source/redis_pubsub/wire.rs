@@ -45,15 +45,36 @@ pub(super) fn broken(why: &'static str) -> RedisError {
     (redis::ErrorKind::Io, why).into()
 }
 
-/// Redis's error as a text for the log. It says what to do, where that is known.
+/// Redis's error as a text for people. It says what to do, where that is known.
 pub(super) fn explain(error: &RedisError) -> String {
+    login_refused(error).map_or_else(|| plain(error), str::to_owned)
+}
+
+/// Why Redis refuses the login, and would again; `None` for any other error.
+pub(super) fn login_refused(error: &RedisError) -> Option<&'static str> {
     match error.code() {
-        Some("NOAUTH") => "Redis asks for a password: put one into the URL, redis://USER:PASSWORD@HOST".to_owned(),
-        Some("WRONGPASS") => "Redis does not take the user or the password of the URL (WRONGPASS)".to_owned(),
-        _ if error.to_string().contains("HELLO must be called with") => {
-            "Redis asks for a password: put one into the URL, redis://USER:PASSWORD@HOST".to_owned()
-        }
-        _ => error.to_string(),
+        Some("WRONGPASS") => Some("Redis does not take the user or the password of the URL (WRONGPASS)"),
+        Some("NOAUTH") => Some(NO_PASSWORD),
+        _ if error.to_string().contains("HELLO must be called with") => Some(NO_PASSWORD),
+        _ => None,
+    }
+}
+
+const NO_PASSWORD: &str = "Redis asks for a password: put one into the URL, redis://USER:PASSWORD@HOST";
+
+/// An error's text without the words that the library adds: the names of its types, and the index in a pipeline. Of several
+/// errors, the first.
+fn plain(error: &RedisError) -> String {
+    let text = error.to_string();
+    let kind = format!(" - {:?}", error.kind());
+    let (text, is_list) = match text.split_once("[(Index ").and_then(|(_, list)| list.split_once(", error: ")) {
+        Some((_, list)) => (list.split("), (Index ").next().unwrap_or(list).trim_end_matches(")]").to_owned(), true),
+        None => (text.replacen(&kind, "", 1), false),
+    };
+    // The server's errors begin with the name of their kind, without spaces.
+    match text.split_once(": ") {
+        Some((kind, detail)) if (is_list || error.code().is_some()) && !kind.contains(' ') => detail.to_owned(),
+        _ => text,
     }
 }
 
@@ -93,6 +114,21 @@ mod tests {
                 assert_eq!(decode(channel.clone(), encode(&message)), Ok(message));
             }
         }
+    }
+
+    #[test]
+    fn errors_have_no_words_of_the_library() {
+        assert_eq!(explain(&broken("the connection was closed")), "the connection was closed");
+        let error = |text: &[u8]| match redis::parse_redis_value(text).unwrap() {
+            redis::Value::ServerError(error) => RedisError::from(error),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(explain(&error(b"-NOPERM User a has no permissions\r\n")), "User a has no permissions");
+        assert_eq!(explain(&error(b"-MISCONF Redis is: broken\r\n")), "Redis is: broken");
+        assert_eq!(explain(&error(b"-WRONGPASS no\r\n")), login_refused(&error(b"-WRONGPASS no\r\n")).unwrap());
+        assert_eq!(explain(&error(b"-NOAUTH Authentication required.\r\n")), NO_PASSWORD);
+        let refused = RedisError::from((redis::ErrorKind::Io, "no such host", "h: x".to_owned()));
+        assert_eq!(explain(&refused), "no such host: h: x");
     }
 
     #[test]

@@ -89,12 +89,30 @@ fn a_channel_that_only_the_successor_is_refused_ends_its_streams() {
     assert_eq!(other.texts(1), ["still"]);
 }
 
+/// Asserts that an answer has Redis's words alone, not `Pipeline failure: [(Index 0, error: NoPerm: …)]`.
+fn assert_has_no_library_words(why: &str) {
+    let words = ["Pipeline", "Transaction", "Index", "NoPerm"].into_iter().find(|word| why.contains(word));
+    assert!(words.is_none() && why.contains("has no permissions to run the 'publish' command)"), "{why}");
+}
+
+/// The log said that clients of the marker's channel are closed. There are none.
+#[test]
+fn a_marker_that_redis_refuses_is_logged_as_what_it_is() {
+    needs!("redis-server");
+    let (_folder, _redis, mut daemon) = start_as_user(&["resetchannels", "&dogs"], "");
+    daemon.reload();
+    let words = "Redis refuses the marker's channel: this reload causes a gap event";
+    eventually("the log says so", || daemon.child().log().contains(words).then_some(()));
+    assert!(!daemon.child().log().contains("their clients are closed"));
+}
+
 #[test]
 fn a_publish_that_redis_forbids_is_a_403_with_redis_error_text() {
     needs!("redis-server");
     let (_folder, _redis, daemon) = start_as_user(&["&*", "-publish"], "");
     let why = refused(daemon.post_form(&[("channel", "cats"), ("message", "m")]), 403);
     assert!(why.contains("publish") && why.contains("nothing was published"), "{why}");
+    assert_has_no_library_words(&why);
     let why = refused(
         daemon.post(
             "/publish",
@@ -104,6 +122,7 @@ fn a_publish_that_redis_forbids_is_a_403_with_redis_error_text() {
         403,
     );
     assert!(why.contains("nothing was published"), "{why}");
+    assert_has_no_library_words(&why);
 }
 
 #[test]

@@ -1,6 +1,12 @@
 //! Upgrades that fail: the old process serves on, and reports the reason.
 
-use std::{collections::BTreeMap, fs, process::Command, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
 
@@ -89,6 +95,24 @@ fn variables_that_ssecast_sets_for_its_own_processes_are_refused_with_the_reason
         assert!(said.starts_with(&format!("ssecast: {name} is {value:?}, {why}")), "{said}");
         assert!(said.ends_with("unset it\n"), "{said}");
     }
+}
+
+/// The reload waited for 25 seconds, and did not say why.
+#[test]
+fn a_reload_with_a_wrong_redis_password_fails_at_once_with_what_redis_says() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let user = ["SETUSER", "someone", "reset", "on", ">secret", "+@all", "~*", "&*"];
+    let _: () = redis.query(redis::cmd("ACL").arg(&user));
+    let lineage = Lineage::start(&folder, &redis.table());
+    lineage.configure(&format!("[redis]\nurl = \"redis://someone:wrong@127.0.0.1:{}\"\n", redis.port()));
+    let began = Instant::now();
+    let said = lineage.refused_reload();
+    assert!(began.elapsed() < Duration::from_secs(20), "it waits for a login that is refused");
+    let why = "redis (Redis does not take the user or the password of the URL (WRONGPASS))";
+    assert!(said.contains(why), "{said}");
+    assert_still_serving(&lineage);
 }
 
 #[test]
