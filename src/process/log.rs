@@ -8,6 +8,7 @@ mod priority;
 use std::{
     fs::File,
     io::{self, IsTerminal as _, Write as _},
+    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Once},
     thread,
@@ -131,7 +132,7 @@ impl Log {
         self.writer.started.call_once(|| {
             let log = self.clone();
             let write = move || {
-                let mut torn = false;
+                let mut torn = log.is_torn();
                 log.writer.queue.write_all(|line| log.write(line, &mut torn))
             };
             started = thread::Builder::new().name("log".to_owned()).spawn(write).map(drop);
@@ -172,6 +173,20 @@ impl Log {
         let mut current = log.lock();
         current.is_output = true;
         redirect(&current.file)
+    }
+
+    /// Whether the file ends in the middle of a line, since an earlier process could write only a part of it. False if it can't be
+    /// read.
+    fn is_torn(&self) -> bool {
+        let Some(file) = self.file.as_ref().map(|log| log.current()) else { return false };
+        let last = || -> io::Result<u8> {
+            let end = file.metadata()?.len().checked_sub(1).ok_or(io::ErrorKind::UnexpectedEof)?;
+            let mut last = [0];
+            // The log's own descriptor is for writing only.
+            File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.read_exact_at(&mut last, end)?;
+            Ok(last[0])
+        };
+        last().is_ok_and(|last| last != b'\n')
     }
 
     /// Writes a line. `torn` says that the line before was written only in part; then this line begins with a line feed.
@@ -293,6 +308,22 @@ mod tests {
         log.write(b"whole\n", &mut torn).unwrap();
         assert!(!torn);
         assert_eq!(fs::read_to_string(&path).unwrap(), "\nwhole\n");
+    }
+
+    /// The first line of a process was glued to the half line that the process before it had left on a full disk.
+    #[test]
+    fn a_line_after_one_that_an_earlier_process_has_torn_begins_a_line_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.log");
+        for (before, after) in
+            [("one\nhalf a li", "one\nhalf a li\nwhole\n"), ("one\n", "one\nwhole\n"), ("", "whole\n")]
+        {
+            fs::write(&path, before).unwrap();
+            let log = Log::to_file(&path, None).unwrap();
+            let mut torn = log.is_torn();
+            log.write(b"whole\n", &mut torn).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), after);
+        }
     }
 
     #[test]
