@@ -27,15 +27,15 @@ pub struct Channel {
     pub(super) subscription: Subscription,
     /// Number of streams and polls that read the channel.
     pub(super) subscribers: u32,
-    /// Number of requests that hold the channel, since they wait until it is confirmed ([`Hub::hold`]).
+    /// Number of requests that hold the channel, since they wait until it is confirmed (`Hub::hold`).
     pub(super) holds: u32,
     /// Number of its clients that are behind. While there are any, the history may exceed `history.messages` (`history.stretch`).
     pub(super) behind: u32,
     /// Since when the channel has had no client and no hold; `None` while it has one.
     pub(super) idle_since: Option<Uptime>,
-    /// Whether the shard is subscribed to the channel at the dispatcher ([`Hub::set_wanted`]).
+    /// Whether the shard is subscribed to the channel at the dispatcher (`Hub::set_wanted`).
     pub(super) wanted: bool,
-    /// Set while the channel is in [`Hub`]'s `eviction`: the position of its newest event when it was put there.
+    /// Set while the channel is in `Hub`'s `eviction`: the position of its newest event when it was put there.
     pub(super) queued_at: Option<Position>,
     /// Groups that read the channel.
     pub(super) groups: Vec<GroupId>,

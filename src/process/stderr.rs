@@ -1,6 +1,6 @@
 //! Prints messages of the program itself on standard error, within a time limit. Doesn't write the log.
 //!
-//! Invariant: [`print`] never blocks for longer than [`LIMIT`], so a full pipe that nobody reads can't keep the program from ending.
+//! Invariant: [`print()`] never blocks for longer than [`LIMIT`], so a full pipe that nobody reads can't keep the program from ending.
 
 use std::{
     io,
