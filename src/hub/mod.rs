@@ -17,7 +17,7 @@ mod retention;
 mod membership;
 mod sequencer;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use slab::Slab;
 
@@ -196,6 +196,38 @@ impl Hub {
             }
             Start::Unknown => Reader::new(Position(0), CursorOrigin::Foreign),
         }
+    }
+
+    /// Moves the cursor of a client that comes from another node back before the events of `channels` that arrived late.
+    ///
+    /// A node that lags behind its sources gives an event a position that is older than its arrival, so that the node's own
+    /// ids claim no more than it has delivered. For a client of another node such a position is too old: the client's cursor
+    /// may be later although it has not got the event. So the arrival counts. `start`: how the client begins; `now`:
+    /// microseconds since 1970; `uptime`: the same moment.
+    pub fn include_late_events(
+        &self,
+        reader: &mut Reader,
+        start: Start,
+        channels: &[ChannelId],
+        now: u64,
+        uptime: Uptime,
+    ) {
+        let Start::After(cursor) = start else { return };
+        if reader.origin != CursorOrigin::Foreign || reader.cursor == Position(0) {
+            return;
+        }
+        let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
+        let has_until = cursor.position.0.saturating_sub(skew);
+        let since = uptime.before(Duration::from_micros(now.saturating_sub(has_until)));
+        // Half of the skew allows for the difference of clocks, and half for a lag; the rest is the precision of arrivals.
+        let tolerated = skew / 4;
+        let is_late = |position: Position, arrived: Uptime| {
+            let ago = u64::from(uptime.0.saturating_sub(arrived.0)) * 100_000;
+            now.saturating_sub(ago).saturating_sub(position.0) > tolerated
+        };
+        let before_late =
+            |cursor: Position, &id: &ChannelId| self.channels[id as usize].history.before_late(cursor, since, is_late);
+        reader.cursor = channels.iter().fold(reader.cursor, before_late);
     }
 
     /// Whether a client that starts like this has perhaps read what this hub has not passed yet: another shard was faster.

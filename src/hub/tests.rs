@@ -53,7 +53,10 @@ impl Harness {
     /// The items that a client gets that begins with `start`.
     pub(super) fn resume(&mut self, channels: &[&str], start: Start) -> Vec<Given> {
         let (group, slot) = self.join(channels, 7);
-        let given = self.hub.replay(group, &self.hub.reader(start, self.now)).map(Given::from).collect();
+        let mut reader = self.hub.reader(start, self.now);
+        let ids: Vec<ChannelId> = channels.iter().filter_map(|channel| self.hub.id(&name(channel))).collect();
+        self.hub.include_late_events(&mut reader, start, &ids, self.now, self.uptime());
+        let given = self.hub.replay(group, &reader).map(Given::from).collect();
         self.hub.leave(group, slot, self.uptime());
         given
     }
@@ -176,6 +179,44 @@ fn an_id_from_ahead_of_its_nodes_clock_is_exact_there_and_hides_no_event_at_anot
         matches!(&given[..], [Given::Gap(_, _, GapReason::Restart), Given::Event(_), Given::Event(_)]),
         "{given:?}"
     );
+}
+
+/// A node that has stood still gives what it then reads positions of the time before. Seen with two nodes: a client with the
+/// other node's cursor was not given these events, and got no gap event.
+#[test]
+fn an_event_that_arrived_late_is_given_to_a_client_of_another_node_whose_cursor_is_later() {
+    let other = |seconds: u64| Cursor { node: "zzzzzzzz".parse().unwrap(), position: Position(seconds * SECOND) };
+    let mut harness = Harness::new(limits(3), false);
+    harness.now = 1_010 * SECOND;
+    harness.publish("a", "on time");
+    // It reads at 1,016 s, and its source is known to have delivered everything up to 1,010 s.
+    let late: Vec<Position> = (0..2)
+        .map(|_| {
+            let position = harness.sequencer.next(1_011 * SECOND);
+            harness.now = 1_016 * SECOND;
+            let message = Message { channel: name("a"), event: None, data: Bytes::from_static(b"late") };
+            let event = Arc::new(Event::new(harness.sequencer.node(), position, &message));
+            harness.hub.publish(&event, harness.uptime());
+            position
+        })
+        .collect();
+    while let Some(batch) = harness.hub.next_batch() {
+        harness.hub.recycle(batch);
+    }
+    // By positions, a cursor of 1,015 s less the skew would be after both.
+    assert_eq!(harness.resume(&["a"], Start::After(other(1_015))), [Given::Event(late[0]), Given::Event(late[1])]);
+    // The event that was on time, and the whole history after it, are not given again to who has read them here.
+    assert_eq!(harness.resume(&["a"], harness.after(late[1])), []);
+    // Once they are older than the cursor of another node, they are not given again there either.
+    harness.now = 1_030 * SECOND;
+    assert_eq!(harness.resume(&["a"], Start::After(other(1_029))), []);
+    // Where the oldest kept event was late, those dropped before it may have been late: that is a gap.
+    harness.now = 1_017 * SECOND;
+    harness.publish("a", "1");
+    harness.publish("a", "2");
+    harness.hub.trim(harness.uptime());
+    let given = harness.resume(&["a"], Start::After(other(1_016)));
+    assert!(matches!(given[..], [Given::Gap(..), Given::Event(_), Given::Event(_), Given::Event(_)]), "{given:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::{
     frames::begin_gzip,
 };
 use crate::{
-    clock::unix_micros,
+    clock::{Uptime, unix_micros},
     cursor::Position,
     event::Coding,
     hub::{ChannelId, Kind, Subscription},
@@ -36,7 +36,9 @@ impl Flushed<'_> {
     /// Makes a connection a client, writes its response head and what follows its cursor. `channels` are held.
     pub(super) fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
         let Joining { kind, start, head, reply, permit, info, .. } = joining;
-        let reader = self.hub.reader(start, unix_micros());
+        let now = unix_micros();
+        let mut reader = self.hub.reader(start, now);
+        self.hub.include_late_events(&mut reader, start, channels, now, Uptime::now());
         let stream = &self.config.stream;
         let lifetime = match (reply, stream.max_lifetime) {
             (Some(_), _) => Some(stream.ping_interval),
