@@ -265,9 +265,12 @@ fn not_subscribed(disconnected: &[(&str, Arc<str>)]) -> String {
         return format!("its sources did not confirm all channels in {SUBSCRIBE:?}");
     }
     let each: Vec<String> = disconnected.iter().map(|(source, why)| format!("{source} ({why})")).collect();
+    // A source's table in the configuration has its name.
+    let tables: Vec<String> = disconnected.iter().map(|(source, _)| format!("[{source}]")).collect();
     format!(
-        "it is disconnected from {}, and the running process is connected: correct the source's table in the configuration",
-        each.join(", ")
+        "it is disconnected from {}, and the running process is connected: correct {} in the configuration",
+        each.join(", "),
+        tables.join(", ")
     )
 }
 
