@@ -44,7 +44,7 @@ use crate::{
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// Pause of accepting after any other error, so that a permanent error does not use a whole core.
 const AFTER_ERROR: Duration = Duration::from_millis(1);
-/// At an upgrade, longest wait for a publish whose request has not arrived completely. All clients wait meanwhile.
+/// At an upgrade, longest wait for a publish whose request has not arrived completely. All clients wait during that time.
 const TO_BE_WHOLE: Duration = Duration::from_millis(200);
 
 /// Most bytes of a request that are read before a connection over the limit is refused. If nothing were read, the kernel could
@@ -88,7 +88,7 @@ pub(super) struct Accepting {
     listeners: Listeners,
     side: PublicSide,
     service: Arc<Admin>,
-    /// Whether connections of the admin socket are to end, and accepting with them. If it is dropped, accepting ends.
+    /// Whether accepting and the connections of the admin socket are to end. If it is dropped, accepting ends.
     ending: watch::Sender<Ending>,
     /// Accepts on the public socket; ends at each pause.
     public: JoinHandle<()>,
@@ -139,14 +139,14 @@ impl Accepting {
 
     /// After [`Accepting::pause`]: waits until the request for the reload is answered, at most for `within`.
     pub(super) async fn answer_all(&self, within: Duration) {
-        // A client that does not read its answer is left alone: this process ends.
+        // This process ends anyway, so it does not wait longer for a client that does not read its answer.
         let _ = timeout(within, self.under_way.clone().wait_for(|count| *count == Some(0))).await;
     }
 
     /// Resumes after [`Accepting::pause`], with the same connections: also those whose request outlasted the pause.
     pub(super) fn resume(&mut self) {
         self.ending.send_replace(Ending::No);
-        // Where the pause was cancelled before the task noticed it, the task goes on.
+        // If the pause was cancelled before the task noticed it, the task continues.
         if self.public.is_finished() {
             self.public = spawn_public(&self.listeners, &self.side, self.ending.subscribe());
         }
@@ -228,11 +228,11 @@ fn is_lost(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP))
 }
 
-/// Logs an error of one accept, and pauses. Meanwhile, file descriptors may become free.
+/// Logs an error of one accept, and pauses, so that file descriptors can become free.
 async fn pause_after(error: &io::Error) {
     static RATE: LogRate = LogRate::new();
     if let Some(count) = RATE.count() {
-        tracing::warn!(%error, count, "a connection could not be accepted; if files are short, raise LimitNOFILE");
+        tracing::warn!(%error, count, "a connection could not be accepted; if no file descriptors are left, raise LimitNOFILE");
     }
     let out = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM));
     sleep(if out { OUT_OF_DESCRIPTORS } else { AFTER_ERROR }).await;
@@ -309,7 +309,7 @@ struct AdminSide {
 
 impl AdminSide {
     /// Accepts while `ended` allows it, and serves the connections that were left whenever it allows it again. Ends when the
-    /// sender of `ended` is dropped; requests under way go on. `under_way`: see [`Accepting`].
+    /// sender of `ended` is dropped; requests under way continue. `under_way`: see [`Accepting`].
     ///
     /// # Errors
     /// One of the listening sockets is lost.

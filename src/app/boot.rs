@@ -1,4 +1,4 @@
-//! The order in which the process starts: what needs root's rights, the terminal or a single thread comes first.
+//! Starts the process: the steps that need root's rights, the terminal or a single thread come first. It serves nothing itself.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -39,19 +39,20 @@ pub enum Boot {
     Other(#[from] anyhow::Error),
 }
 
-/// Runs the daemon until it is asked to stop, or until another process has taken over; gives back the exit code. With `detached`, the process that
-/// was called ends with 0 once the daemon serves.
+/// Runs the daemon until it is asked to stop, or until another process has taken over. Returns the exit code. With `detached`,
+/// the daemon runs in the background, and the calling process ends with 0 once the daemon serves.
 ///
-/// To be called first of all: the process may have one thread, and no files but those it was started with.
+/// Call it before anything else: the process must have only one thread, and no open files but those it was started with.
 ///
 /// # Errors
-/// Every error of the configuration, or what keeps the daemon from serving.
+/// Every error of the configuration, or the reason why the daemon can't serve.
 pub fn boot(config: impl FnOnce() -> Result<Config, ConfigErrors>, detached: bool) -> Result<u8, Boot> {
     if let Some(supervisor) = Supervisor::from_environment().map_err(anyhow::Error::from)? {
         return Ok(supervisor.run());
     }
     let control = ControlChannel::from_environment().map_err(anyhow::Error::from)?;
-    // Before, each signal would end the process, and the pidfile invites to send some.
+    // Signals are blocked before the pidfile exists. Others send signals to the process in the pidfile, and an unblocked signal
+    // would end this process.
     signals::block().context("can't block signals")?;
     let config = config().inspect_err(|errors| {
         if let Some(control) = &control {
@@ -64,13 +65,13 @@ pub fn boot(config: impl FnOnce() -> Result<Config, ConfigErrors>, detached: boo
     }
 }
 
-/// Starts from nothing.
+/// Starts a daemon that takes over from no other process.
 fn start(config: Config, detached: bool) -> anyhow::Result<u8> {
     let process = config.process.clone();
     let owner = process.user.as_ref();
-    // Before any file is opened: these come by their numbers.
+    // Before any file is opened: inherited descriptors are known by their numbers only.
     let inherited = Inherited::take()?;
-    let relaunch = Relaunch::this_process().context("can't tell what to start for a reload")?;
+    let relaunch = Relaunch::this_process().context("can't find out which program a reload has to start")?;
     privileges::check(owner)?;
     let log = Log::open(&process)?;
     let served = start_logged(config, detached, inherited, relaunch, &log);
@@ -88,7 +89,8 @@ fn start_logged(
     let process = config.process.clone();
     let owner = process.user.as_ref();
     limits::set_core_limit(process.core_limit)?;
-    // Before the sockets: so that a second start learns which process has them, and two starts never meet at a stale one.
+    // The pidfile is locked before the sockets are opened. A second start then learns which process has the sockets, and two
+    // starts never replace the same stale socket file.
     let pidfile = process.pidfile.as_deref().map(|path| Pidfile::lock(path, owner)).transpose()?;
     let sockets = Sockets::open(inherited, &config)?;
     let start = Start {
@@ -104,10 +106,8 @@ fn start_logged(
         return serve(start, log, || {});
     }
     if !log.is_file() {
-        // Not to the log, because nobody will be able to read that.
-        stderr::print(
-            "ssecast: warning: a daemon has no standard error, so its log goes nowhere: set process.log_file",
-        );
+        // This goes to standard error, because nobody could read it in the log.
+        stderr::print("ssecast: warning: a daemon has no standard error, so its log is lost: set process.log_file");
     }
     let starter = daemon::detach(log)?;
     serve(start, log, || starter.serves()).inspect_err(|error| {
@@ -116,9 +116,9 @@ fn start_logged(
     })
 }
 
-/// Takes over from another process: there are no rights to give up, and the sockets come over the control channel.
+/// Takes over from another process. The sockets come over the control channel, and this process runs as the daemon's user already.
 fn take_over(config: Config, control: ControlChannel, detached: bool) -> anyhow::Result<u8> {
-    let relaunch = Relaunch::this_process().context("can't tell what to start for a reload")?;
+    let relaunch = Relaunch::this_process().context("can't find out which program a reload has to start")?;
     let log = Log::open(&config.process).inspect_err(|error| control.fail(&error.to_string()))?;
     let served = take_over_logged(config, control, detached, relaunch, &log);
     log.flush();
@@ -136,13 +136,13 @@ fn take_over_logged(
     let prepared = || -> anyhow::Result<_> {
         let HandedOver { sockets, pidfile, supervisor, former } = HandedOver::sort(inherited, &config)?;
         let (pidfile, former_pidfile) = match (&config.process.pidfile, pidfile) {
-            // The path came as text.
+            // The predecessor sent the path as text, so the paths are compared as text.
             (Some(path), Some((before, fd))) if path.to_string_lossy() == before.to_string_lossy() => {
                 (Some(Pidfile::adopt(path, fd)?), None)
             }
             (path, before) => {
                 let lock = |path: &PathBuf| Pidfile::lock(path, config.process.user.as_ref());
-                // Where its directory can't be opened any more, there is no file to remove.
+                // If its directory can't be opened any more, there is no file to remove.
                 let former = before.and_then(|(path, fd)| Pidfile::adopt(&path, fd).ok());
                 (path.as_ref().map(lock).transpose()?, former)
             }
@@ -155,7 +155,7 @@ fn take_over_logged(
     let supervisor = supervisor.map(ControlChannel::from_fd);
     let start =
         Start { config, sockets, pidfile, relaunch: Some(relaunch), receiver: Some(receiver), manager, supervisor };
-    // Sockets at former addresses are closed and their files removed once the new ones are served.
+    // Once the new sockets are served, those that the configuration no longer names are closed, and their files are removed.
     serve(start, log, || {
         former.into_iter().for_each(|mut listener| listener.own_file());
         if let Some(pidfile) = former_pidfile {
@@ -164,7 +164,7 @@ fn take_over_logged(
     })
 }
 
-/// What is done by the process that stays, as the user that it stays.
+/// Drops root's rights, starts the runtime and serves. With `--daemon` this runs in the background process.
 fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result<u8> {
     if let (Some(pidfile), None) = (&mut start.pidfile, &start.receiver) {
         pidfile.write()?;
@@ -176,7 +176,7 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
     dropped?;
     limits::allow_core_files(start.config.process.core_limit);
     for file in &start.config.publish.key_files.paths {
-        // Root may have read it at this start; the next reload reads it as this user.
+        // Root may have read this file at the start. The next reload reads it as process.user.
         if let Err(error) = std::fs::File::open(file) {
             tracing::warn!(file = %file.display(), %error, "the next reload will fail: process.user may not read this file of publish.key_files");
         }
@@ -191,21 +191,21 @@ fn serve(mut start: Start, log: &Log, on_ready: impl FnOnce()) -> anyhow::Result
             on_ready();
         };
         let reloads = Arc::new(Reloads::default());
-        serving::serve(start, &reloads, on_ready, until_asked_to_stop(signals, log, &reloads)).await
+        serving::serve(start, &reloads, on_ready, until_stop_requested(signals, log, &reloads)).await
     })?;
     log.flush();
     match outcome {
         Outcome::Stopped => Ok(0),
-        // At once: a signal that comes while this process takes its time to end would be lost.
-        Outcome::HandedOver => std::process::exit(0),
+        // The process exits at once. A signal that arrived during a slow exit would be lost.
+        Outcome::Replaced => std::process::exit(0),
         Outcome::Supervise(pid, control) => {
             std::process::exit(i32::from(Supervisor::new(pid, control).replace_process()))
         }
     }
 }
 
-/// Does what signals ask for, until one asks to stop.
-async fn until_asked_to_stop(mut signals: Signals, log: &Log, reloads: &Reloads) {
+/// Handles signals, and returns after the first one that requests a stop.
+async fn until_stop_requested(mut signals: Signals, log: &Log, reloads: &Reloads) {
     loop {
         match signals.next().await {
             SignalRequest::Stop => break,

@@ -1,4 +1,4 @@
-//! The sources, the dispatcher and the shards: made, wired, started, drained and stopped.
+//! The sources, the dispatcher and the shards: makes, connects, starts, drains and stops them. It accepts no connections.
 
 use std::{io, sync::Arc, thread, time::Duration};
 
@@ -24,16 +24,16 @@ use crate::{
     snapshot::Transfer,
 };
 
-/// Longest wait at start for the sources to be there; without them ssecast serves, and tells gaps.
+/// Longest wait for the sources at the start. After that ssecast serves without them, and clients get gap events.
 const SOURCES_AT_START: Duration = Duration::from_secs(3);
 
-/// The shards and sources under way.
+/// The running shards and sources.
 pub(super) struct Daemon {
     pub(super) dispatcher: Arc<Dispatcher>,
     /// The shards' queues.
     pub(super) queues: Vec<Arc<Queue>>,
     pub(super) publisher: Arc<dyn Publisher>,
-    /// Why a thread has ended that should not have.
+    /// Resolves with the reason when a thread or a task has ended that must not end.
     pub(super) ended: oneshot::Receiver<String>,
     exit_guards: ExitGuards,
     pub(super) metrics: Arc<Metrics>,
@@ -42,12 +42,12 @@ pub(super) struct Daemon {
     threads: Vec<thread::JoinHandle<()>>,
     /// Whether the shards may begin.
     gate: watch::Sender<bool>,
-    /// Tells the shards' and sources' threads to end, by being dropped.
+    /// The threads of shards and sources end when this is dropped.
     running: watch::Sender<()>,
 }
 
 impl Daemon {
-    /// Makes everything and starts nothing.
+    /// Makes the sources, the dispatcher and the queues, and connects them. It starts nothing.
     pub(super) fn wire(config: &Config) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
         let sequencer = Sequencer::new(NodeId::for_instance(&instance(config)), unix_micros());
@@ -87,8 +87,8 @@ impl Daemon {
         self.sources.resume(checkpoints);
     }
 
-    /// Makes the shards, which begin at `cursor`, each with what it inherits, on a thread of its own. They wait for
-    /// [`Daemon::open_gate`]; until then they write to no client, and everything that can fail has been done.
+    /// Makes the shards, each on a thread of its own. They begin at `cursor`; `inherited` is each shard's part of the
+    /// predecessor's state. They write to no client before [`Daemon::open_gate`]. Everything that can fail is done here.
     pub(super) async fn make_shards(
         &mut self,
         config: &Arc<Config>,
@@ -117,7 +117,7 @@ impl Daemon {
             let thread = thread::Builder::new().name(name.clone()).spawn(move || {
                 let serve = public::service(Arc::clone(&parts.config), metrics, client_limit);
                 let stopped = async {
-                    // An error says that the sender is gone, which is the sign.
+                    // An error means that the sender was dropped: the shard stops.
                     let _ = running.changed().await;
                 };
                 let gate = async { gate.wait_for(|open| *open).await.is_ok() };
@@ -155,7 +155,7 @@ impl Daemon {
         })
     }
 
-    /// Asks how the daemon does. Every shard has to answer.
+    /// Makes the reports of the daemon's status. Each report waits until every shard has answered.
     pub(super) fn status(&self, admin: &Arc<Admin>) -> impl FnMut() -> BoxedReport + Send + 'static {
         let (dispatcher, metrics) = (Arc::clone(&self.dispatcher), Arc::clone(&self.metrics));
         let (client_limit, admin) = (Arc::clone(&self.client_limit), Arc::clone(admin));
@@ -181,7 +181,7 @@ impl Daemon {
         let _ = until(SOURCES_AT_START, || self.dispatcher.settled()).await;
     }
 
-    /// Closes all clients, each with the time to come back at; resolves when they are gone.
+    /// Closes all clients, each with its own reconnection time within `spread`. Resolves when all are closed.
     pub(super) async fn drain(&self, spread: Duration) {
         let mut gone = Vec::new();
         for queue in &self.queues {
@@ -190,11 +190,11 @@ impl Daemon {
             gone.push(drained);
         }
         for drained in gone {
-            let _ = drained.await; // It is dropped, not sent, when all are gone.
+            let _ = drained.await; // The shard drops its sender when all are closed; it sends nothing.
         }
     }
 
-    /// Guards for what must not end, beside the threads.
+    /// Guards for tasks that must not end. The threads have theirs.
     pub(super) fn exit_guards(&self) -> ExitGuards {
         self.exit_guards.clone()
     }
@@ -218,12 +218,12 @@ impl Daemon {
     }
 }
 
-/// How the daemon does, once it is known.
+/// The daemon's status, which is known once every shard has answered.
 pub(super) type BoxedReport = std::pin::Pin<Box<dyn Future<Output = StatusReport> + Send>>;
 
-/// What tells this instance from others, and is the same for each of its runs: the machine, the host, the first admin socket.
+/// Identifies this instance, and is the same at each start: the machine, the host, the first admin socket.
 fn instance(config: &Config) -> String {
-    // Where one of them can't be read, the others have to do.
+    // If one of the files can't be read, the other parts have to be enough.
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     format!(
         "{} {} {}",

@@ -1,4 +1,4 @@
-//! Notices the end of what must not end while the daemon serves: a thread or a task, also where it panics. It ends nothing itself.
+//! Reports a thread or a task that ends or panics and must not end while the daemon serves. It ends nothing itself.
 
 use std::{
     fmt,
@@ -7,37 +7,37 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// Makes guards. The first one that reports an end counts.
+/// Makes guards. Only the first end is reported.
 #[derive(Clone)]
 pub(super) struct ExitGuards(Arc<Mutex<Option<oneshot::Sender<String>>>>);
 
 impl ExitGuards {
-    /// Guards, and what resolves with the name and the reason of the first end.
+    /// Returns the maker of guards, and a receiver that gets the name and the reason of the first end.
     pub(super) fn new() -> (Self, oneshot::Receiver<String>) {
         let (sender, ended) = oneshot::channel();
         (Self(Arc::new(Mutex::new(Some(sender)))), ended)
     }
 
-    /// A guard to be held for as long as something must not end; `name` is for the log.
+    /// Makes a guard. The thread or task `name` holds it while it must not end; the name is for the log.
     pub(super) fn guard(&self, name: &str) -> ExitGuard {
         ExitGuard { guards: self.clone(), why: format!("{name} has ended") }
     }
 }
 
-/// Reports the end of something to the daemon when it is dropped: without one of its threads the daemon serves nobody.
+/// When it is dropped, reports to the daemon that its thread or task has ended. The daemon can't serve without one of them.
 pub(super) struct ExitGuard {
     guards: ExitGuards,
-    /// Empty where it has ended as it should.
+    /// What is reported. Empty: the end is expected.
     why: String,
 }
 
 impl ExitGuard {
-    /// Notes that it is right to end from now on.
+    /// From now on an end is expected, and is not reported.
     pub(super) fn disarm(&mut self) {
         self.why.clear();
     }
 
-    /// Notes the reason for an end that is not right.
+    /// Adds the reason for an unexpected end.
     pub(super) fn note(&mut self, error: &impl fmt::Display) {
         use fmt::Write as _;
         // Writing into a String can't fail.

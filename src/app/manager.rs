@@ -1,4 +1,4 @@
-//! Who watches the daemon's process, and what an upgrade has to do for that. It decides; it starts and ends nothing.
+//! Finds out who watches the daemon's process, and what that means for an upgrade. It starts and ends no process.
 
 use std::env;
 
@@ -9,26 +9,27 @@ use crate::process::control_channel::Parentage;
 pub(super) enum Manager {
     /// Nobody, as with `--daemon`: the predecessor ends, and init adopts the successor.
     Nobody,
-    /// A service manager that speaks `sd_notify(3)`: it learns of the successor, which must be its own child by then.
+    /// A service manager that speaks `sd_notify(3)`. It is notified of the successor, which must be its own child by then.
     SdNotify,
-    /// Somebody who knows this very process and takes its end for the daemon's: runit, s6, supervisord, a container (as whose
-    /// process 1 it ends the container), a shell. After the upgrade this process stays, and supervises the successor.
+    /// A program that knows this process's id, and takes the end of this process for the end of the daemon: runit, s6,
+    /// supervisord, a shell, or a container whose process 1 this is. After an upgrade this process stays, and supervises the
+    /// successor.
     PidWatcher,
-    /// The process that supervises this one, since one before it was known to a [`Manager::PidWatcher`].
+    /// The first process of this daemon. It stayed after an upgrade because of a [`Manager::PidWatcher`], and supervises this one.
     Supervisor,
 }
 
 impl Manager {
-    /// Who watches a daemon that was not started by an upgrade; `detached` with `--daemon`.
+    /// Who watches a daemon that was not started by an upgrade. `detached`: it was started with `--daemon`.
     pub(super) fn of_first(detached: bool) -> Self {
         Self::decide(std::process::id() == 1, env::var_os("NOTIFY_SOCKET").is_some(), detached)
     }
 
-    /// Who watches a successor; `supervised` where its predecessor stays, or one before that has stayed.
+    /// Who watches a successor. `supervised`: its predecessor stays after this upgrade, or an earlier process stayed.
     pub(super) fn of_successor(detached: bool, supervised: bool) -> Self {
         match Self::decide(false, env::var_os("NOTIFY_SOCKET").is_some(), detached) {
             _ if supervised => Self::Supervisor,
-            // The predecessor ends, so nobody knows this process by its number.
+            // The predecessor ends, so nobody knows this process's id.
             Self::PidWatcher => Self::Nobody,
             other => other,
         }
@@ -43,7 +44,7 @@ impl Manager {
         }
     }
 
-    /// Whose child a successor has to be.
+    /// Whose child a successor must be.
     pub(super) fn parentage(self) -> Parentage {
         match self {
             Self::SdNotify => Parentage::Orphan,

@@ -1,4 +1,4 @@
-//! Builds the daemon from the other modules, wires, upgrades and drains it: the only module that knows every other.
+//! The daemon as a whole: builds it from the other modules, runs, upgrades and drains it. Only `cli` imports it.
 
 mod boot;
 mod serving;
@@ -23,16 +23,16 @@ use crate::{
 /// Binds the public and the admin sockets as configured.
 ///
 /// # Errors
-/// What is in the way of one of them.
+/// A socket can't be bound.
 pub fn bind(config: &Config) -> Result<Sockets, ListenError> {
     Sockets::bind(config)
 }
 
 /// Runs the daemon on the current runtime and on `sockets` until `shutdown` resolves, and then drains it. `on_ready` is called
-/// once all sockets are served. Such a daemon refuses reloads; [`boot()`] makes one that does not.
+/// once all sockets are served. This daemon refuses reloads; one that [`boot()`] starts accepts them.
 ///
 /// # Errors
-/// What keeps it from starting, or made a part of it end.
+/// The daemon can't start, or one of its threads or accept loops has ended.
 pub async fn run(
     config: Config,
     sockets: Sockets,
@@ -51,7 +51,7 @@ pub async fn run(
     serving::serve(start, &Arc::new(Reloads::default()), on_ready, shutdown).await.map(drop)
 }
 
-/// The request to stop, which may be looked at again after it has come.
+/// The request to stop. It can be awaited again after it has arrived.
 struct Shutdown<'a, S> {
     future: Pin<&'a mut S>,
     is_requested: bool,
@@ -62,7 +62,7 @@ impl<'a, S: Future<Output = ()>> Shutdown<'a, S> {
         Self { future, is_requested: false }
     }
 
-    /// Resolves when the daemon is to stop, at once where that was so before.
+    /// Resolves when the daemon is to stop. If that was requested before, it resolves at once.
     async fn requested(&mut self) {
         if !self.is_requested {
             self.future.as_mut().await;
@@ -70,7 +70,7 @@ impl<'a, S: Future<Output = ()>> Shutdown<'a, S> {
         }
     }
 
-    /// Whether the daemon is to stop, by all that has been asked so far.
+    /// Whether a request to stop has arrived by now. It does not wait for one.
     async fn is_requested_by_now(&mut self) -> bool {
         tokio::select! {
             biased;

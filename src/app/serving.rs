@@ -1,4 +1,4 @@
-//! The daemon while it serves: started, watched, upgraded, drained.
+//! The daemon while it serves: it is started, watched, upgraded and drained. The shards serve the clients.
 
 use std::{
     future::Future,
@@ -42,10 +42,10 @@ use crate::{
     },
 };
 
-/// Longest wait for a client that has asked for a reload to take its answer.
+/// Longest wait until the client that requested a reload has received its answer.
 const ANSWER: Duration = Duration::from_secs(2);
-/// Longest wait to tell the supervising process.
-const TELL: Duration = Duration::from_secs(1);
+/// Longest wait to send to the supervising process.
+const SEND_TO_SUPERVISOR: Duration = Duration::from_secs(1);
 
 /// What a daemon starts with.
 pub(super) struct Start {
@@ -55,31 +55,31 @@ pub(super) struct Start {
     pub(super) sockets: Sockets,
     /// The locked pidfile.
     pub(super) pidfile: Option<Pidfile>,
-    /// How to start a new process; without, reloads are refused.
+    /// How to start a new process. If `None`, reloads are refused.
     pub(super) relaunch: Option<Relaunch>,
-    /// The way to take over from another process.
+    /// The successor's side of an upgrade, if this process takes over from another one.
     pub(super) receiver: Option<UpgradeReceiver>,
     /// Who watches this process.
     pub(super) manager: Manager,
-    /// The channel to the supervising process, where there is one.
+    /// The channel to the supervising process, if there is one.
     pub(super) supervisor: Option<ControlChannel>,
 }
 
 /// How a daemon has ended.
 pub(super) enum Outcome {
-    /// It was asked to stop, and all clients were closed.
+    /// A stop was requested. All clients were closed.
     Stopped,
-    /// Another process has everything: this one must end at once and touch nothing.
-    HandedOver,
-    /// The process with this id has everything: this one supervises it, and touches nothing else.
+    /// Another process has taken over. This one must end at once and touch nothing.
+    Replaced,
+    /// The process with this id has taken over. This one supervises it, and touches nothing else.
     Supervise(u32, ControlChannel),
 }
 
-/// Runs the daemon on the current runtime until `shutdown` resolves, or until another process has taken everything over.
+/// Runs the daemon on the current runtime until `shutdown` resolves, or until another process has taken over.
 /// `on_ready` is called once all sockets are served.
 ///
 /// # Errors
-/// What keeps it from starting, or made a part of it end.
+/// The daemon can't start, or one of its threads or accept loops has ended.
 pub(super) async fn serve(
     start: Start,
     reloads: &Arc<Reloads>,
@@ -112,10 +112,10 @@ pub(super) async fn serve(
         "serving"
     );
     if let Some(predecessor) = serving.predecessor.take() {
-        Inherited::named(predecessor).await;
+        Inherited::wait_until_named(predecessor).await;
     }
     on_ready();
-    let mut reporting = JoinSet::new(); // What is in it ends with it.
+    let mut reporting = JoinSet::new(); // When it is dropped, its task ends.
     reporting.spawn(notify::report(serving.daemon.status(&serving.admin)));
 
     let shutdown = pin!(shutdown);
@@ -124,16 +124,16 @@ pub(super) async fn serve(
         tokio::select! {
             () = shutdown.requested() => break,
             () = supervisor_ended(serving.supervisor.as_ref()) => {
-                tracing::error!("the supervising process has ended: stopping, as its watcher expects");
+                tracing::error!("the supervising process has ended; this daemon stops, because a new one may be started");
                 break;
             }
             () = advance(&dispatcher) => {}
             ended = &mut serving.daemon.ended => {
-                anyhow::bail!("a thread ended that must not: {}", ended.unwrap_or_default())
+                anyhow::bail!("a part of the daemon has failed: {}", ended.unwrap_or_default())
             }
             request = reloads.next() => {
                 if let Some(upgraded) = serving.reload(relaunch.as_ref(), request, &mut shutdown).await {
-                    return Ok(serving.leave_to(upgraded, &mut shutdown).await);
+                    return Ok(serving.retire(upgraded, &mut shutdown).await);
                 }
             }
         }
@@ -143,7 +143,7 @@ pub(super) async fn serve(
     Ok(Outcome::Stopped)
 }
 
-/// Keeps positions close to the time where nothing is published.
+/// Keeps positions close to the current time while nothing is published.
 async fn advance(dispatcher: &Dispatcher) {
     let mut seconds = interval(Duration::from_secs(1));
     loop {
@@ -152,7 +152,7 @@ async fn advance(dispatcher: &Dispatcher) {
     }
 }
 
-/// Resolves when the supervising process has ended: its own supervisor takes the daemon for ended then.
+/// Resolves when the supervising process has ended. Its own service manager then believes that the daemon has ended.
 async fn supervisor_ended(supervisor: Option<&AsyncControlChannel>) {
     match supervisor {
         Some(channel) => channel.has_news().await,
@@ -176,11 +176,11 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Starts everything, or takes it over. After a take-over nothing can fail any more, so nothing does.
+    /// Starts everything, or takes it over from the predecessor. Once the take-over is done, nothing returns an error.
     async fn begin(start: Start, reloads: &Arc<Reloads>) -> anyhow::Result<(Self, Option<Relaunch>)> {
         let Start { config, mut sockets, mut pidfile, relaunch, receiver, manager, supervisor } = start;
         let config = Arc::new(config);
-        // What can fail comes first: a receiver that refuses says why to the predecessor.
+        // Steps that can fail come first. If one fails in a successor, the predecessor gets the reason and serves on.
         let prepared = || -> io::Result<_> {
             let supervisor = supervisor.map(AsyncControlChannel::new).transpose()?;
             Ok((supervisor, Listeners::new(&sockets)?))
@@ -214,8 +214,8 @@ impl Serving {
                     predecessor = Some(control);
                 }
                 if let Some(Err(error)) = pidfile.as_mut().map(Pidfile::write) {
-                    // All clients are here by now: a file is no reason to end.
-                    tracing::error!("the pidfile names the process before this one: {:#}", anyhow::Error::from(error));
+                    // This process has all clients by now, so an error of the pidfile must not end it.
+                    tracing::error!("the pidfile still names the previous process: {:#}", anyhow::Error::from(error));
                 }
                 sockets.own_files();
                 daemon
@@ -233,7 +233,7 @@ impl Serving {
         Ok((serving, relaunch))
     }
 
-    /// Has a new process take over, and answers the request. Gives back nothing if all is as it was.
+    /// Starts a new process that takes over, and answers the request. `None` if that failed: then this process serves on.
     async fn reload<S: Future<Output = ()>>(
         &mut self,
         relaunch: Option<&Relaunch>,
@@ -248,7 +248,8 @@ impl Serving {
         match upgraded {
             Ok(upgraded) => {
                 if matches!(self.manager, Manager::SdNotify) {
-                    // The successor tells the service manager nothing before this process ends, since it would not be believed.
+                    // The service manager accepts messages of the main process only. So this process names the successor as the
+                    // main one, and the successor sends nothing before this process has ended.
                     notify::send(&[NotifyState::MainPid(upgraded.pid)]);
                 }
                 request.answer(Reloaded::By(upgraded.pid));
@@ -266,7 +267,7 @@ impl Serving {
         }
     }
 
-    /// What a successor gets at once: the listening sockets, the pidfile, the channel to the supervising process.
+    /// The descriptors that a successor gets first: the listening sockets, the pidfile, the channel to the supervising process.
     pub(super) fn inherited_fds(&self) -> Vec<(InheritedFd, RawFd)> {
         let mut all = self.sockets.to_inherit();
         if let (Some(pidfile), Some(path)) = (&self.pidfile, &self.config.process.pidfile) {
@@ -278,36 +279,37 @@ impl Serving {
         all
     }
 
-    /// Ends without touching what is another process's now, and passes on to it what this one was asked for meanwhile.
-    async fn leave_to<S: Future<Output = ()>>(self, upgraded: Upgraded, shutdown: &mut Shutdown<'_, S>) -> Outcome {
+    /// Ends the predecessor's work after an upgrade. Files and sockets stay, because they are the successor's now. Signals that
+    /// arrived during the upgrade are passed on to the successor.
+    async fn retire<S: Future<Output = ()>>(self, upgraded: Upgraded, shutdown: &mut Shutdown<'_, S>) -> Outcome {
         let Self { daemon, sockets, pidfile, admin, manager, supervisor, .. } = self;
         let Upgraded { pid, control } = upgraded;
         sockets.leave();
         if let Some(pidfile) = pidfile {
             pidfile.leave();
         }
-        // Its threads hold the clients' descriptors, and end with the process.
+        // The daemon's threads hold the clients' descriptors, and end with the process.
         std::mem::forget(daemon);
         if let Some(supervisor) = &supervisor
-            && let Err(error) = supervisor.send(&Message::MainProcess { pid }, &[], TELL).await
+            && let Err(error) = supervisor.send(&Message::MainProcess { pid }, &[], SEND_TO_SUPERVISOR).await
         {
-            tracing::warn!(%error, "the supervising process does not learn of the new process");
+            tracing::warn!(%error, "the supervising process could not be sent the new process's id");
         }
         let stays = manager.stays();
-        // Last of all: what arrives after this, only a supervising process passes on.
-        let asked = if shutdown.is_requested_by_now().await {
+        // This comes last. A signal that arrives later is lost, except that a supervising process passes it on.
+        let requested = if shutdown.is_requested_by_now().await {
             Some(SignalRequest::Stop)
         } else {
             admin.reloads.is_signalled().then_some(SignalRequest::Reload)
         };
-        // The successor may have opened the log before it was moved.
+        // The successor may have opened the log file before it was moved.
         let reopen = admin.reloads.is_log_reopened().then_some(SignalRequest::ReopenLog);
-        for asked in asked.into_iter().chain(reopen) {
-            if let Err(error) = signals::pass_on(asked, pid) {
-                tracing::error!(%error, "the new process does not learn what this one was asked for: {asked:?}");
+        for signal in requested.into_iter().chain(reopen) {
+            if let Err(error) = signals::pass_on(signal, pid) {
+                tracing::error!(%error, ?signal, "a signal could not be passed on to the new process: send it again");
             }
         }
-        if stays { Outcome::Supervise(pid, control.into_inner()) } else { Outcome::HandedOver }
+        if stays { Outcome::Supervise(pid, control.into_inner()) } else { Outcome::Replaced }
     }
 
     async fn drain(self) {
@@ -315,7 +317,8 @@ impl Serving {
         let within = self.config.process.drain;
         let accepting = self.accepting;
         let drained = timeout(within, async {
-            // Accepting and publishing stop first, so that no client is left out; within a part of the time, so that clients are drained.
+            // Accepting and publishing stop first, so that no client is missed. They get only a part of the time: the rest is for
+            // draining the clients.
             if timeout(within / 2, accepting.stop(within / 4)).await.is_err() {
                 tracing::warn!("a publish under way takes too long; it may be lost");
             }

@@ -1,4 +1,4 @@
-//! The sources that the configuration turns on: made, described for an upgrade, started. What they deliver is not seen here.
+//! The sources that the configuration turns on: makes them, describes them for an upgrade, starts them. It handles no messages.
 
 use std::{io, sync::Arc, thread};
 
@@ -25,7 +25,7 @@ struct Entry {
     origin: String,
     address: String,
     waiting: Option<Waiting>,
-    /// Where a source that has been started is given its checkpoint; it begins then.
+    /// Sends a started durable source its checkpoint. The source begins when it arrives.
     resume: Option<oneshot::Sender<Option<Checkpoint>>>,
     publisher: Option<Arc<dyn Publisher>>,
 }
@@ -33,12 +33,12 @@ struct Entry {
 /// The sources, in the order of their numbers.
 pub(super) struct Sources(Vec<Entry>);
 
-/// Where each source is asked for channels.
-type Asked = Vec<(Spec, mpsc::UnboundedSender<Interest>)>;
+/// How the dispatcher asks each source for channels.
+type InterestSenders = Vec<(Spec, mpsc::UnboundedSender<Interest>)>;
 
 impl Sources {
-    /// Makes the sources that the configuration turns on, and what the dispatcher needs of each.
-    pub(super) fn new(config: &Config) -> Result<(Self, Asked), SourceError> {
+    /// Makes the sources that the configuration turns on. Returns them, and what the dispatcher needs to use them.
+    pub(super) fn new(config: &Config) -> Result<(Self, InterestSenders), SourceError> {
         let (mut entries, mut asked) = (Vec::new(), Vec::new());
         for source in source::configured(config)? {
             let (sender, interest) = mpsc::unbounded_channel();
@@ -58,12 +58,12 @@ impl Sources {
         }
     }
 
-    /// The route of what the admin socket is given: the first source that has one.
+    /// The route of publishes on the admin socket: that of the first source that has one.
     pub(super) fn publisher(&self) -> Option<Arc<dyn Publisher>> {
         self.0.iter().find_map(|entry| entry.publisher.clone())
     }
 
-    /// The routes of the sources that deliver by fan-out, each with the source's name; `None` where it has no route.
+    /// The routes of the sources that deliver by fan-out, each with the source's name; `None` if it has no route.
     pub(super) fn fanout_publishers(&self) -> impl Iterator<Item = (&'static str, Option<Arc<dyn Publisher>>)> {
         let fanout = self.0.iter().filter(|entry| entry.spec.delivers == Delivers::Fanout);
         fanout.map(|entry| (entry.spec.id, entry.publisher.clone()))
@@ -86,8 +86,8 @@ impl Sources {
         self.0.iter().enumerate().map(state).collect()
     }
 
-    /// Compares with the predecessor's sources. Gives the checkpoints with which durable sources continue, and whether every
-    /// source continues where the predecessor's stops.
+    /// Compares the sources with the predecessor's. Returns the checkpoints of the durable sources, and whether every source
+    /// continues exactly where the predecessor's source stops.
     pub(super) fn compare(&self, before: &[SourceState]) -> (Vec<(SourceId, Checkpoint)>, bool) {
         let (mut checkpoints, mut all) = (Vec::new(), before.len() == self.0.len());
         for (id, entry) in self.0.iter().enumerate() {
@@ -104,8 +104,8 @@ impl Sources {
         (checkpoints, all)
     }
 
-    /// Gives each source a thread of its own, where it may block while the shards are busy. Durable sources wait there for
-    /// [`Sources::resume`], the others begin.
+    /// Starts each source on a thread of its own, where it may block while the shards are busy. Durable sources begin at
+    /// [`Sources::resume`]; the others begin at once.
     pub(super) fn start(
         &mut self,
         dispatcher: &Arc<Dispatcher>,
@@ -143,12 +143,12 @@ impl Sources {
         Ok(())
     }
 
-    /// Begins the durable sources, each at its checkpoint if there is one. It can't fail.
+    /// Begins the durable sources, each at its checkpoint if it has one. It can't fail.
     pub(super) fn resume(&mut self, checkpoints: &[(SourceId, Checkpoint)]) {
         for (number, entry) in self.0.iter_mut().enumerate() {
             let checkpoint = checkpoints.iter().find(|(source, _)| *source == number);
             if let Some(resume) = entry.resume.take() {
-                // A thread that has ended has said why.
+                // An error means that the thread has ended; its guard has reported the reason.
                 let _ = resume.send(checkpoint.map(|(_, checkpoint)| checkpoint.clone()));
             }
         }

@@ -24,7 +24,7 @@ pub(super) enum Item {
     Dropped(Vec<ChannelName>),
     /// Messages of any channel were dropped here.
     Overflow,
-    /// A durable source has read so far: what comes before this is all that it has given up to there.
+    /// How far a durable source has read: all its messages up to this checkpoint come before this input.
     Checkpoint(Checkpoint),
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Item {
 pub(super) enum Marker {
     /// There is no marker: this source has no cut-over point.
     None,
-    /// The source was asked for it.
+    /// The source was asked to subscribe, and has not answered.
     Asked,
     /// The source delivers it.
     Confirmed,
@@ -48,8 +48,8 @@ pub(super) enum Role {
     Sending { marker: Marker },
     /// Predecessor, after the marker: everything is kept.
     Sent { kept: Kept },
-    /// Successor, before the marker: everything is discarded. `lost`: the source was disconnected meanwhile, and with it
-    /// perhaps the marker.
+    /// Successor, before the marker: everything is discarded. `lost`: the source was disconnected, so the marker
+    /// may be lost.
     Receiving { marker: Marker, lost: bool },
     /// Successor, after the marker: everything is kept.
     Received { kept: Kept },

@@ -47,14 +47,14 @@ impl Dispatcher {
         self.lock().sources.iter().all(|source| source.role.marker() != Marker::Asked)
     }
 
-    /// Whether every source that delivers by fan-out delivers the marker, or was asked for it.
+    /// Whether every source that delivers by fan-out has confirmed the marker's channel, or has not answered yet.
     #[must_use]
     pub fn has_marker(&self) -> bool {
         let state = self.lock();
         state.marker.is_some() && fanout(&state).all(|source| source.role.marker() != Marker::None)
     }
 
-    /// Whether messages of every source are buffered: the marker has come.
+    /// Whether messages of every source are buffered: the marker has arrived.
     #[must_use]
     pub fn is_buffering(&self) -> bool {
         fanout(&self.lock()).all(|source| source.role.is_keeping())
@@ -77,8 +77,8 @@ impl Dispatcher {
         self.lock().sources.iter().any(|source| source.role.is_broken())
     }
 
-    /// Whether all that was asked for, the marker included, is answered by every source that delivers by fan-out. Durable
-    /// sources are started later, with their checkpoints.
+    /// Whether every source that delivers by fan-out has answered all subscriptions, including the marker's. Durable sources are
+    /// started later, with their checkpoints.
     #[must_use]
     pub fn is_subscribed(&self) -> bool {
         let state = self.lock();
@@ -86,7 +86,7 @@ impl Dispatcher {
         marker && state.subscriptions.is_answered(fanout_bits(&state))
     }
 
-    /// Successor: everything that was asked for is confirmed. Only losses after this must be reported.
+    /// Successor: notes that all subscriptions are confirmed. Only losses after this must be reported.
     pub fn note_subscribed(&self) {
         for source in &mut self.lock().sources {
             source.role.note_subscribed();
@@ -116,7 +116,7 @@ impl Dispatcher {
         self.lock().sources[source].checkpoint.clone()
     }
 
-    /// Channels that the sources were asked for.
+    /// Channels to which the sources subscribe, confirmed or pending.
     #[must_use]
     pub fn wanted_channels(&self) -> Vec<ChannelName> {
         self.lock().subscriptions.names().cloned().collect()
@@ -165,7 +165,8 @@ impl Dispatcher {
             state.subscriptions.resumed(source);
             resumed.push(source);
         }
-        // Channels that the predecessor has released meanwhile belong to no shard. A shard that needs one asks again.
+        // The predecessor may have released channels after it sent their names. They belong to no shard; a shard that needs one
+        // asks for it again.
         let kept: HashSet<&ChannelName> = open.iter().collect();
         let released: Vec<ChannelName> =
             state.subscriptions.names().filter(|name| !kept.contains(name)).cloned().collect();
@@ -179,7 +180,7 @@ impl Dispatcher {
                 match subscriptions.is_pending(name) {
                     // The sources were not asked for it here, since it was joined late. Their answer leads to the gap.
                     None if on_demand => subscriptions.subscribe_open(shards, name, actions),
-                    // Where a source is disconnected, the gap comes when it is reconnected.
+                    // If a source is disconnected, the gap event follows when it is reconnected.
                     Some(true) => {}
                     None | Some(false) if !exact => inexact.push(name.clone()),
                     None | Some(false) => {}

@@ -15,7 +15,7 @@ use super::{Failure, client::Client, exit, print, runtime, socket::AdminSocketAr
 
 /// Longest wait for other reloads to end.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
-/// Time between two attempts meanwhile.
+/// Time between two attempts while it waits for other reloads.
 const BETWEEN_TRIES: Duration = Duration::from_millis(200);
 
 /// Have a new process take over: new configuration, new program, and no client is cut

@@ -30,7 +30,7 @@ impl Inherited {
             return Ok(Self::default());
         }
         daemon::require_one_thread()?;
-        // SAFETY: no other thread reads the environment meanwhile, as checked above.
+        // SAFETY: this is the only thread, as checked above, so no other one reads the environment.
         let fds = unsafe { sd_notify::listen_fds_with_names_and_unset_env() }?;
         // SAFETY: they are open, or marking them to close on `exec` would have failed. By sd_listen_fds(3) this process owns
         // them, and nothing takes them a second time, because the variables are gone.

@@ -299,7 +299,7 @@ impl Drop for SocketFile {
 /// `owner` if there is one, who can remove it then; its group is `owner`'s if there is no `group`.
 ///
 /// # Errors
-/// [`ListenError`] says what is in the way and how to fix it.
+/// A [`ListenError`] with the reason and how to fix it.
 pub fn bind(
     address: &Address,
     mode: u32,

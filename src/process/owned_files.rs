@@ -31,7 +31,7 @@ use crate::config::Account;
 
 /// Most symbolic links on the way to a file, as the kernel has it.
 const MAX_LINKS: usize = 40;
-/// How often a file is opened again that others make and remove meanwhile.
+/// Most attempts to open a file that other processes make and remove at the same time.
 const MAX_TRIES: usize = 20;
 
 /// A name in an open directory. Nothing needs to have that name.
@@ -137,7 +137,7 @@ impl Entry {
     }
 
     /// Opens the socket that has the name, without connecting: what is done through this descriptor concerns this socket,
-    /// whatever has the name meanwhile. `None` if nothing has the name.
+    /// even if another file gets the name. `None` if nothing has the name.
     ///
     /// # Errors
     /// [`OpenError::NotAFile`] for anything but a socket.
@@ -159,7 +159,7 @@ impl Entry {
     /// and has `mode`. No one can open the file before it has both.
     ///
     /// # Errors
-    /// Those of `bind(2)`, `chown(2)` and `chmod(2)`; [`OpenError::NotAFile`] if the name was given to another file meanwhile.
+    /// Those of `bind(2)`, `chown(2)` and `chmod(2)`; [`OpenError::NotAFile`] if another file has got the name.
     pub(super) fn bind(
         &self,
         socket: BorrowedFd<'_>,

@@ -26,7 +26,7 @@ pub enum PrivilegeError {
         "can't become process.user {name:?}: ssecast runs as user {is:?}; start it as root, or leave process.user empty"
     )]
     NotRoot {
-        /// The user that was asked for.
+        /// The user that is configured.
         name: String,
         /// The user that the process runs as: its name, or its number if it has none.
         is: String,

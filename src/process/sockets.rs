@@ -38,7 +38,7 @@ impl HandedOver {
     /// Sorts `fds` by what `config` says.
     ///
     /// # Errors
-    /// What keeps a new address from being bound.
+    /// A new address can't be bound.
     pub fn sort(fds: Vec<(InheritedFd, OwnedFd)>, config: &Config) -> Result<Self, ListenError> {
         let (mut public, mut admin, mut pidfile, mut supervisor) = (Vec::new(), Vec::new(), None, None);
         for (what, fd) in fds {
@@ -84,7 +84,7 @@ impl Sockets {
     /// Binds all as configured; see [`listen::bind`].
     ///
     /// # Errors
-    /// What keeps one of them from being bound.
+    /// One of the sockets can't be bound.
     pub fn bind(config: &Config) -> Result<Self, ListenError> {
         Self::open(Inherited::default(), config)
     }
@@ -93,7 +93,7 @@ impl Sockets {
     /// socket as configured if it was not handed over, and the admin sockets if none was.
     ///
     /// # Errors
-    /// A socket that was handed over under another name, or is not a listening one; two public ones; or what keeps one from being
+    /// A socket that was handed over under another name, or is not a listening one; two public ones; or a socket that can't be
     /// bound.
     pub fn open(inherited: Inherited, config: &Config) -> Result<Self, ListenError> {
         let (mut public, mut admin) = (None, Vec::new());
@@ -184,8 +184,8 @@ fn warn_of_unused(name: &str, configured: &[&Address], listeners: &[Listener]) {
     }
 }
 
-/// Checks that not everybody who reaches an admin socket may publish, whoever has bound it. The configuration's own check sees
-/// `listen.admin` only.
+/// Checks that not everybody who reaches an admin socket may publish. A service manager may have bound the socket; the check of
+/// the configuration sees `listen.admin` only.
 fn check_publishers(admin: &Listener, publish: &config::Publish) -> Result<(), ListenError> {
     let ListeningSocket::Tcp(listener) = admin.socket() else { return Ok(()) };
     if !publish.key_files.keys.is_empty() {

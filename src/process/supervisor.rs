@@ -1,5 +1,5 @@
 //! The process that a pid-watching supervisor knows (runit, s6, supervisord, a container, a shell), once another one serves:
-//! it passes signals on, collects what has ended, and ends with the daemon's exit code. It serves nobody and holds nothing.
+//! it passes signals on, collects children that have ended, and ends with the daemon's exit code. It serves no client.
 //!
 //! Upgrade after upgrade it stays the same process: each successor becomes its child when the one before ends, and that one has
 //! sent [`Message::MainProcess`] by then.
@@ -82,7 +82,7 @@ impl Supervisor {
     }
 
     /// Executes this program anew in this process, which drops all memory, threads and files at once, and supervises there. Signals
-    /// that are blocked and pending stay so. Where it can't be executed, this process supervises as it is.
+    /// that are blocked and pending stay so. If it can't be executed, this process supervises without that.
     #[must_use]
     pub fn replace_process(self) -> u8 {
         if let Some(channel) = &self.channel
@@ -100,7 +100,7 @@ impl Supervisor {
         self.run()
     }
 
-    /// Supervises until the daemon has ended; gives back its exit code (128 and the number of the signal that ended it).
+    /// Supervises until the daemon has ended. Returns the daemon's exit code (128 and the number of the signal that ended it).
     #[must_use]
     pub fn run(mut self) -> u8 {
         // Without the name it supervises as well.
@@ -141,7 +141,7 @@ impl Supervisor {
         }
     }
 
-    /// Collects children that have ended; gives back the exit code if the daemon is one of them.
+    /// Collects children that have ended. Returns the exit code if the daemon is one of them.
     fn collect(&mut self) -> nix::Result<Option<u8>> {
         loop {
             let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

@@ -187,7 +187,7 @@ impl Driver<'_> {
         }
     }
 
-    /// Sends a snapshot of the shard, and does nothing until [`Op::Resume`]. The operations that arrived meanwhile are done then.
+    /// Sends a snapshot of the shard, and does nothing until [`Op::Resume`]. Then it does the operations that have arrived.
     async fn capture(&mut self, wanted: oneshot::Sender<Transfer>) {
         let kept = mem::take(&mut *self.handle.connections.kept.borrow_mut());
         let mut snapshot = self.handle.shard.borrow().capture();

@@ -1,8 +1,8 @@
-//! The state that a process sends its successor: what it is, and its bytes. Descriptors travel beside it. It knows no shard.
+//! The state that a process sends its successor, and its encoding. Descriptors are sent separately. It knows no shard.
 //!
 //! Invariants:
-//! - What a tag or a variant means never changes; a new meaning gets a new tag, a new version or a new variant at the end.
-//! - What a reader does not know it refuses, unless the section says that it can be skipped.
+//! - The meaning of a tag or a variant never changes. A new meaning gets a new tag, a new version, or a new variant at the end.
+//! - A reader refuses a section that it does not know, unless the section's tag says that it can be skipped.
 
 mod section;
 mod transfer;
@@ -16,18 +16,18 @@ pub use self::transfer::Transfer;
 
 /// Node, position, and whether the cut-over is exact.
 const NODE: u16 = CRITICAL | 1;
-/// Where events come from.
+/// The sources.
 const SOURCES: u16 = CRITICAL | 2;
 /// Channels with their histories.
 const CHANNELS: u16 = CRITICAL | 3;
 /// Clients.
 const CLIENTS: u16 = CRITICAL | 4;
-/// Connections that are no clients yet.
+/// Connections that have opened no stream or poll yet.
 const CONNECTIONS: u16 = CRITICAL | 5;
 /// Connections of the admin socket.
 const ADMIN: u16 = CRITICAL | 6;
-// Reserved: CRITICAL | 7, the clients' grants (who they are and what they may read): a version that can't check them refuses the
-// snapshot.
+// Reserved: CRITICAL | 7, the clients' grants (who they are and what they may read). A version that can't check grants must refuse
+// the snapshot.
 
 /// The sections that this program reads, with their highest version.
 const KNOWN: &[(u16, u16)] = &[(NODE, 1), (SOURCES, 1), (CHANNELS, 1), (CLIENTS, 1), (CONNECTIONS, 1), (ADMIN, 1)];
@@ -35,13 +35,13 @@ const KNOWN: &[(u16, u16)] = &[(NODE, 1), (SOURCES, 1), (CHANNELS, 1), (CLIENTS,
 /// Why a snapshot can't be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// It begins like no snapshot.
-    #[error("this is no snapshot of ssecast")]
+    /// It does not begin as a snapshot does.
+    #[error("this is not a snapshot of ssecast")]
     NoSnapshot,
     /// It ends in the middle of a section.
     #[error("the snapshot is cut off")]
     CutOff,
-    /// It has the section twice.
+    /// It has a section twice.
     #[error("the snapshot has section {0:#06x} twice")]
     Twice(u16),
     /// It needs a section that this program does not know.
@@ -57,15 +57,15 @@ pub enum SnapshotError {
     /// It lacks a section.
     #[error("the snapshot lacks section {0:#06x}")]
     Missing(u16),
-    /// A section has more than what it should hold.
+    /// A section has bytes after its value.
     #[error("section {tag:#06x} of the snapshot has {left} bytes too many")]
     Left {
         /// The section's tag.
         tag: u16,
-        /// Bytes that mean nothing.
+        /// Number of bytes after the value.
         left: usize,
     },
-    /// A section holds something else, such as a kind of client that this program does not know.
+    /// A section can't be decoded. It may hold a value that this program does not know, such as a kind of client.
     #[error("section {tag:#06x} of the snapshot can't be read: {source}")]
     Section {
         /// The section's tag.
@@ -73,29 +73,29 @@ pub enum SnapshotError {
         /// What is wrong with it.
         source: postcard::Error,
     },
-    /// A snapshot of version 1 holds something else.
+    /// A snapshot of version 1 can't be decoded.
     #[error("the snapshot of version 1 can't be read: {0}")]
     Version1(postcard::Error),
-    /// The descriptors that came don't fit.
-    #[error("{came} descriptors came with a snapshot that has {expected}")]
+    /// The number of descriptors is wrong.
+    #[error("{came} descriptors arrived, and the snapshot has {expected}")]
     Descriptors {
-        /// How many came.
+        /// How many arrived.
         came: usize,
-        /// How many it has.
+        /// How many the snapshot has.
         expected: usize,
     },
 }
 
-/// Everything that a process knows.
+/// The whole state of a process.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The node, and how its events are divided.
+    /// The node, its position, and whether the cut-over is exact.
     pub node: NodeState,
-    /// Where events come from.
+    /// The sources.
     pub sources: Vec<SourceState>,
-    /// What the shards hold.
+    /// The state of all shards.
     pub shards: ShardState,
-    /// What was read of each connection of the admin socket.
+    /// For each connection of the admin socket: the bytes that were read and not used.
     pub admin: Vec<Bytes>,
 }
 
@@ -115,22 +115,22 @@ pub struct NodeState {
 pub struct SourceState {
     /// Its name, such as `redis`.
     pub id: String,
-    /// Where it has its messages from: a marker divides the messages of one origin only. It may hold a password.
+    /// Where its messages come from. A marker divides the messages of one origin only. It may hold a password.
     pub origin: String,
-    /// How far a durable source has read, in its own words.
+    /// How far a durable source has read, in the source's own format.
     pub checkpoint: Option<Bytes>,
 }
 
-/// What the shards hold.
+/// The state of the shards.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ShardState {
-    /// Since when channels are complete that are not here, and what last raised that.
+    /// For channels that are not listed: the position since which their history is complete, and the reason for that position.
     pub floor: (u64, GapCause),
     /// Channels with their histories.
     pub channels: Vec<ChannelState>,
     /// Clients.
     pub clients: Vec<ClientState>,
-    /// What was read of each connection that is no client yet.
+    /// For each connection that has opened no stream or poll yet: the bytes that were read and not used.
     pub connections: Vec<Bytes>,
 }
 
@@ -139,13 +139,13 @@ pub struct ShardState {
 pub struct ChannelState {
     /// Its name.
     pub name: String,
-    /// Whether its events arrive.
+    /// Whether a source delivers the channel.
     pub open: bool,
     /// The position since which its history is complete.
     pub complete_since: u64,
-    /// What last raised that.
+    /// Why it is complete only since that position.
     pub cause: GapCause,
-    /// Where a source was disconnected: the positions after which and up to which events may be missing.
+    /// One for each time a source was disconnected: events after the first position and up to the second may be missing.
     pub holes: Vec<(u64, u64)>,
     /// Each event's position, its arrival (tenths of a second since the machine started), and its plain frame.
     pub events: Vec<(u64, u32, Bytes)>,
@@ -158,35 +158,35 @@ pub struct ClientState {
     pub channels: Vec<u32>,
     /// Stream or poll, and in which form.
     pub kind: ClientKind,
-    /// Milliseconds until it ends by itself.
+    /// Milliseconds until its lifetime ends.
     pub expires: Option<u64>,
     /// Milliseconds since something was written to it.
     pub silent: u64,
-    /// Where it is, if it does not have everything.
+    /// How far it is, if it is behind.
     pub behind: Option<BehindState>,
     /// A poll's head, and how it is answered.
     pub poll: Option<(Bytes, PollForm)>,
-    /// Not used: the checksum of what a gzip stream has carried, and its length, by programs that end such streams with them.
+    /// Not used. Other versions may store the checksum and the length of a gzip stream's content here, to write its trailer.
     pub gzip: Option<(u32, u32)>,
 }
 
-/// Where a client is that does not have everything.
+/// How far a client is that is behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BehindState {
-    /// The position of the last event that it has, or has in `partial`.
+    /// The position of the last event that the client has, with what is in `partial`.
     pub cursor: u64,
-    /// Where that position is from.
+    /// How the client got that position.
     pub origin: OriginState,
-    /// Bytes that have to go out first.
+    /// Bytes that must be written to the client first.
     pub partial: Bytes,
-    /// Whether the client ends once they are out.
+    /// Whether the stream or poll ends once they are written.
     pub ends: bool,
 }
 
-/// What last raised the position since which a history is complete.
+/// Why a history is complete only since a certain position.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum GapCause {
-    /// The channel, or the node, began there.
+    /// The channel or the node began at that position.
     #[default]
     Began,
     /// Older events were dropped.
@@ -219,14 +219,14 @@ pub enum PollForm {
     Envelope,
 }
 
-/// Where a client's position is from.
+/// How a client got its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OriginState {
-    /// It was live, or began there.
+    /// The client was caught up at that position, or began there.
     Live,
-    /// It resumed with a cursor of this node.
+    /// The client resumed with a cursor of this node.
     Resumed,
-    /// It resumed with a cursor of another node.
+    /// The client resumed with a cursor of another node.
     Foreign,
 }
 
@@ -234,7 +234,7 @@ impl Snapshot {
     /// The snapshot as bytes, in the format of the current version.
     ///
     /// # Errors
-    /// None that is known: what it is made of can be written.
+    /// A part can't be encoded. No state is known for which this happens.
     pub fn encode(&self) -> Result<Vec<u8>, SnapshotError> {
         let shards = &self.shards;
         Ok(Writer::new()
@@ -247,7 +247,7 @@ impl Snapshot {
             .finish())
     }
 
-    /// Reads the bytes that a process of version `version` of the control channel has sent.
+    /// Decodes the bytes of a process that speaks version `version` of the control channel's messages.
     ///
     /// # Errors
     /// They are damaged, or hold something that this program does not know.
@@ -262,7 +262,7 @@ impl Snapshot {
         Ok(Self { node: reader.read(NODE)?, sources: reader.read(SOURCES)?, shards, admin: reader.read(ADMIN)? })
     }
 
-    /// Clients and connections: as many descriptors go with the snapshot.
+    /// Number of descriptors that belong to the snapshot: one for each client and each connection.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         self.shards.descriptors() + self.admin.len()
@@ -270,12 +270,12 @@ impl Snapshot {
 }
 
 impl ShardState {
-    /// Names of the channels whose events arrive.
+    /// Names of the channels that a source delivers.
     pub fn open_channels(&self) -> impl Iterator<Item = &str> {
         self.channels.iter().filter(|channel| channel.open).map(|channel| channel.name.as_str())
     }
 
-    /// Clients, and connections that are none yet: as many descriptors go with the state.
+    /// Number of descriptors that belong to the state: one for each client and each connection.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         self.clients.len() + self.connections.len()
@@ -348,7 +348,7 @@ mod tests {
             };
             let bytes = snapshot.encode().unwrap();
             prop_assert_eq!(Snapshot::decode(&bytes, 2).unwrap(), snapshot);
-            // However it is damaged: it is read or refused, without a panic.
+            // A snapshot that is cut off anywhere is refused, without a panic.
             for length in (0..bytes.len()).step_by(7) {
                 prop_assert!(Snapshot::decode(&bytes[..length], 2).is_err());
             }

@@ -1,4 +1,4 @@
-//! The container of a snapshot: sections, each with a tag, a version and its bytes. It knows nothing of what is in them.
+//! The container format of a snapshot: sections, each with a tag, a version and bytes. It does not know what the bytes mean.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -14,9 +14,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::SnapshotError;
 
-/// What every snapshot begins with.
+/// The first bytes of every snapshot.
 const MAGIC: &[u8; 8] = b"SSECSNAP";
-/// The bit of a tag that says that the snapshot is useless without the section.
+/// The bit of a tag that marks a section without which the snapshot can't be used.
 pub(super) const CRITICAL: u16 = 0x8000;
 const HEADER: usize = 2 + 2 + 8;
 
@@ -59,10 +59,10 @@ struct Section<'a> {
 pub(super) struct Reader<'a>(Vec<Section<'a>>);
 
 impl<'a> Reader<'a> {
-    /// Takes a snapshot apart. `known` are the tags that this program knows, with their highest version.
+    /// Splits a snapshot into sections. `known` are the tags that this program knows, with their highest version.
     ///
     /// # Errors
-    /// It is no snapshot, is cut off, has a section twice, or a critical one that this program does not know.
+    /// The bytes are no snapshot or are cut off; a section is there twice; a critical section is unknown.
     pub(super) fn new(bytes: &'a [u8], known: &[(u16, u16)]) -> Result<Self, SnapshotError> {
         let mut rest = bytes.strip_prefix(MAGIC).ok_or(SnapshotError::NoSnapshot)?;
         let mut sections: Vec<Section<'a>> = Vec::new();
@@ -88,13 +88,13 @@ impl<'a> Reader<'a> {
         Ok(Self(sections))
     }
 
-    /// What the section holds.
+    /// Decodes the section's value.
     ///
     /// # Errors
-    /// It is missing, or holds something else: also a value of an enum that this program does not know.
+    /// The section is missing or can't be decoded, for example because of an enum's variant that this program does not know.
     pub(super) fn read<T: DeserializeOwned>(&self, tag: u16) -> Result<T, SnapshotError> {
         let section = self.0.iter().find(|section| section.tag == tag).ok_or(SnapshotError::Missing(tag))?;
-        debug_assert!(section.version > 0, "checked above");
+        debug_assert!(section.version > 0, "checked by `new`");
         let (value, rest) =
             postcard::take_from_bytes(section.bytes).map_err(|source| SnapshotError::Section { tag, source })?;
         if rest.is_empty() { Ok(value) } else { Err(SnapshotError::Left { tag, left: rest.len() }) }

@@ -1,4 +1,5 @@
-//! The shards' state with its descriptors, put together from several shards and dealt out to as many as there are then.
+//! The shards' state with its descriptors: merges the states of all shards, and splits the result among the successor's shards.
+//! It sends nothing.
 
 use std::{
     collections::HashMap,
@@ -10,22 +11,22 @@ use bytes::Bytes;
 use super::{ShardState, SnapshotError};
 use crate::index;
 
-/// A state with descriptors for its clients, and then its connections.
+/// A state with its descriptors: first those of the clients, then those of the connections.
 #[derive(Debug, Default)]
 pub struct Transfer {
-    /// What is held.
+    /// The state.
     pub state: ShardState,
-    /// Numbers of this process's descriptors, which stay with their shard.
+    /// Descriptors that a shard of this process owns.
     pub borrowed_fds: Vec<RawFd>,
-    /// Descriptors that came with the state from another process.
+    /// Descriptors that were received with the state from another process.
     pub owned_fds: Vec<OwnedFd>,
 }
 
 impl Transfer {
-    /// A state that came from another process.
+    /// A state that was received from another process.
     ///
     /// # Errors
-    /// The descriptors don't fit: a client would get another's socket.
+    /// The number of descriptors is wrong. With it, a client could get the socket of another client.
     pub fn received(state: ShardState, owned_fds: Vec<OwnedFd>) -> Result<Self, SnapshotError> {
         let (came, expected) = (owned_fds.len(), state.descriptors());
         if came != expected {
@@ -34,14 +35,13 @@ impl Transfer {
         Ok(Self { state, borrowed_fds: Vec::new(), owned_fds })
     }
 
-    /// Adds a connection that is no client yet, with what was read from it.
+    /// Adds a connection that has opened no stream or poll yet, with the bytes that were read from it and not used.
     pub fn add_connection(&mut self, fd: RawFd, unread: Bytes) {
         self.borrowed_fds.push(fd);
         self.state.connections.push(unread);
     }
 
-    /// Puts the states of several shards together. Shards have seen the same events, so of each channel the longest history
-    /// is kept.
+    /// Merges the states of several shards. All shards have seen the same events, so each channel's longest history is kept.
     #[must_use]
     pub fn merge(all: Vec<Self>) -> Self {
         let mut merged = Self::default();
@@ -55,7 +55,8 @@ impl Transfer {
                 moved.push(index::to_u32(at));
                 match merged.state.channels.get_mut(at) {
                     None => merged.state.channels.push(channel),
-                    // One shard may have taken a confirmation that the other has not: only an open channel is asked for again.
+                    // One shard may have processed a confirmation that another has not. The open channel is kept, because the
+                    // successor restores the subscriptions of open channels only.
                     Some(known) if (!channel.open, channel.complete_since) < (!known.open, known.complete_since) => {
                         *known = channel;
                     }
@@ -76,7 +77,7 @@ impl Transfer {
         merged
     }
 
-    /// Deals the clients and connections out to `shards` shards; each gets all histories, which share the events' bytes.
+    /// Splits the clients and connections among `shards` shards. Each gets all histories, which share the events' bytes.
     #[must_use]
     pub fn split(self, shards: usize) -> Vec<Self> {
         let Self { state: ShardState { floor, channels, clients, connections }, owned_fds, .. } = self;

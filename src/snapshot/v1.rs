@@ -1,4 +1,4 @@
-//! The snapshot of version 1 (the program before its first release): one piece, without tags. It is read and never written.
+//! Reads the snapshot format of version 1, which the program had before its first release. It has no sections. It is never written.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::clock::{Uptime, unix_micros};
 struct Whole {
     cursor: (String, u64),
     exact: bool,
-    /// Of the one source that there was; empty without it.
+    /// The origin of the only source. Empty if there was none.
     origin: String,
     shards: Shards,
     admin: Vec<Bytes>,
@@ -32,7 +32,7 @@ struct Channel {
     open: bool,
     complete_since: u64,
     cause: GapCause,
-    /// Only where each ended.
+    /// The positions at which the holes end.
     holes: Vec<u64>,
     events: Vec<(u64, Bytes)>,
 }
@@ -54,14 +54,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
 
 impl Channel {
     fn into_state(self, now: u64, uptime: Uptime) -> ChannelState {
-        // A hole began after the last event before its end.
+        // A hole begins after the last event before the hole's end.
         let begin = |end: u64| {
             let before =
                 self.events.iter().map(|(position, _)| *position).take_while(|position| *position < end).last();
             before.unwrap_or(self.complete_since).min(end.saturating_sub(1))
         };
         let holes = self.holes.iter().map(|&end| (begin(end), end)).collect();
-        // A position was the time of arrival.
+        // In version 1 a position is the time of arrival.
         let arrived = |position: u64| uptime.before(Duration::from_micros(now.saturating_sub(position))).0;
         let events =
             self.events.iter().map(|(position, frame)| (*position, arrived(*position), frame.clone())).collect();
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::snapshot::{ClientKind, PollForm};
 
-    /// Sent by a program of version 1, with a stream, a gzip stream, a poll, a connection without a request, and three events.
+    /// A program of version 1 sent it, with a stream, a gzip stream, a poll, a connection without a request, and three events.
     const STORED: &[u8] = include_bytes!("../../tests/data/snapshot-v1.bin");
 
     #[test]

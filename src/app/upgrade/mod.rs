@@ -1,4 +1,4 @@
-//! Hot upgrade: a new process takes over every descriptor and the whole state of this one, and no client notices.
+//! Hot upgrade: a new process takes over every descriptor and the whole state of this one. No connection is closed.
 
 pub(super) mod phase;
 pub(super) mod receiver;

@@ -1,4 +1,4 @@
-//! The phases of an upgrade, and which message leads from one to the next: a pure state machine, the same on both sides.
+//! The phases of an upgrade, and the message that leads from each to the next: a pure state machine, used by both processes.
 //! It sends nothing and waits for nothing.
 
 use std::{fmt, time::Duration};
@@ -10,33 +10,33 @@ use crate::process::control_channel::Message;
 pub(in crate::app) enum Side {
     /// The process that serves.
     Predecessor,
-    /// The process that is to take over.
+    /// The process that will take over.
     Successor,
 }
 
-/// How far an upgrade is.
+/// The phase of an upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::app) enum Phase {
     /// The successor starts and reads its configuration.
     Starting,
-    /// The successor is known; the predecessor prepares what it tells it.
+    /// The successor has sent its version. The predecessor prepares the sockets, the channels' names and the marker.
     Introduced,
     /// The successor connects its sources and subscribes.
     Subscribing,
-    /// The predecessor stops accepting and lets requests under way end.
+    /// The predecessor stops accepting and waits until requests under way have ended.
     Pausing,
-    /// The successor subscribes to the channels that were joined meanwhile.
+    /// The successor subscribes to the channels that clients have opened since its first subscription.
     CatchingUp,
     /// The predecessor stops its shards and takes the snapshot.
     Capturing,
-    /// The snapshot's descriptors travel; the successor makes its shards.
+    /// The predecessor sends the snapshot's descriptors. The successor makes its shards.
     Sending {
-        /// Descriptors on their way.
+        /// Number of descriptors that have not been sent yet.
         left: usize,
     },
-    /// The successor has everything and touches nothing.
+    /// The successor has everything, and does not use it yet.
     Held,
-    /// The predecessor waits for the receipt.
+    /// The predecessor waits for the receipt (`Serving`).
     Committing,
     /// The successor serves.
     Done,
@@ -79,19 +79,19 @@ impl Phase {
         })
     }
 
-    /// Longest time that the predecessor stays in the phase. While it pauses, catches up, captures, sends and commits, clients
-    /// wait; these together have a limit of their own.
+    /// Longest time that the predecessor stays in the phase. Clients wait from `Pausing` to `Committing`; these phases together
+    /// have a limit of their own.
     pub(in crate::app) const fn limit(self) -> Duration {
         Duration::from_secs(match self {
             Self::Starting => 15,
-            // Longer than the successor's own limit, so that the successor says what it waited for.
+            // Longer than the successor's own limit, so that the successor can report what it waited for.
             Self::Subscribing => 30,
             Self::Sending { .. } => 10,
             _ => 5,
         })
     }
 
-    /// What the successor has not done where the phase ends too early: `… ended before it {}`.
+    /// What the successor has not done if it ends in this phase. It completes `the new process ended before it …`.
     pub(in crate::app) const fn expectation(self) -> &'static str {
         match self {
             Self::Starting => "had read its configuration",
@@ -192,7 +192,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a process sends: the other one is done only after the whole upgrade in order.
+        /// Whatever the processes send, an upgrade is done only after all its messages in their order.
         #[test]
         fn nothing_but_the_whole_upgrade_leads_to_the_end(picks in proptest::collection::vec(0..11_usize, 0..40)) {
             let upgrade = upgrade();

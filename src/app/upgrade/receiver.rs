@@ -28,20 +28,20 @@ use crate::{
 
 /// Longest wait for the sources.
 const SUBSCRIBE: Duration = Duration::from_secs(25);
-/// Longest wait for the marker, which the predecessor has had already.
+/// Longest wait for the marker. The predecessor has received it already.
 const MARKER: Duration = Duration::from_secs(5);
-/// Longest wait for the predecessor's next message, which may take its time but not for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Longest wait to send; the predecessor takes what is sent at once.
+/// Longest wait for the predecessor's next message. A busy predecessor may need many seconds.
+const PREDECESSOR_MESSAGE: Duration = Duration::from_secs(60);
+/// Longest wait to send. The predecessor receives each message at once.
 const SEND: Duration = Duration::from_secs(5);
-/// Longest wait for the predecessor to name this process to the service manager.
+/// Longest wait until the predecessor has named this process to the service manager as the main one.
 const NAMED: Duration = Duration::from_secs(2);
 
-/// A process on its way to take over: its end of the channel, and what came with the first messages.
+/// The successor before it takes over: its end of the control channel, and the contents of the first messages.
 pub struct UpgradeReceiver {
     control: ControlChannel,
     phase: Phase,
-    /// The predecessor's version.
+    /// The version of the upgrade's messages that the predecessor speaks.
     version: u32,
     marker: Option<ChannelName>,
     /// Whether the predecessor's sources are connected.
@@ -51,21 +51,22 @@ pub struct UpgradeReceiver {
     supervised: bool,
 }
 
-/// What was taken over. Nothing of it has been touched.
+/// What was taken over. Nothing of it has been used yet.
 pub(in crate::app) struct Inherited {
     pub(in crate::app) daemon: Daemon,
     /// Connections of the admin socket.
     pub(in crate::app) admin: Vec<Stream>,
-    /// The channel to the predecessor, and whether that stays as the supervising process.
+    /// The channel to the predecessor.
     pub(in crate::app) control: AsyncControlChannel,
+    /// Whether the predecessor stays as the supervising process.
     pub(in crate::app) supervised: bool,
 }
 
 impl UpgradeReceiver {
-    /// Greets the predecessor, and receives what descriptors it passes on. It blocks.
+    /// Sends the predecessor this program's version, and receives the first descriptors. It blocks.
     ///
     /// # Errors
-    /// The predecessor has ended, is of a version that this program does not know, or sends something out of turn.
+    /// The predecessor has ended, speaks a version that this program does not know, or sends an unexpected message.
     pub fn begin(control: ControlChannel) -> anyhow::Result<(Self, Vec<(InheritedFd, OwnedFd)>)> {
         let begun = Self::try_to_begin(&control);
         let (channels, phase, message, inherited) = begun.inspect_err(|error| control.fail(&format!("{error:#}")))?;
@@ -76,14 +77,14 @@ impl UpgradeReceiver {
         Ok((Self { control, phase, version, marker, sources, channels, supervised }, inherited))
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of the first message, put together by its only caller")]
+    #[expect(clippy::type_complexity, reason = "the parts of the first message; there is only one caller")]
     fn try_to_begin(
         control: &ControlChannel,
     ) -> anyhow::Result<(Vec<ChannelName>, Phase, Message, Vec<(InheritedFd, OwnedFd)>)> {
         let hello = Message::Hello { version: VERSION };
         control.send(&hello, &[], SEND)?;
         let phase = Phase::Starting.after(Side::Successor, &hello, 0)?;
-        let (message, mut fds) = control.recv(PATIENCE)?;
+        let (message, mut fds) = control.recv(PREDECESSOR_MESSAGE)?;
         let phase = phase.after(Side::Predecessor, &message, fds.len())?;
         let Message::Subscribe { version, sockets, .. } = &message else { bail!("the predecessor sent {message:?}") };
         ensure!(
@@ -92,7 +93,7 @@ impl UpgradeReceiver {
              {OLDEST_VERSION} to {VERSION}: restart ssecast instead of reloading it"
         );
         let names = read_names(fds.pop().context("the predecessor sent no names")?)?;
-        ensure!(fds.len() == sockets.len(), "{} descriptors came and {} were named", fds.len(), sockets.len());
+        ensure!(fds.len() == sockets.len(), "{} descriptors arrived and {} were announced", fds.len(), sockets.len());
         let inherited = sockets.iter().cloned().zip(fds).collect();
         Ok((names, phase, message, inherited))
     }
@@ -103,17 +104,17 @@ impl UpgradeReceiver {
         self.supervised
     }
 
-    /// Tells the predecessor why this process can't take over.
+    /// Sends the predecessor the reason why this process can't take over.
     pub fn refuse(&self, reason: &str) {
         self.control.fail(reason);
     }
 
-    /// Connects the sources, takes everything, and makes the shards with it. When it resolves, the predecessor has sent `Go`.
+    /// Connects the sources, receives everything, and makes the shards from it. When it succeeds, the predecessor has sent `Go`,
+    /// and the shards have begun.
     pub(in crate::app) async fn take_over(self, config: &Arc<Config>) -> anyhow::Result<Inherited> {
         let Self { control, phase, version, marker, sources, channels, supervised } = self;
         let control = AsyncControlChannel::new(control)?;
         let mut taking = TakingOver { control, phase, version, marker, sources };
-        // A predecessor that ends while this process waits for something else is noticed at once.
         let taken = taking.take_over(config, &channels).await;
         match taken {
             Ok((daemon, admin)) => Ok(Inherited { daemon, admin, control: taking.control, supervised }),
@@ -127,13 +128,13 @@ impl UpgradeReceiver {
 
 impl Inherited {
     /// Waits until the predecessor has named this process to the service manager as the main one.
-    pub(in crate::app) async fn named(control: AsyncControlChannel) {
-        // The channel closes then; if the predecessor is slow, the service manager learns the rest a little later.
+    pub(in crate::app) async fn wait_until_named(control: AsyncControlChannel) {
+        // The predecessor closes the channel when it has done so. If it is slow, this process does not wait longer.
         let _ = control.recv(NAMED).await;
     }
 }
 
-/// A successor on its runtime.
+/// A successor that is taking over, on its runtime.
 struct TakingOver {
     control: AsyncControlChannel,
     phase: Phase,
@@ -172,7 +173,8 @@ impl TakingOver {
         self.send(&Message::Holding).await?;
         let (message, _) = self.recv().await?;
         ensure!(message == Message::Go, "the predecessor sent {message:?}");
-        // Before the receipt, after which whatever is published must arrive; and before the shards, which may ask for channels.
+        // This comes before the receipt, because everything that is published after the receipt must arrive. It also comes before
+        // the shards begin, because they may ask for channels.
         if !dispatcher.begin(Sequencer::after(cursor), &open, exact, checkpoints.iter().cloned()) {
             tracing::warn!("events published during the upgrade may be missing: clients get a gap event");
         }
@@ -182,25 +184,25 @@ impl TakingOver {
         Ok((daemon, admin))
     }
 
-    /// Sends the receipt. Where the predecessor has given this process up, it must not serve; where it has ended since it sent
-    /// `Go`, nobody else serves.
+    /// Sends the receipt. If the predecessor has cancelled the upgrade, this process must not serve. If the predecessor has
+    /// ended after `Go`, this process serves, because no other one does.
     async fn confirm(&mut self) -> anyhow::Result<()> {
         match self.control.send(&Message::Serving, &[], SEND).await {
             Ok(()) => {}
             Err(ControlError::Closed) if matches!(self.control.try_recv(), Err(ControlError::Closed)) => {
                 tracing::warn!("the predecessor has ended before the receipt; this process serves");
             }
-            Err(error) => return Err(error).context("the predecessor has given this process up"),
+            Err(error) => return Err(error).context("the predecessor has cancelled the upgrade"),
         }
         Ok(())
     }
 
-    /// Waits until the sources have confirmed what was asked for, and says so.
+    /// Waits until the sources have confirmed all channels, and reports that to the predecessor.
     async fn subscribe(&mut self, dispatcher: &Dispatcher) -> anyhow::Result<()> {
         let is_done = || dispatcher.is_subscribed() || (!self.sources && dispatcher.settled());
-        // A login that is refused now is refused in 25 seconds as well.
-        let is_in_vain = || self.sources && dispatcher.is_login_refused();
-        let waited = self.unless_closed(until(SUBSCRIBE, || is_done() || is_in_vain())).await?;
+        // Waiting is useless after a refused login: it would be refused again.
+        let is_hopeless = || self.sources && dispatcher.is_login_refused();
+        let waited = self.unless_closed(until(SUBSCRIBE, || is_done() || is_hopeless())).await?;
         if waited.is_err() || !is_done() {
             bail!(not_subscribed(&dispatcher.disconnected_sources()));
         }
@@ -208,13 +210,14 @@ impl TakingOver {
         self.send(&Message::Ready).await
     }
 
-    /// Waits until all that comes before the marker has come, which the predecessor has passed on. True if the marker divides.
+    /// Waits until the marker has arrived. The messages before it were delivered by the predecessor. True if the marker divides
+    /// the messages of all sources.
     async fn is_divided(&self, dispatcher: &Dispatcher) -> anyhow::Result<bool> {
         if self.marker.is_none() {
             return Ok(true);
         }
         let divided = until(MARKER, || dispatcher.is_buffering() || !dispatcher.has_marker() || dispatcher.is_broken());
-        self.unless_closed(divided).await?.context("the marker did not come to the new process")?;
+        self.unless_closed(divided).await?.context("the new process did not receive the marker")?;
         Ok(dispatcher.is_buffering())
     }
 
@@ -226,20 +229,20 @@ impl TakingOver {
         drop(bytes);
         let mut all = Vec::new();
         while let Phase::Sending { left: 1.. } = self.phase {
-            let (_, lot) = self.recv().await?;
-            all.extend(lot);
+            let (_, batch) = self.recv().await?;
+            all.extend(batch);
         }
         let expected = snapshot.descriptors();
-        ensure!(all.len() == expected, "{} descriptors came, and the snapshot has {expected}", all.len());
+        ensure!(all.len() == expected, "{} descriptors arrived, and the snapshot has {expected}", all.len());
         Ok((snapshot, all))
     }
 
-    /// Waits for something else than the predecessor, as long as that lives.
+    /// Waits for `waited`. Fails at once if the predecessor ends or sends something.
     async fn unless_closed<T>(&self, waited: impl Future<Output = T>) -> anyhow::Result<T> {
         tokio::select! {
             done = waited => Ok(done),
             () = self.control.has_news() => match self.control.try_recv() {
-                Err(error) => Err(error).context("the upgrade is over"),
+                Err(error) => Err(error).context("the upgrade has ended"),
                 Ok(message) => bail!("the predecessor sent {message:?} out of turn"),
             }
         }
@@ -253,13 +256,14 @@ impl TakingOver {
     }
 
     async fn recv(&mut self) -> anyhow::Result<(Message, Vec<OwnedFd>)> {
-        let (message, fds) = self.control.recv(PATIENCE).await?;
+        let (message, fds) = self.control.recv(PREDECESSOR_MESSAGE).await?;
         self.phase = self.phase.after(Side::Predecessor, &message, fds.len())?;
         Ok((message, fds))
     }
 }
 
-/// Why a process can't take over whose sources have not confirmed all channels; the running process's are connected.
+/// The reason of a successor that can't take over, because its sources have not confirmed all channels and the predecessor's
+/// sources are connected.
 fn not_subscribed(disconnected: &[(&str, Arc<str>)]) -> String {
     if disconnected.is_empty() {
         return format!("its sources did not confirm all channels in {SUBSCRIBE:?}");
@@ -276,7 +280,7 @@ fn not_subscribed(disconnected: &[(&str, Arc<str>)]) -> String {
 
 fn read_names(fd: OwnedFd) -> anyhow::Result<Vec<ChannelName>> {
     let names: Vec<String> = serde_json::from_slice(&read_memfd(fd)?)?;
-    // The predecessor has checked them; one that this version doesn't allow is not subscribed to, and its clients get a gap event.
+    // The predecessor has checked the names. A name that this version doesn't allow is skipped, and its clients get a gap event.
     Ok(names.iter().filter_map(|name| ChannelName::new(name).ok()).collect())
 }
 
@@ -292,7 +296,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// Plays a predecessor without sources and clients until everything is held; `then` is what it does next.
+    /// Acts as a predecessor without sources and clients until the successor sends `Holding`. `then` is what it does next.
     async fn taken_over_from(then: impl AsyncFnOnce(AsyncControlChannel)) -> anyhow::Result<Inherited> {
         let (ours, theirs) = ControlChannel::pair().unwrap();
         let ours = AsyncControlChannel::new(ours).unwrap();
@@ -337,14 +341,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_successor_that_was_given_up_after_go_does_not_serve() {
+    async fn a_successor_whose_predecessor_cancels_after_go_does_not_serve() {
         let mut predecessor = None;
-        let gives_up = async |control: AsyncControlChannel| {
+        let cancels = async |control: AsyncControlChannel| {
             control.shut();
             control.send(&Message::Go, &[], SOON).await.unwrap();
             predecessor = Some(control);
         };
-        let error = taken_over_from(gives_up).await.err().unwrap();
-        assert!(format!("{error:#}").contains("given this process up"), "{error:#}");
+        let error = taken_over_from(cancels).await.err().unwrap();
+        assert!(format!("{error:#}").contains("the predecessor has cancelled the upgrade"), "{error:#}");
     }
 }

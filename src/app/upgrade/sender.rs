@@ -1,7 +1,9 @@
-//! The predecessor's side of an upgrade: two phases, so that at no moment is anything given up that isn't held already.
+//! The predecessor's side of an upgrade: sends everything to the successor, and then commits. It makes no shards.
 //!
-//! Invariant: until the receipt has come, this process can go on as if nothing had been asked, and does so after any error: the
-//! successor is ended first, so that two processes never serve one client.
+//! Invariants:
+//! - This process gives nothing up before the successor has it.
+//! - Until the receipt arrives, this process can continue as before, and does so after any error.
+//! - After an error the successor is ended first, so that two processes never serve one client.
 
 use std::{
     ffi::OsString,
@@ -36,10 +38,10 @@ use crate::{
 const STANDSTILL: Duration = Duration::from_secs(25);
 /// Longest wait for the marker, for requests under way, and for the shards.
 const STEP: Duration = Duration::from_secs(5);
-/// How long a process that has closed its end may take to be gone.
+/// Longest wait until a process that has closed its end of the channel has exited.
 const EXIT_TIME: Duration = Duration::from_millis(500);
 
-/// How to start a new process: the program as it was found at start, and the arguments of this one.
+/// How to start a new process: with the program and the arguments of this one.
 #[derive(Debug, Clone)]
 pub struct Relaunch {
     /// The program's path.
@@ -51,10 +53,10 @@ pub struct Relaunch {
 }
 
 impl Relaunch {
-    /// This process again: to be called at its start, before it changes its folder or its program is replaced.
+    /// Describes this process. Call it at the start, before the process changes its folder and before its program is replaced.
     ///
     /// # Errors
-    /// The kernel does not tell the program or the folder.
+    /// The program or the folder can't be read from the kernel.
     pub fn this_process() -> std::io::Result<Self> {
         let arguments = std::env::args_os().skip(1).collect();
         Ok(Self { program: program()?, arguments, folder: std::env::current_dir()? })
@@ -69,10 +71,10 @@ pub(in crate::app) struct Upgraded {
     pub(in crate::app) control: AsyncControlChannel,
 }
 
-/// Has a new process take over everything. From then on this process must only end.
+/// Starts a new process that takes over everything. After success, this process must not serve any more.
 ///
 /// # Errors
-/// The new process can't take over, or `shutdown` was requested. Everything is as it was.
+/// The new process can't take over, or `shutdown` was requested. This process continues as before.
 pub(in crate::app) async fn upgrade<S: Future<Output = ()>>(
     serving: &mut Serving,
     relaunch: &Relaunch,
@@ -94,18 +96,18 @@ pub(in crate::app) async fn upgrade<S: Future<Output = ()>>(
     };
     // From here on clients wait.
     let began = Instant::now();
-    let handed = tokio::select! {
-        handed = timeout(STANDSTILL, hand_over(serving, &mut session, cutover)) => {
-            handed.unwrap_or_else(|_| Err(anyhow::anyhow!("the new process hung: the upgrade took longer than {STANDSTILL:?}")))
+    let sent = tokio::select! {
+        sent = timeout(STANDSTILL, send_everything(serving, &mut session, cutover)) => {
+            sent.unwrap_or_else(|_| Err(anyhow::anyhow!("the new process hung: the upgrade took longer than {STANDSTILL:?}")))
         }
         () = shutdown.requested() => Err(stopping()),
     };
-    let committed = match handed {
-        Ok(handed) => session.commit().await.map(|()| handed),
+    let committed = match sent {
+        Ok(sent) => session.commit().await.map(|()| sent),
         Err(error) => Err(error),
     };
     match committed {
-        Ok(Handed { clients, exact }) => {
+        Ok(Sent { clients, exact }) => {
             let pid = session.successor.pid();
             tracing::info!(clients, exact, stood_still = ?began.elapsed(), pid, "a new process has taken over");
             session.successor.release();
@@ -127,20 +129,20 @@ fn stopping() -> anyhow::Error {
     anyhow::anyhow!("ssecast is stopping")
 }
 
-/// How the sources' messages are divided.
+/// How the sources' messages are divided between the two processes.
 struct Cutover {
     marker: Option<ChannelName>,
-    /// Whether the marker divides them, or there are none.
+    /// Whether no message is lost: the marker divides them, or there are no sources.
     exact: bool,
 }
 
-/// What was handed over, for the log.
-struct Handed {
+/// What was sent, for the log.
+struct Sent {
     clients: usize,
     exact: bool,
 }
 
-/// The successor, the channel to it and how far both are. Dropping it ends the successor.
+/// The successor, the channel to it, and the phase of the upgrade. Dropping it ends the successor.
 struct SuccessorSession {
     successor: Successor,
     control: AsyncControlChannel,
@@ -181,7 +183,7 @@ impl SuccessorSession {
         }
     }
 
-    /// Says that everything is the successor's, and receives the receipt.
+    /// Sends `Go`: everything is the successor's now. Then receives the receipt.
     async fn commit(&mut self) -> anyhow::Result<()> {
         self.send(Message::Go, &[]).await?;
         let error = match self.control.recv(self.phase.limit()).await {
@@ -190,7 +192,8 @@ impl SuccessorSession {
             Ok((other, _)) => ControlError::Unexpected(format!("{other:?}")),
             Err(error) => error,
         };
-        // Whatever went wrong, the successor may serve by now: it can't say so later, and is asked a last time.
+        // The successor may serve by now, whatever went wrong. After this it can't send a receipt any more, so the channel is read
+        // a last time.
         self.control.shut();
         match self.control.try_recv() {
             Ok(Some((Message::Serving, _))) => Ok(()),
@@ -217,11 +220,11 @@ impl SuccessorSession {
         match error {
             ControlError::Failed(reason) => anyhow::anyhow!("the new process can't take over: {reason}"),
             ControlError::Closed => {
-                // What it sent last was for this.
+                // Its last message may hold the reason.
                 if let Err(ControlError::Failed(reason)) = self.control.try_recv() {
                     return anyhow::anyhow!("the new process can't take over: {reason}");
                 }
-                // Its end of the channel closes a moment before the process is gone.
+                // Its end of the channel closes a moment before the process has exited.
                 let until = Instant::now() + EXIT_TIME;
                 let mut ended = self.successor.ended();
                 while ended.is_none() && Instant::now() < until {
@@ -240,14 +243,14 @@ impl SuccessorSession {
         }
     }
 
-    /// Ends the successor; when this resolves it can touch nothing.
+    /// Ends the successor. When this resolves, the successor has exited.
     async fn end(self) {
-        // It only fails if the runtime ends, and then everything does.
+        // This fails only if the runtime ends, and then the whole process ends.
         let _ = spawn_blocking(move || drop(self)).await;
     }
 }
 
-/// The first phase: the successor reads its configuration, connects its sources and subscribes. Clients are served meanwhile.
+/// The first half: the successor reads its configuration, connects its sources and subscribes. This process still serves.
 async fn prepare(serving: &Serving, session: &mut SuccessorSession) -> anyhow::Result<Cutover> {
     if let Message::Hello { version } = session.answer().await?
         && version < VERSION
@@ -258,7 +261,7 @@ async fn prepare(serving: &Serving, session: &mut SuccessorSession) -> anyhow::R
     }
     let dispatcher = &serving.daemon.dispatcher;
     let has_sources = !serving.config.sources.is_empty();
-    // What a source misses while it is disconnected leads to a gap in any case.
+    // A source that is disconnected misses messages, so its clients get a gap event with or without a marker.
     let connected = dispatcher.disconnected_sources().is_empty();
     let mut exact = connected;
     let has_fanout = serving.daemon.sources.fanout_publishers().next().is_some();
@@ -286,13 +289,17 @@ async fn prepare(serving: &Serving, session: &mut SuccessorSession) -> anyhow::R
     Ok(Cutover { marker, exact })
 }
 
-/// The second phase: this process stops, and sends everything. When it resolves, the successor holds it.
-async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutover: Cutover) -> anyhow::Result<Handed> {
+/// The second half: this process stops serving and sends everything. When it resolves, the successor has everything.
+async fn send_everything(
+    serving: &mut Serving,
+    session: &mut SuccessorSession,
+    cutover: Cutover,
+) -> anyhow::Result<Sent> {
     let Cutover { marker, mut exact } = cutover;
     let dispatcher = Arc::clone(&serving.daemon.dispatcher);
     serving.accepting.pause(STEP).await?;
-    of_each_shard(serving, Op::Pause).await?;
-    // Channels that were joined meanwhile; from here on none is.
+    ask_each_shard(serving, Op::Pause).await?;
+    // These include the channels that clients have opened since the first `Subscribe`. From here on no client opens one.
     let names = memfd(&serde_json::to_vec(&names(&dispatcher.wanted_channels()))?)?;
     let subscribe =
         Message::Subscribe { version: VERSION, sockets: Vec::new(), marker: None, sources: exact, supervised: false };
@@ -301,37 +308,39 @@ async fn hand_over(serving: &mut Serving, session: &mut SuccessorSession, cutove
     if let Some(marker) = &marker {
         exact &= publish_marker(serving, marker).await;
         if exact {
-            timeout(STEP, dispatcher.buffering()).await.context("the marker did not come back")?;
+            timeout(STEP, dispatcher.buffering()).await.context("this process did not receive the marker")?;
         }
     }
     dispatcher.buffer();
-    let Transfer { state, mut borrowed_fds, .. } = of_each_shard(serving, Op::Capture).await.map(Transfer::merge)?;
+    let Transfer { state, mut borrowed_fds, .. } = ask_each_shard(serving, Op::Capture).await.map(Transfer::merge)?;
     let clients = state.clients.len();
     let (fds, admin): (Vec<RawFd>, Vec<Bytes>) = serving.accepting.left().into_iter().unzip();
     borrowed_fds.extend(fds);
     let Cursor { node, position } = dispatcher.cursor();
     let node = NodeState { name: node.to_string(), position: position.0, exact };
     let snapshot = Snapshot { node, sources: serving.daemon.sources.states(&dispatcher), shards: state, admin };
-    ensure!(borrowed_fds.len() == snapshot.descriptors(), "the snapshot does not fit its descriptors");
+    let (collected, expected) = (borrowed_fds.len(), snapshot.descriptors());
+    ensure!(collected == expected, "{collected} descriptors were collected, and the snapshot has {expected}");
     let state = memfd(&snapshot.encode()?)?;
     drop(snapshot);
     session.send(Message::State { descriptors: borrowed_fds.len() }, &[state.as_raw_fd()]).await?;
     drop(state);
-    for lot in borrowed_fds.chunks(FDS_PER_MESSAGE) {
-        session.send(Message::Descriptors, lot).await?;
+    for batch in borrowed_fds.chunks(FDS_PER_MESSAGE) {
+        session.send(Message::Descriptors, batch).await?;
     }
     session.answer().await?;
-    Ok(Handed { clients, exact })
+    Ok(Sent { clients, exact })
 }
 
-/// Publishes the marker through each source that delivers by fan-out. False if one can't: then nothing divides its messages.
+/// Publishes the marker through each source that delivers by fan-out. False if one can't publish it: then the messages of that
+/// source are not divided, and clients get a gap event.
 async fn publish_marker(serving: &Serving, marker: &ChannelName) -> bool {
     let mut all = true;
     for (source, publisher) in serving.daemon.sources.fanout_publishers() {
         let message = event::Message { channel: marker.clone(), event: None, data: Bytes::new() };
         let error = match publisher {
             Some(publisher) => publisher.publish(vec![message]).await.err().map(|error| error.to_string()),
-            None => Some("it takes no publishes".to_owned()),
+            None => Some("the source does not accept publishes".to_owned()),
         };
         if let Some(error) = error {
             tracing::warn!(source, error, "the marker can't be published: clients will get a gap event");
@@ -341,8 +350,8 @@ async fn publish_marker(serving: &Serving, marker: &ChannelName) -> bool {
     all
 }
 
-/// Asks every shard, and waits for all answers.
-async fn of_each_shard<T>(serving: &Serving, op: impl Fn(oneshot::Sender<T>) -> Op) -> anyhow::Result<Vec<T>> {
+/// Sends the operation to every shard, and waits for all answers.
+async fn ask_each_shard<T>(serving: &Serving, op: impl Fn(oneshot::Sender<T>) -> Op) -> anyhow::Result<Vec<T>> {
     let mut asked = Vec::new();
     for queue in &serving.daemon.queues {
         let (answer, answered) = oneshot::channel();
@@ -364,15 +373,15 @@ fn names(channels: &[ChannelName]) -> Vec<&str> {
     channels.iter().map(ChannelName::as_str).collect()
 }
 
-/// Waits until `is` is so.
+/// Waits until `is` returns true.
 ///
 /// # Errors
-/// It takes longer than `within`.
+/// That takes longer than `within`.
 pub(in crate::app) async fn until(within: Duration, is: impl Fn() -> bool) -> anyhow::Result<()> {
     let waited = timeout(within, async {
         while !is() {
             sleep(Duration::from_millis(1)).await;
         }
     });
-    waited.await.with_context(|| format!("not in {within:?}"))
+    waited.await.with_context(|| format!("it took longer than {within:?}"))
 }

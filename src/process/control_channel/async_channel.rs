@@ -1,4 +1,4 @@
-//! The control channel on a runtime: no call blocks a thread, and each can be given up at any time.
+//! The control channel on a runtime: no call blocks a thread, and each can be cancelled at any time.
 
 use std::{
     io,
@@ -68,7 +68,7 @@ impl AsyncControlChannel {
         received.await.unwrap_or(Err(ControlError::TimedOut(within)))
     }
 
-    /// What has come, without waiting for it.
+    /// Receives a message if one has arrived. It does not wait.
     ///
     /// # Errors
     /// As [`ControlChannel::recv`], but for the time.

@@ -1,5 +1,5 @@
 //! One end of the control channel: a SEQPACKET socket that carries messages as JSON, and descriptors beside them (unix(7)).
-//! Its calls wait at most as long as they are told to; a signal never ends a wait early.
+//! Each call waits at most as long as its argument says. A signal never ends a wait early.
 
 use std::{
     env,
@@ -100,7 +100,7 @@ impl ControlChannel {
     fn inherited(value: &str) -> io::Result<Self> {
         daemon::require_one_thread()?;
         #[expect(unsafe_code, reason = "the environment must lose the variable")]
-        // SAFETY: no other thread is there to read the environment meanwhile; that was checked.
+        // SAFETY: this is the only thread, as checked above, so no other one reads the environment.
         unsafe {
             env::remove_var(ENVIRONMENT);
         }
@@ -117,7 +117,8 @@ impl ControlChannel {
             return Err(io::Error::other("not a number from 3 up"));
         }
         #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
-        // SAFETY: it is only asked whether it is open and a socket, and nothing else runs that could close it meanwhile.
+        // SAFETY: the number is only used to check that it is an open socket. This is the only thread, as checked above, so the
+        // descriptor is not closed during the check.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
         if getsockopt(&borrowed, sockopt::SockType)? != SockType::SeqPacket {
             return Err(io::Error::other("not a SEQPACKET socket"));
@@ -170,7 +171,7 @@ impl ControlChannel {
         let _ = shutdown(self.0.as_raw_fd(), Shutdown::Read);
     }
 
-    /// Tells the other process why this one can't go on. If nobody receives it any more, nobody needs it.
+    /// Sends the other process the reason why this one can't continue. An error is ignored: then the other process has ended.
     pub fn fail(&self, reason: &str) {
         if let Ok(text) = encode(&failed(reason)) {
             let _ = self.try_send(&text, &[]);

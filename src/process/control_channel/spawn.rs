@@ -22,7 +22,7 @@ use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::ControlChannel;
 
-/// The variable that tells a process that it is a successor: the number of its end of the control channel.
+/// The environment variable that makes a process a successor. Its value is the number of that process's end of the channel.
 pub const ENVIRONMENT: &str = "SSECAST_HANDOVER_FD";
 
 /// How long the kernel may take to end a process that was killed, in milliseconds.
@@ -52,7 +52,7 @@ enum Process {
 }
 
 impl Successor {
-    /// Starts `program` with `arguments` in `folder`, and gives back this process's end of the control channel.
+    /// Starts `program` with `arguments` in `folder`. Returns the process, and this process's end of the control channel.
     ///
     /// # Errors
     /// The program is not there or can't be executed; no process or descriptor is left.

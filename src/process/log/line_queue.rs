@@ -1,5 +1,5 @@
 //! Log lines on their way to the log: a bounded queue, written by a thread of its own, so that a log that can't be written
-//! neither stops nor ends whoever logs. Does not know where the lines go.
+//! neither blocks nor ends the thread that logs. Does not know where the lines go.
 //!
 //! Invariants:
 //! - [`LineQueue::push`] never waits for a write.
@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 1 << 20;
 const LINE_COST: usize = 64;
 
 thread_local! {
-    /// Whether this is the thread that writes. What it logs itself, that lines were lost, has to find space.
+    /// Whether this is the thread that writes. Its own lines, which report lost lines, are always queued.
     static IS_WRITER: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -110,13 +110,13 @@ impl Session {
                     );
                 }
             }
-            let meanwhile = async {
+            let note_interest = async {
                 while let Some(interest) = self.interest.recv().await {
                     note(&mut self.wanted, interest);
                 }
             };
             // It ends early if the dispatcher has ended.
-            let _ = timeout(wait.unwrap_or_else(|| retry.next()), meanwhile).await;
+            let _ = timeout(wait.unwrap_or_else(|| retry.next()), note_interest).await;
         }
     }
 
