@@ -147,7 +147,8 @@ fn read_bytes(stream: &mut UnixStream, mut bytes: usize) -> anyhow::Result<()> {
 /// Reads until all events are there: each has one `data:` line, so one "d" at a line's beginning.
 fn read_events(stream: &mut UnixStream) -> anyhow::Result<()> {
     let mut buffer = vec![0; 256 << 10];
-    let (mut events, mut after_newline) = (0, false);
+    // The first event may be the first thing that is read.
+    let (mut events, mut after_newline) = (0, true);
     while events < EVENTS {
         let read = stream.read(&mut buffer).with_context(|| format!("{events} of {EVENTS} events have come"))?;
         ensure!(read > 0, "the stream was closed");
