@@ -198,7 +198,8 @@ impl Client {
     }
 
     fn read_until(&mut self, events: usize) -> anyhow::Result<()> {
-        const DATA: &[u8] = b"\ndata: ";
+        // Not the `{}` of ssecast's own events.
+        const DATA: &[u8] = b"\ndata: {\"";
         let mut buffer = [0; 16 << 10];
         while self.events < events {
             let bytes = self.socket.read(&mut buffer).with_context(|| format!("{} events have come", self.events))?;
