@@ -153,7 +153,7 @@ def only_root_and_the_daemon_may_read_the_configuration(life: Life) -> None:
     same("owner and mode", machine.says(f"stat -c '%U:%G %a' {path}"), "root:ssecast 640")
 
     def may_read(user: str) -> bool:
-        return machine.run(f"setpriv --reuid={user} --regid={user} --init-groups cat {path}", check=False).stdout != ""
+        return machine.succeeds(f"setpriv --reuid={user} --regid={user} --init-groups cat {path}")
 
     same("ssecast may read it", may_read("ssecast"), True)
     same("www-data may read it", may_read("www-data"), False)
