@@ -188,14 +188,22 @@ impl Hub {
             // Its node's clock was set back, and the position says no time.
             Start::After(cursor) if !cursor.node.is_timed() => Reader::new(Position(0), CursorOrigin::Foreign),
             Start::After(cursor) => {
-                let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
-                let cursor = Position(cursor.position.0.saturating_sub(skew));
+                let cursor = self.less_skew(cursor);
                 // The other node's clock is far ahead, so the cursor does not say which events the client has.
                 let cursor = if cursor.0 > now { Position(0) } else { cursor.min(self.last) };
                 Reader::new(cursor, CursorOrigin::Foreign)
             }
             Start::Unknown => Reader::new(Position(0), CursorOrigin::Foreign),
         }
+    }
+
+    /// The time of another node's cursor less `history.skew`: its client has all events that were published before.
+    fn less_skew(&self, cursor: Cursor) -> Position {
+        Position(cursor.position.0.saturating_sub(self.skew_micros()))
+    }
+
+    fn skew_micros(&self) -> u64 {
+        u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Moves the cursor of a client that comes from another node back before the events of `channels` that arrived late.
@@ -216,11 +224,9 @@ impl Hub {
         if reader.origin != CursorOrigin::Foreign || reader.cursor == Position(0) {
             return;
         }
-        let skew = u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX);
-        let has_until = cursor.position.0.saturating_sub(skew);
-        let since = uptime.before(Duration::from_micros(now.saturating_sub(has_until)));
+        let since = uptime.before(Duration::from_micros(now.saturating_sub(self.less_skew(cursor).0)));
         // Half of the skew allows for the difference of clocks, and half for a lag; the rest is the precision of arrivals.
-        let tolerated = skew / 4;
+        let tolerated = self.skew_micros() / 4;
         let is_late = |position: Position, arrived: Uptime| {
             let ago = u64::from(uptime.0.saturating_sub(arrived.0)) * 100_000;
             now.saturating_sub(ago).saturating_sub(position.0) > tolerated
