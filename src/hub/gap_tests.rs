@@ -142,7 +142,8 @@ impl Harness {
 
     fn resume(&mut self, hub: usize) {
         let (now, start) = (self.now + SKEW, Start::After(self.cursor));
-        let reader = self.hub(hub).reader(start, now);
+        let ids = CHANNELS.map(|channel| self.hub(hub).id(&ChannelName::new(channel).unwrap()).unwrap());
+        let reader = self.hub(hub).reader(start, &ids, now, Uptime::default());
         let node = self.hub(hub).node();
         self.moved |= self.cursor.node != node;
         self.cursor = self.hub(hub).cursor_at(reader.cursor);

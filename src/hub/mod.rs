@@ -172,59 +172,39 @@ impl Hub {
         Replay::new(channels, reader, self.last)
     }
 
-    /// The reader of a client that begins with `start`. `now`: microseconds since 1970.
+    /// The reader of a client that begins with `start` and reads `channels`. `now`: microseconds since 1970; `uptime`: the same
+    /// moment.
     #[must_use]
-    pub fn reader(&self, start: Start, now: u64) -> Reader {
-        match start {
-            Start::Now => Reader::live(self.last),
+    pub fn reader(&self, start: Start, channels: &[ChannelId], now: u64, uptime: Uptime) -> Reader {
+        let cursor = match start {
+            Start::Now => return Reader::live(self.last),
             Start::After(cursor) if cursor.node.is_same_node(&self.node) => {
-                Reader::new(cursor.position.min(self.last), CursorOrigin::Resumed)
+                return Reader::new(cursor.position.min(self.last), CursorOrigin::Resumed);
             }
             // The client read from an earlier run of this instance. All events kept here came later, whatever the clock said.
             // Comparing times would hide events if the clock was set back.
-            Start::After(cursor) if cursor.node.is_run_of_same_instance(&self.node) => {
-                Reader::new(Position(0), CursorOrigin::Foreign)
-            }
+            Start::After(cursor) if cursor.node.is_run_of_same_instance(&self.node) => Position(0),
             // Its node's clock was set back, and the position says no time.
-            Start::After(cursor) if !cursor.node.is_timed() => Reader::new(Position(0), CursorOrigin::Foreign),
+            Start::After(cursor) if !cursor.node.is_timed() => Position(0),
             Start::After(cursor) => {
-                let cursor = self.less_skew(cursor);
-                // The other node's clock is far ahead, so the cursor does not say which events the client has.
-                let cursor = if cursor.0 > now { Position(0) } else { cursor.min(self.last) };
-                Reader::new(cursor, CursorOrigin::Foreign)
+                // The client has all events that were published before this time.
+                let time = cursor.position.0.saturating_sub(self.skew_micros());
+                // A node whose clock is far ahead: the cursor does not say which events the client has.
+                if time > now { Position(0) } else { self.before_late_events(time, channels, now, uptime) }
             }
-            Start::Unknown => Reader::new(Position(0), CursorOrigin::Foreign),
-        }
+            Start::Unknown => Position(0),
+        };
+        Reader::new(cursor, CursorOrigin::Foreign)
     }
 
-    /// The time of another node's cursor less `history.skew`: its client has all events that were published before.
-    fn less_skew(&self, cursor: Cursor) -> Position {
-        Position(cursor.position.0.saturating_sub(self.skew_micros()))
-    }
-
-    fn skew_micros(&self) -> u64 {
-        u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// Moves the cursor of a client that comes from another node back before the events of `channels` that arrived late.
+    /// The cursor of a client of another node that has all events of `channels` published before `time` (microseconds since
+    /// 1970): that time, or the position before the first event that arrived late.
     ///
     /// A node that lags behind its sources gives an event a position that is older than its arrival, so that the node's own
     /// ids claim no more than it has delivered. For a client of another node such a position is too old: the client's cursor
-    /// may be later although it has not got the event. So the arrival counts. `start`: how the client begins; `now`:
-    /// microseconds since 1970; `uptime`: the same moment.
-    pub fn include_late_events(
-        &self,
-        reader: &mut Reader,
-        start: Start,
-        channels: &[ChannelId],
-        now: u64,
-        uptime: Uptime,
-    ) {
-        let Start::After(cursor) = start else { return };
-        if reader.origin != CursorOrigin::Foreign || reader.cursor == Position(0) {
-            return;
-        }
-        let since = uptime.before(Duration::from_micros(now.saturating_sub(self.less_skew(cursor).0)));
+    /// may be later although it has not got the event. So the arrival counts.
+    fn before_late_events(&self, time: u64, channels: &[ChannelId], now: u64, uptime: Uptime) -> Position {
+        let since = uptime.before(Duration::from_micros(now.saturating_sub(time)));
         // Half of the skew allows for the difference of clocks, and half for a lag; the rest is the precision of arrivals.
         let tolerated = self.skew_micros() / 4;
         let is_late = |position: Position, arrived: Uptime| {
@@ -233,7 +213,11 @@ impl Hub {
         };
         let before_late =
             |cursor: Position, &id: &ChannelId| self.channels[id as usize].history.before_late(cursor, since, is_late);
-        reader.cursor = channels.iter().fold(reader.cursor, before_late);
+        channels.iter().fold(Position(time).min(self.last), before_late)
+    }
+
+    fn skew_micros(&self) -> u64 {
+        u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Whether a client that starts like this has perhaps read what this hub has not passed yet: another shard was faster.

@@ -53,9 +53,8 @@ impl Harness {
     /// The items that a client gets that begins with `start`.
     pub(super) fn resume(&mut self, channels: &[&str], start: Start) -> Vec<Given> {
         let (group, slot) = self.join(channels, 7);
-        let mut reader = self.hub.reader(start, self.now);
         let ids: Vec<ChannelId> = channels.iter().filter_map(|channel| self.hub.id(&name(channel))).collect();
-        self.hub.include_late_events(&mut reader, start, &ids, self.now, self.uptime());
+        let reader = self.hub.reader(start, &ids, self.now, self.uptime());
         let given = self.hub.replay(group, &reader).map(Given::from).collect();
         self.hub.leave(group, slot, self.uptime());
         given

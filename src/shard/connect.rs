@@ -36,9 +36,7 @@ impl Flushed<'_> {
     /// Makes a connection a client, writes its response head and what follows its cursor. `channels` are held.
     pub(super) fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
         let Joining { kind, start, head, reply, permit, info, .. } = joining;
-        let now = unix_micros();
-        let mut reader = self.hub.reader(start, now);
-        self.hub.include_late_events(&mut reader, start, channels, now, Uptime::now());
+        let reader = self.hub.reader(start, channels, unix_micros(), Uptime::now());
         let stream = &self.config.stream;
         let lifetime = match (reply, stream.max_lifetime) {
             (Some(_), _) => Some(stream.ping_interval),
