@@ -28,9 +28,7 @@ mod snapshot;
 mod hub;
 mod http;
 
-#[allow(dead_code, reason = "parts of the interface are for sources that do not exist yet")]
 mod broker;
-#[allow(dead_code, reason = "parts of the interface are for authorizers that do not exist yet")]
 mod access;
 
 mod shard;

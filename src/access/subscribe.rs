@@ -13,8 +13,10 @@ pub struct Subscriber<'a> {
     /// The channels it asks for, no name twice.
     pub channels: &'a [ChannelName],
     /// The query of its request, percent-encoded as it came.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the only authorizer outside of tests does not look at it"))]
     pub query: &'a str,
     /// The headers of its request.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the only authorizer outside of tests does not look at them"))]
     pub headers: &'a HeaderMap,
 }
 
@@ -27,6 +29,7 @@ pub struct Grant {
 
 /// Why a client is refused, with a sentence for its user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[cfg_attr(not(test), expect(dead_code, reason = "the only authorizer outside of tests refuses nobody"))]
 pub enum Denied {
     /// It has not said who it is, or can't prove it.
     #[error("{0}")]

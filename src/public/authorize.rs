@@ -37,13 +37,13 @@ mod tests {
         public::request::parse,
     };
 
-    /// Allows only this channel, to a client with any token.
+    /// Allows only this channel, to a client with any token in a header or in its query.
     struct Only(&'static str);
 
     impl Authorizer for Only {
         fn authorize<'a>(&'a self, subscriber: Subscriber<'a>) -> Authorizing<'a> {
             Box::pin(async move {
-                if !subscriber.headers.contains_key("authorization") {
+                if !subscriber.headers.contains_key("authorization") && !subscriber.query.contains("token=") {
                     return Err(Denied::Unidentified("a token is missing".to_owned()));
                 }
                 match subscriber.channels.iter().find(|name| name.as_str() != self.0) {
@@ -62,6 +62,11 @@ mod tests {
         assert_eq!(grant.channels, request.channels);
         let refused = authorize(&Only("a"), &request, "", &headers).await.err().unwrap();
         assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+        assert!(
+            authorize(&Only("a"), &parse("channels=a", &headers, &Stream::default()).unwrap(), "token=x", &headers)
+                .await
+                .is_ok()
+        );
         headers.insert("authorization", "Bearer x".parse().unwrap());
         let refused = authorize(&Only("a"), &request, "", &headers).await.err().unwrap();
         assert_eq!(refused.status(), StatusCode::FORBIDDEN);

@@ -95,7 +95,7 @@ impl Flushed<'_> {
         match delivery {
             Delivery::Confirmed(name, since) => self.confirm(&name, since),
             Delivery::Reconnected(names, hole) => self.restore(&names, hole),
-            Delivery::Refused(name, _) => self.refuse(&name),
+            Delivery::Refused(name, reason) => self.refuse(&name, &reason),
             Delivery::Advance(position) => self.hub.advance(position),
             Delivery::Timed(timed) => self.hub.set_timed(timed),
             Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
@@ -111,11 +111,12 @@ impl Flushed<'_> {
     }
 
     /// No source delivers the channel. Closes its clients: they reconnect and get a 403 that says why.
-    fn refuse(&mut self, name: &ChannelName) {
+    fn refuse(&mut self, name: &ChannelName, reason: &str) {
         let Some(id) = self.hub.id(name) else { return };
         self.hub.set_wanted(id, false);
         self.answer_waiting(id, false);
         let clients = self.hub.clients_of(id);
+        tracing::debug!(channel = %name, reason, clients = clients.len(), "a channel is refused: its clients are closed");
         let spread = self.config.drain.spread;
         for slot in clients {
             self.close_with_retry(slot, spread);
