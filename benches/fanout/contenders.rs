@@ -64,7 +64,7 @@ impl Build {
 }
 
 /// A started server. Dropping it ends its processes.
-pub(crate) struct Running {
+pub(crate) struct StartedServer {
     pub(crate) target: Target,
     pub(crate) publisher: Box<dyn Publisher>,
     pub(crate) processes: Processes,
@@ -120,7 +120,7 @@ impl Contender {
     }
 
     /// Starts it with everything it needs in `dir`, and returns when it accepts clients.
-    pub(crate) fn start(self, dir: &Path) -> anyhow::Result<Running> {
+    pub(crate) fn start(self, dir: &Path) -> anyhow::Result<StartedServer> {
         let public = dir.join("public.sock");
         let direct = format!("unix://{}", public.display());
         let mut processes = Processes::default();
@@ -148,7 +148,7 @@ impl Contender {
                 (url + "sub/{channels}", publisher)
             }
         };
-        Ok(Running { target: url.parse()?, publisher, processes })
+        Ok(StartedServer { target: url.parse()?, publisher, processes })
     }
 }
 

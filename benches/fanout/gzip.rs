@@ -17,7 +17,7 @@ use ssecast_bench::{
 };
 
 use crate::{
-    contenders::{Processes, Running, start_daemon},
+    contenders::{Processes, StartedServer, start_daemon},
     nginx,
     scenarios::{Options, median},
     storm,
@@ -106,7 +106,7 @@ fn measure(who: Who) -> anyhow::Result<Figures> {
     }
     let url = processes.start_nginx(prepared)? + "sse/";
     let publisher = publisher::open(&format!("unix://{}", admin.display()))?;
-    let mut running = Running { target: url.parse()?, publisher, processes };
+    let mut running = StartedServer { target: url.parse()?, publisher, processes };
     let pids = procfs::with_descendants(&running.processes.ids())?;
     let sample = || -> anyhow::Result<[(f64, f64); 2]> {
         let mut sums = [(0.0, 0.0); 2];
@@ -180,7 +180,7 @@ struct Client {
 
 impl Client {
     /// Opens a stream and reads its head.
-    fn open(running: &Running, zipped: bool) -> anyhow::Result<Self> {
+    fn open(running: &StartedServer, zipped: bool) -> anyhow::Result<Self> {
         let mut socket = TcpStream::connect(running.target.host.as_str())?;
         socket.set_read_timeout(Some(Duration::from_secs(60)))?;
         socket.write_all(REQUEST)?;

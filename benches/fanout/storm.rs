@@ -20,7 +20,7 @@ use ssecast_bench::{
 };
 
 use crate::{
-    contenders::{Build, Contender, Running},
+    contenders::{Build, Contender, StartedServer},
     scenarios::{Options, median},
 };
 
@@ -87,7 +87,7 @@ fn measure(contender: Contender) -> anyhow::Result<(f64, f64)> {
     Ok((start.elapsed().as_secs_f64(), cpu()? - before))
 }
 
-fn publish(running: &mut Running, channel: &str, events: usize) -> anyhow::Result<()> {
+fn publish(running: &mut StartedServer, channel: &str, events: usize) -> anyhow::Result<()> {
     let batch: Vec<_> = (0..events).map(|at| Message { channel, payload: format!("{at:0128}") }).collect();
     running.publisher.publish(&batch)?;
     wait_for_answers(running.publisher.as_mut())

@@ -22,7 +22,7 @@ use super::{
     manager::Manager,
     upgrade::{
         Relaunch, UpgradeReceiver,
-        receiver::Inherited,
+        receiver::TakenOver,
         sender::{self, Upgraded},
     },
 };
@@ -112,7 +112,7 @@ pub(super) async fn serve(
         "serving"
     );
     if let Some(predecessor) = serving.predecessor.take() {
-        Inherited::wait_until_named(predecessor).await;
+        TakenOver::wait_until_named(predecessor).await;
     }
     on_ready();
     let mut reporting = JoinSet::new(); // When it is dropped, its task ends.
@@ -206,7 +206,7 @@ impl Serving {
                 daemon
             }
             Some(receiver) => {
-                let Inherited { daemon, admin, control, supervised } = receiver.take_over(&config).await?;
+                let TakenOver { daemon, admin, control, supervised } = receiver.take_over(&config).await?;
                 connections = admin;
                 if supervised {
                     supervisor = Some(control);

@@ -57,7 +57,7 @@ impl Hub {
         }
     }
 
-    /// Counts a client of `group` that has fallen behind (`true`), or that is no longer behind (`false`).
+    /// Counts a client of `group` that is behind (`true`), or that is no longer behind (`false`).
     pub fn set_behind(&mut self, group: GroupId, behind: bool) {
         for id in self.groups.channels(group) {
             let count = &mut self.channels[id as usize].behind;

@@ -23,7 +23,7 @@ use std::{
 
 use nix::{sys::signal::Signal, unistd::User};
 
-use site::{PATIENCE, PROGRAM, Running, Site, has_ended, lasting_refusal, refusal, serves, wait_for};
+use site::{DaemonProcess, PATIENCE, PROGRAM, Site, has_ended, lasting_refusal, refusal, serves, wait_for};
 
 #[test]
 fn the_starter_ends_with_0_once_the_daemon_serves_and_the_daemon_removes_its_files() {
@@ -34,7 +34,7 @@ fn the_starter_ends_with_0_once_the_daemon_serves_and_the_daemon_removes_its_fil
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
     let text = site.read("run/pid");
-    let daemon = Running(text.strip_suffix('\n').unwrap().parse().unwrap());
+    let daemon = DaemonProcess(text.strip_suffix('\n').unwrap().parse().unwrap());
     let proc = PathBuf::from(format!("/proc/{}", daemon.0));
     assert_eq!(fs::read_link(proc.join("cwd")).unwrap(), Path::new("/"));
     assert_eq!(fs::read_link(proc.join("fd/0")).unwrap(), Path::new("/dev/null"));
@@ -144,7 +144,7 @@ fn without_root_process_user_can_only_be_the_own_user() {
     // The successor at an upgrade does the same.
     let output = start("nobody");
     assert!(output.status.success(), "{output:?}");
-    let daemon = Running(site.read("run/pid").trim().parse().unwrap());
+    let daemon = DaemonProcess(site.read("run/pid").trim().parse().unwrap());
     assert_eq!(daemon.status("NoNewPrivs"), "1");
 }
 
@@ -156,7 +156,7 @@ fn a_reload_with_another_user_fails_with_the_reason() {
     fs::create_dir(site.path("run")).unwrap();
     chown(site.path("run"), Some(nobody.uid.as_raw()), Some(nobody.gid.as_raw())).unwrap();
     let mut child = site.command(&[]).uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).spawn().unwrap();
-    let daemon = Running(i32::try_from(child.id()).unwrap());
+    let daemon = DaemonProcess(i32::try_from(child.id()).unwrap());
     wait_for("service", || site.serves());
     fs::write(site.path("c.toml"), "[process]\nuser = \"daemon\"\n").unwrap();
     let reload = Command::new(PROGRAM).args(["reload", "--admin-socket"]).arg(site.path("run/admin")).output().unwrap();
@@ -177,14 +177,14 @@ fn a_pidfile_that_can_not_be_removed_is_emptied() {
     let path = other.path("pid");
     let output = other.daemon(&["--pidfile", path.to_str().unwrap()]);
     assert!(output.status.success(), "{output:?}");
-    let in_roots_folder = Running(other.read("pid").trim().parse().unwrap());
+    let in_roots_folder = DaemonProcess(other.read("pid").trim().parse().unwrap());
     in_roots_folder.end(Signal::SIGTERM);
     assert_eq!(other.read("pid"), "");
     assert!(path.exists() && site.serves());
     drop(daemon);
     let again = other.daemon(&["--pidfile", path.to_str().unwrap()]);
     assert!(again.status.success(), "{again:?}");
-    drop(Running(other.read("pid").trim().parse().unwrap()));
+    drop(DaemonProcess(other.read("pid").trim().parse().unwrap()));
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn core_limit_and_log_format_are_set_and_inherited_files_are_closed() {
     command.args(["-c", "exec \"$@\" 9<strange", "sh", PROGRAM]).args(serve.get_args());
     let output = command.current_dir(site.folder.path()).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let daemon = Running(site.read("run/pid").trim().parse().unwrap());
+    let daemon = DaemonProcess(site.read("run/pid").trim().parse().unwrap());
     let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.0)).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(line.split_whitespace().nth(4), Some("1048576"), "{line}");
@@ -242,7 +242,7 @@ fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
     // The names are in the reverse order of the numbers.
     let sockets = [bind("a"), bind("b")];
     let mut child = with_sockets(&site, "admin:ssecast-public", sockets, "$$").spawn().unwrap();
-    let daemon = Running(i32::try_from(child.id()).unwrap());
+    let daemon = DaemonProcess(i32::try_from(child.id()).unwrap());
     wait_for("service on b", || serves(&site.path("b")));
     let mut admin = UnixStream::connect(site.path("a")).unwrap();
     admin.write_all(b"GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -265,7 +265,7 @@ fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
 
     // LISTEN_PID of another process: the sockets are ignored.
     let mut child = with_sockets(&site, "public:admin", [bind("e"), bind("f")], "1").spawn().unwrap();
-    let daemon = Running(i32::try_from(child.id()).unwrap());
+    let daemon = DaemonProcess(i32::try_from(child.id()).unwrap());
     wait_for("service on its own socket", || site.serves());
     daemon.signal(Signal::SIGTERM);
     assert!(child.wait().unwrap().success());
@@ -280,7 +280,7 @@ fn admin_sockets_of_the_service_manager_on_a_path_and_on_tcp_are_served_before_a
     let port = tcp.local_addr().unwrap();
     let sockets = [UnixListener::bind(&path).unwrap().into(), tcp.into()];
     let mut child = with_sockets(&site, "admin:admin", sockets, "$$").spawn().unwrap();
-    let first = Running(i32::try_from(child.id()).unwrap());
+    let first = DaemonProcess(i32::try_from(child.id()).unwrap());
     wait_for("service", || serves(&site.path("run/public")));
     let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     let serves_tcp = || {
@@ -314,7 +314,7 @@ fn the_service_manager_gets_ready_status_watchdog_and_stopping() {
     let mut command = site.command(&[]);
     command.env("NOTIFY_SOCKET", site.path("notify")).env("WATCHDOG_USEC", "200000").stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
-    let daemon = Running(i32::try_from(child.id()).unwrap());
+    let daemon = DaemonProcess(i32::try_from(child.id()).unwrap());
     assert_eq!(receive(), "READY=1\n");
     assert!(site.serves());
     let since = Instant::now();
@@ -348,7 +348,7 @@ fn the_init_script_starts_restarts_and_stops() {
     let config = format!("[listen]\npublic = \"{}\"\nadmin = \"{}\"\n", path("run/public"), path("run/admin"));
     fs::write(site.path("c.toml"), &config).unwrap();
     let run = |what: &str| Command::new("sh").arg(site.path("init")).arg(what).stdin(Stdio::null()).output().unwrap();
-    let number = || Running(site.read("pid").trim().parse().unwrap());
+    let number = || DaemonProcess(site.read("pid").trim().parse().unwrap());
 
     assert_eq!(run("status").status.code(), Some(3));
     assert_eq!(run("start").status.code(), Some(0), "{:?}", site.read("log/log"));
@@ -387,7 +387,7 @@ fn the_daemon_warns_at_start_of_unreadable_key_files_and_keys_without_effect() {
     // The configuration says run/public and run/admin.
     let bind = |name: &str| OwnedFd::from(UnixListener::bind(site.path(name)).unwrap());
     let mut child = with_sockets(&site, "public:admin", [bind("a"), bind("b")], "$$").spawn().unwrap();
-    let daemon = Running(i32::try_from(child.id()).unwrap());
+    let daemon = DaemonProcess(i32::try_from(child.id()).unwrap());
     wait_for("service", || serves(&site.path("a")));
     daemon.signal(Signal::SIGTERM);
     let mut said = String::new();

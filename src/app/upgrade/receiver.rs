@@ -52,7 +52,7 @@ pub struct UpgradeReceiver {
 }
 
 /// What was taken over. Nothing of it has been used yet.
-pub(in crate::app) struct Inherited {
+pub(in crate::app) struct TakenOver {
     pub(in crate::app) daemon: Daemon,
     /// Connections of the admin socket.
     pub(in crate::app) admin: Vec<Stream>,
@@ -111,13 +111,13 @@ impl UpgradeReceiver {
 
     /// Connects the sources, receives everything, and makes the shards from it. When it succeeds, the predecessor has sent `Go`,
     /// and the shards have begun.
-    pub(in crate::app) async fn take_over(self, config: &Arc<Config>) -> anyhow::Result<Inherited> {
+    pub(in crate::app) async fn take_over(self, config: &Arc<Config>) -> anyhow::Result<TakenOver> {
         let Self { control, phase, version, marker, sources, channels, supervised } = self;
         let control = AsyncControlChannel::new(control)?;
         let mut taking = TakingOver { control, phase, version, marker, sources };
         let taken = taking.take_over(config, &channels).await;
         match taken {
-            Ok((daemon, admin)) => Ok(Inherited { daemon, admin, control: taking.control, supervised }),
+            Ok((daemon, admin)) => Ok(TakenOver { daemon, admin, control: taking.control, supervised }),
             Err(error) => {
                 taking.control.fail(&format!("{error:#}"));
                 Err(error)
@@ -126,7 +126,7 @@ impl UpgradeReceiver {
     }
 }
 
-impl Inherited {
+impl TakenOver {
     /// Waits until the predecessor has named this process to the service manager as the main one.
     pub(in crate::app) async fn wait_until_named(control: AsyncControlChannel) {
         // The predecessor closes the channel when it has done so. If it is slow, this process does not wait longer.
@@ -297,7 +297,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     /// Acts as a predecessor without sources and clients until the successor sends `Holding`. `then` is what it does next.
-    async fn taken_over_from(then: impl AsyncFnOnce(AsyncControlChannel)) -> anyhow::Result<Inherited> {
+    async fn taken_over_from(then: impl AsyncFnOnce(AsyncControlChannel)) -> anyhow::Result<TakenOver> {
         let (ours, theirs) = ControlChannel::pair().unwrap();
         let ours = AsyncControlChannel::new(ours).unwrap();
         let subscribe = Message::Subscribe {

@@ -13,7 +13,7 @@ use nix::{
     unistd::User,
 };
 
-use super::site::{Running, Site, refusal};
+use super::site::{DaemonProcess, Site, refusal};
 
 /// Root bound the socket, and then set owner and mode by its path. A link put there in between gave one of root's files to the user.
 #[test]
@@ -41,7 +41,7 @@ fn a_link_in_place_of_a_new_socket_changes_the_owner_of_no_file() {
         for _ in 0..STARTS {
             let output = site.daemon(&[]);
             if output.status.success() {
-                Running(site.read("run/pid").trim().parse().unwrap()).end(Signal::SIGKILL);
+                DaemonProcess(site.read("run/pid").trim().parse().unwrap()).end(Signal::SIGKILL);
             }
             // The two names may have been exchanged any number of times.
             let _ = (fs::remove_file(&socket), fs::remove_file(&link));

@@ -63,10 +63,10 @@ impl Site {
     }
 
     /// Starts a daemon, and asserts that it serves.
-    pub(super) fn started(&self, more: &[&str]) -> Running {
+    pub(super) fn started(&self, more: &[&str]) -> DaemonProcess {
         let output = self.daemon(more);
         assert!(output.status.success(), "{output:?}\n{}", self.read("log/log"));
-        Running(self.read("run/pid").trim().parse().unwrap())
+        DaemonProcess(self.read("run/pid").trim().parse().unwrap())
     }
 
     pub(super) fn read(&self, name: &str) -> String {
@@ -79,9 +79,9 @@ impl Site {
 }
 
 /// A process that ends with the test.
-pub(super) struct Running(pub(super) i32);
+pub(super) struct DaemonProcess(pub(super) i32);
 
-impl Running {
+impl DaemonProcess {
     pub(super) fn status(&self, key: &str) -> String {
         status(self.0, key).unwrap_or_else(|| panic!("{} has ended", self.0))
     }
@@ -96,7 +96,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for DaemonProcess {
     fn drop(&mut self) {
         let _ = kill(Pid::from_raw(self.0), Signal::SIGKILL);
     }

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     fake_successor,
-    lineage::{Lineage, program_in},
     traffic::{SetOnDrop, read_answer},
+    upgraded_daemon::{UpgradedDaemon, program_in},
 };
 use crate::support::{Endpoint, Folder, Request, Response, Socket, Stream, Subscription, eventually};
 
@@ -24,11 +24,11 @@ fn connect(endpoint: &Endpoint) -> Socket {
 #[test]
 fn open_connections_stay_open_over_an_upgrade() {
     let folder = Folder::new();
-    let lineage = Lineage::start(&folder, "");
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
-    let mut unused = connect(lineage.admin());
-    let mut used = connect(lineage.admin());
-    let mut health = connect(lineage.public());
+    let daemon = UpgradedDaemon::start(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
+    let mut unused = connect(daemon.admin());
+    let mut used = connect(daemon.admin());
+    let mut health = connect(daemon.public());
     let ask_health = |socket: &mut Socket| {
         socket.write_all(&Request::get("/healthz").to_bytes()).unwrap();
         assert_eq!(read_answer(socket), (200, "ok\n".to_owned()));
@@ -37,7 +37,7 @@ fn open_connections_stay_open_over_an_upgrade() {
         used.write_all(&publish(&round.to_string())).unwrap();
         assert_eq!(read_answer(&mut used).0, 200);
         ask_health(&mut health);
-        lineage.reload();
+        daemon.reload();
     }
     unused.write_all(&publish("3")).unwrap();
     assert_eq!(read_answer(&mut unused).0, 200);
@@ -46,12 +46,12 @@ fn open_connections_stay_open_over_an_upgrade() {
 }
 
 /// Sends the first `count` bytes of `request`, reloads, and sends the rest.
-fn send_in_two(lineage: &Lineage, endpoint: &Endpoint, request: &[u8], count: usize) -> Socket {
+fn send_in_two(daemon: &UpgradedDaemon, endpoint: &Endpoint, request: &[u8], count: usize) -> Socket {
     let mut socket = connect(endpoint);
     socket.write_all(&request[..count]).unwrap();
     // Give the daemon time to read it. If it does not, the bytes stay in the socket, which is fine too.
     thread::sleep(std::time::Duration::from_millis(20));
-    lineage.reload();
+    daemon.reload();
     socket.write_all(&request[count..]).unwrap();
     socket
 }
@@ -59,19 +59,19 @@ fn send_in_two(lineage: &Lineage, endpoint: &Endpoint, request: &[u8], count: us
 #[test]
 fn a_half_received_head_is_passed_to_the_successor() {
     let folder = Folder::new();
-    let lineage = Lineage::start(&folder, "");
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let daemon = UpgradedDaemon::start(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
     let request = publish("in two");
     for count in [1, 10, 40] {
-        let mut socket = send_in_two(&lineage, lineage.admin(), &request, count);
+        let mut socket = send_in_two(&daemon, daemon.admin(), &request, count);
         assert_eq!(read_answer(&mut socket).0, 200);
         assert_eq!(stream.texts(1), ["in two"]);
     }
-    let request = Subscription::to(&["cats"]).request(lineage.public()).to_bytes();
+    let request = Subscription::to(&["cats"]).request(daemon.public()).to_bytes();
     for count in [1, 10, request.len() - 1] {
-        let socket = send_in_two(&lineage, lineage.public(), &request, count);
+        let socket = send_in_two(&daemon, daemon.public(), &request, count);
         let mut late = Stream::new(Response::read_head(socket).unwrap());
-        lineage.publish("cats", "to one who came late");
+        daemon.publish("cats", "to one who came late");
         assert_eq!(late.texts(1), ["to one who came late"]);
     }
 }
@@ -79,20 +79,20 @@ fn a_half_received_head_is_passed_to_the_successor() {
 #[test]
 fn a_half_received_publish_does_not_delay_an_upgrade_and_is_answered() {
     let folder = Folder::new();
-    let lineage = Lineage::start(&folder, "");
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let daemon = UpgradedDaemon::start(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
     let request = publish("in two");
-    let mut socket = connect(lineage.admin());
+    let mut socket = connect(daemon.admin());
     socket.write_all(&request[..request.len() - 3]).unwrap();
     thread::sleep(std::time::Duration::from_millis(20));
-    lineage.reload();
+    daemon.reload();
     // Either it is published, or the answer says that it was not.
     let _ = socket.write_all(&request[request.len() - 3..]);
     let (status, said) = read_answer(&mut socket);
     assert!(matches!(status, 200 | 503), "{status} {said}");
     if status == 503 {
         assert!(said.contains("nothing was published"), "{said}");
-        lineage.publish("cats", "in two");
+        daemon.publish("cats", "in two");
     }
     assert_eq!(stream.texts(1), ["in two"]);
 }
@@ -100,18 +100,18 @@ fn a_half_received_publish_does_not_delay_an_upgrade_and_is_answered() {
 #[test]
 fn pipelined_requests_are_all_answered() {
     let folder = Folder::new();
-    let lineage = Lineage::start(&folder, "");
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let daemon = UpgradedDaemon::start(&folder, "");
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
     // One request and a half, which are read together.
     let both = [publish("first"), publish("second")].concat();
-    let mut socket = send_in_two(&lineage, lineage.admin(), &both, both.len() - 50);
+    let mut socket = send_in_two(&daemon, daemon.admin(), &both, both.len() - 50);
     assert_eq!((read_answer(&mut socket).0, read_answer(&mut socket).0), (200, 200));
     assert_eq!(stream.texts(2), ["first", "second"]);
     // Many requests, all the time.
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let publishing = scope.spawn(|| {
-            let (mut socket, mut count) = (connect(lineage.admin()), 0);
+            let (mut socket, mut count) = (connect(daemon.admin()), 0);
             while !done.load(Ordering::Relaxed) {
                 let ten: Vec<u8> = (count..count + 10).flat_map(|number| publish(&number.to_string())).collect();
                 socket.write_all(&ten).unwrap();
@@ -123,7 +123,7 @@ fn pipelined_requests_are_all_answered() {
             count
         });
         let stop = SetOnDrop(&done);
-        (0..5).for_each(|_| _ = lineage.reload());
+        (0..5).for_each(|_| _ = daemon.reload());
         drop(stop);
         let count = publishing.join().unwrap();
         assert_eq!(stream.texts(count), (0..count).map(|number| number.to_string()).collect::<Vec<_>>());
@@ -133,15 +133,15 @@ fn pipelined_requests_are_all_answered() {
 #[test]
 fn an_answer_that_is_read_slowly_is_not_cut_off() {
     let folder = Folder::new();
-    let lineage = Lineage::start(&folder, "[publish]\nmax_message = \"16MiB\"\n");
+    let daemon = UpgradedDaemon::start(&folder, "[publish]\nmax_message = \"16MiB\"\n");
     // The answer to so many lines is larger than the socket's buffer.
     let lines = "{\"channel\":\"cats\",\"message\":\"1\"}\n".repeat(20_000);
-    let mut socket = connect(lineage.admin());
+    let mut socket = connect(daemon.admin());
     let request = Request::new("POST", "/publish").header("Content-Type", "application/x-ndjson").body(lines);
     socket.write_all(&request.to_bytes()).unwrap();
     eventually("it is published", || socket.is_readable().then_some(()));
     let output = thread::scope(|scope| {
-        let asked = scope.spawn(|| lineage.ask());
+        let asked = scope.spawn(|| daemon.ask());
         thread::sleep(std::time::Duration::from_millis(500));
         let (status, said) = read_answer(&mut socket);
         assert_eq!((status, said.lines().count()), (200, 20_000));
@@ -150,7 +150,7 @@ fn an_answer_that_is_read_slowly_is_not_cut_off() {
     // On a busy machine the answer may take longer than an upgrade waits for it: then that one is refused, the next is not.
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() || stderr.contains("a publish under way takes too long"), "{output:?}");
-    lineage.reload();
+    daemon.reload();
 }
 
 /// It was kept for the next reload, and answered no more.
@@ -158,8 +158,8 @@ fn an_answer_that_is_read_slowly_is_not_cut_off() {
 fn a_connection_whose_answers_are_read_after_a_failed_reload_is_served() {
     const REQUESTS: usize = 4_000;
     let folder = Folder::new();
-    let lineage = Lineage::start_copy(&folder, "");
-    let mut socket = connect(lineage.public());
+    let daemon = UpgradedDaemon::start_copy(&folder, "");
+    let mut socket = connect(daemon.public());
     let Socket::Unix(stream) = &socket else { unreachable!() };
     let mut sender = stream.try_clone().unwrap();
     // More answers than the socket holds, so that one of them is under way while the shards stand still.
@@ -167,7 +167,7 @@ fn a_connection_whose_answers_are_read_after_a_failed_reload_is_served() {
     eventually("answers wait to be read", || socket.is_readable().then_some(()));
     thread::sleep(std::time::Duration::from_millis(200));
     fake_successor::put(&program_in(&folder), "Hello receive Ready receive Ready receive fail");
-    lineage.refused_reload();
+    daemon.refused_reload();
     for number in 0..REQUESTS {
         assert_eq!(read_answer(&mut socket), (200, "ok\n".to_owned()), "answer {number}");
     }
@@ -178,14 +178,14 @@ fn a_connection_whose_answers_are_read_after_a_failed_reload_is_served() {
 #[test]
 fn an_answer_that_is_not_read_is_not_cut_off_by_the_reload_after_one_that_failed() {
     let folder = Folder::new();
-    let lineage = Lineage::start(&folder, "[publish]\nmax_message = \"16MiB\"\n");
+    let daemon = UpgradedDaemon::start(&folder, "[publish]\nmax_message = \"16MiB\"\n");
     let lines = "{\"channel\":\"cats\",\"message\":\"1\"}\n".repeat(20_000);
-    let mut socket = connect(lineage.admin());
+    let mut socket = connect(daemon.admin());
     let request = Request::new("POST", "/publish").header("Content-Type", "application/x-ndjson").body(lines);
     socket.write_all(&request.to_bytes()).unwrap();
     eventually("it is published", || socket.is_readable().then_some(()));
     for _ in 0..2 {
-        let stderr = String::from_utf8(lineage.ask().stderr).unwrap();
+        let stderr = String::from_utf8(daemon.ask().stderr).unwrap();
         assert!(stderr.contains("a publish under way takes too long"), "{stderr}");
     }
     let (status, body) = read_answer(&mut socket);
@@ -194,7 +194,7 @@ fn an_answer_that_is_not_read_is_not_cut_off_by_the_reload_after_one_that_failed
     for text in ["here", "there"] {
         socket.write_all(&publish(text)).unwrap();
         assert_eq!(read_answer(&mut socket).0, 200);
-        lineage.reload();
+        daemon.reload();
     }
 }
 
@@ -202,19 +202,19 @@ fn an_answer_that_is_not_read_is_not_cut_off_by_the_reload_after_one_that_failed
 fn clients_that_connect_during_an_upgrade_are_accepted() {
     const COMERS: usize = 4;
     let folder = Folder::new();
-    let lineage = Lineage::start(&folder, "[process]\nworkers = 2\n");
+    let daemon = UpgradedDaemon::start(&folder, "[process]\nworkers = 2\n");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let comers: Vec<_> = (0..COMERS)
             .map(|comer| {
-                let (done, lineage) = (&done, &lineage);
+                let (done, daemon) = (&done, &daemon);
                 scope.spawn(move || {
                     let mut streams = Vec::new();
                     while !done.load(Ordering::Relaxed) && streams.len() < 1_000 {
                         let name = format!("{comer} {}", streams.len());
-                        let mut stream = Subscription::to(&[&name]).open(lineage.public());
+                        let mut stream = Subscription::to(&[&name]).open(daemon.public());
                         assert!(!stream.last_event_id().is_empty());
-                        lineage.publish(&name, &name);
+                        daemon.publish(&name, &name);
                         streams.push((name, stream));
                         // Some clients disconnect.
                         if streams.len() % 3 == 0 {
@@ -227,7 +227,7 @@ fn clients_that_connect_during_an_upgrade_are_accepted() {
             })
             .collect();
         let stop = SetOnDrop(&done);
-        (0..6).for_each(|_| _ = lineage.reload());
+        (0..6).for_each(|_| _ = daemon.reload());
         drop(stop);
         for comer in comers {
             let streams = comer.join().unwrap();
@@ -237,5 +237,5 @@ fn clients_that_connect_during_an_upgrade_are_accepted() {
             }
         }
     });
-    eventually("all have left", || lineage.stats().is_empty().then_some(()));
+    eventually("all have left", || daemon.stats().is_empty().then_some(()));
 }

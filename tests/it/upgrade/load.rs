@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    lineage::Lineage,
     swarm::Swarm,
     traffic::{ByAdmin, ByRedis, Publish, Traffic},
+    upgraded_daemon::UpgradedDaemon,
 };
 use crate::support::{Folder, Nginx, RedisServer};
 
@@ -22,17 +22,17 @@ fn median_and_worst(mut all: Vec<Duration>) -> String {
 }
 
 /// Reloads ten times while `publisher` publishes, and prints how long clients got nothing.
-fn reload_under_load(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Publish) {
-    let nginx = Nginx::start(folder, lineage);
+fn reload_under_load(folder: &Folder, daemon: &UpgradedDaemon, publisher: &mut dyn Publish) {
+    let nginx = Nginx::start(folder, daemon);
     let through = nginx.sse();
     let traffic = Traffic { clients: 4_700, through: Some((&through, 300)), channels: 1_000, rate: 2_000, batch: 10 };
     let (mut silences, mut ways) = (Vec::new(), Vec::new());
-    traffic.during(lineage, publisher, |swarm: &Swarm| {
+    traffic.during(daemon, publisher, |swarm: &Swarm| {
         for _ in 0..RELOADS {
             thread::sleep(Duration::from_millis(200));
             let _ = swarm.stood_still();
             let began = Instant::now();
-            lineage.reload();
+            daemon.reload();
             let took = began.elapsed();
             thread::sleep(Duration::from_millis(100));
             let (silence, way) = swarm.stood_still();
@@ -42,8 +42,8 @@ fn reload_under_load(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Pub
             swarm.assert_well();
         }
     });
-    assert_eq!(lineage.exact(), [true; RELOADS]);
-    println!("stood still, as the daemon says: {}", median_and_worst(lineage.stood_still()));
+    assert_eq!(daemon.exact(), [true; RELOADS]);
+    println!("stood still, as the daemon says: {}", median_and_worst(daemon.stood_still()));
     println!("nothing came to any client for: {}", median_and_worst(silences));
     println!("longest way of an event: {}", median_and_worst(ways));
 }
@@ -53,15 +53,15 @@ fn ten_reloads_while_redis_publishes_cut_no_client_and_lose_no_event() {
     needs!("nginx", "redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let lineage = Lineage::start(&folder, &format!("{}{TABLES}", redis.table()));
-    reload_under_load(&folder, &lineage, &mut ByRedis(redis.connect()));
+    let daemon = UpgradedDaemon::start(&folder, &format!("{}{TABLES}", redis.table()));
+    reload_under_load(&folder, &daemon, &mut ByRedis(redis.connect()));
 }
 
 #[test]
 fn ten_reloads_while_the_admin_socket_publishes_cut_no_client_and_lose_no_event() {
     needs!("nginx");
     let folder = Folder::new();
-    let lineage = Lineage::start(&folder, TABLES);
-    let mut publisher = ByAdmin::connect(&lineage);
-    reload_under_load(&folder, &lineage, &mut publisher);
+    let daemon = UpgradedDaemon::start(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&daemon);
+    reload_under_load(&folder, &daemon, &mut publisher);
 }

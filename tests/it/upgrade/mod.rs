@@ -2,7 +2,6 @@
 
 mod connections;
 mod fake_successor;
-mod lineage;
 mod load;
 mod refused;
 mod reload;
@@ -12,3 +11,4 @@ mod state;
 mod supervised;
 mod swarm;
 mod traffic;
+mod upgraded_daemon;

@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 
 use super::{
     fake_successor,
-    lineage::{Lineage, children, lives, program_in, put_program, send},
     traffic::{ByAdmin, ByRedis, LIGHT, Publish},
+    upgraded_daemon::{UpgradedDaemon, children, lives, program_in, put_program, send},
 };
 use crate::support::{Folder, RedisServer, Subscription, daemon::PROGRAM, eventually};
 
@@ -22,46 +22,46 @@ const TABLES: &str = "[history]\nmessages = 100000\nstretch = \"60s\"\n";
 
 /// For each case: replaces the program, reloads while clients are served, and asserts that the reload fails with the reason. At the
 /// end, reloads into the real program.
-fn assert_refused(folder: &Folder, lineage: &Lineage, publisher: &mut dyn Publish, cases: &[(&dyn Fn(), &str)]) {
+fn assert_refused(folder: &Folder, daemon: &UpgradedDaemon, publisher: &mut dyn Publish, cases: &[(&dyn Fn(), &str)]) {
     let program = program_in(folder);
-    LIGHT.during(lineage, publisher, |swarm| {
+    LIGHT.during(daemon, publisher, |swarm| {
         for (put, why) in cases {
             put();
-            let said = lineage.refused_reload();
+            let said = daemon.refused_reload();
             assert!(said.contains(why), "{why:?} is not in {said:?}");
-            assert_still_serving(lineage);
+            assert_still_serving(daemon);
             swarm.assert_well();
         }
         put_program(&program);
-        lineage.reload();
-        assert_eq!(lineage.admin_get("/readyz").json()["last_reload"], serde_json::Value::Null);
-        assert_still_serving(lineage);
+        daemon.reload();
+        assert_eq!(daemon.admin_get("/readyz").json()["last_reload"], serde_json::Value::Null);
+        assert_still_serving(daemon);
     });
-    assert_eq!(lineage.successors().len(), 1);
+    assert_eq!(daemon.successors().len(), 1);
 }
 
 /// Asserts that new clients are served, and that no new process is left behind.
-fn assert_still_serving(lineage: &Lineage) {
-    let mut stream = Subscription::to(&["newcomers"]).open(lineage.public());
-    lineage.publish("newcomers", "welcome");
+fn assert_still_serving(daemon: &UpgradedDaemon) {
+    let mut stream = Subscription::to(&["newcomers"]).open(daemon.public());
+    daemon.publish("newcomers", "welcome");
     assert_eq!(stream.texts(1), ["welcome"]);
-    eventually("no child is left over", || children(lineage.pid()).is_empty().then_some(()));
+    eventually("no child is left over", || children(daemon.pid()).is_empty().then_some(()));
 }
 
 #[test]
 fn a_reload_into_a_program_that_does_not_run_changes_nothing() {
     let folder = Folder::new();
-    let lineage = Lineage::start_copy(&folder, TABLES);
-    let mut publisher = ByAdmin::connect(&lineage);
+    let daemon = UpgradedDaemon::start_copy(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&daemon);
     let program = &program_in(&folder);
-    let broken = || lineage.configure("[history]\nmessages = \"many\"\n[proces]\nworkers = 1\n");
+    let broken = || daemon.configure("[history]\nmessages = \"many\"\n[proces]\nworkers = 1\n");
     let remove = || {
-        lineage.configure(TABLES);
+        daemon.configure(TABLES);
         fs::remove_file(program).unwrap();
     };
     assert_refused(
         &folder,
-        &lineage,
+        &daemon,
         &mut publisher,
         &[
             (&broken, "history.messages"),
@@ -105,23 +105,23 @@ fn a_reload_with_a_wrong_redis_password_fails_at_once_with_what_redis_says() {
     let redis = RedisServer::start(&folder);
     let user = ["SETUSER", "someone", "reset", "on", ">secret", "+@all", "~*", "&*"];
     let _: () = redis.query(redis::cmd("ACL").arg(&user));
-    let lineage = Lineage::start(&folder, &redis.table());
-    lineage.configure(&format!("[redis]\nurl = \"redis://someone:wrong@127.0.0.1:{}\"\n", redis.port()));
+    let daemon = UpgradedDaemon::start(&folder, &redis.table());
+    daemon.configure(&format!("[redis]\nurl = \"redis://someone:wrong@127.0.0.1:{}\"\n", redis.port()));
     let began = Instant::now();
-    let said = lineage.refused_reload();
+    let said = daemon.refused_reload();
     assert!(began.elapsed() < Duration::from_secs(20), "it waits for a login that is refused");
     let why = "redis (Redis does not take the user or the password of the URL (WRONGPASS))";
     assert!(said.contains(why), "{said}");
-    assert_still_serving(&lineage);
+    assert_still_serving(&daemon);
 }
 
 #[test]
 fn a_new_process_that_hangs_is_ended_and_changes_nothing() {
     let folder = Folder::new();
-    let lineage = Lineage::start_copy(&folder, TABLES);
-    let mut publisher = ByAdmin::connect(&lineage);
+    let daemon = UpgradedDaemon::start_copy(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&daemon);
     let hang = || fake_successor::put_script(&program_in(&folder), "exec sleep 600");
-    assert_refused(&folder, &lineage, &mut publisher, &[(&hang, "hung")]);
+    assert_refused(&folder, &daemon, &mut publisher, &[(&hang, "hung")]);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn a_new_process_that_fails_after_any_message_changes_nothing() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let lineage = Lineage::start_copy(&folder, &format!("{}{TABLES}", redis.table()));
+    let daemon = UpgradedDaemon::start_copy(&folder, &format!("{}{TABLES}", redis.table()));
     let program = &program_in(&folder);
     let cases = [
         ("older", "older version"),
@@ -154,7 +154,7 @@ fn a_new_process_that_fails_after_any_message_changes_nothing() {
     ];
     let puts: Vec<_> = cases.iter().map(|(steps, _)| move || fake_successor::put(program, steps)).collect();
     let cases: Vec<(&dyn Fn(), &str)> = puts.iter().zip(cases).map(|(put, (_, why))| (put as &dyn Fn(), why)).collect();
-    assert_refused(&folder, &lineage, &mut ByRedis(redis.connect()), &cases);
+    assert_refused(&folder, &daemon, &mut ByRedis(redis.connect()), &cases);
     eventually("no marker is left over", || {
         let channels: Vec<String> = redis.query(redis::cmd("PUBSUB").arg("CHANNELS"));
         channels.iter().all(|name| !name.contains("handover")).then_some(())
@@ -164,12 +164,12 @@ fn a_new_process_that_fails_after_any_message_changes_nothing() {
 #[test]
 fn a_new_process_that_hangs_after_the_descriptors_changes_nothing() {
     let folder = Folder::new();
-    let lineage = Lineage::start_copy(&folder, TABLES);
-    let mut publisher = ByAdmin::connect(&lineage);
+    let daemon = UpgradedDaemon::start_copy(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&daemon);
     let program = &program_in(&folder);
     assert_refused(
         &folder,
-        &lineage,
+        &daemon,
         &mut publisher,
         &[
             (&|| fake_successor::put(program, "Hello receive Ready receive Ready receive take hang"), "hung"),
@@ -185,26 +185,26 @@ fn a_new_process_that_hangs_after_the_descriptors_changes_nothing() {
 fn a_new_process_that_is_killed_at_any_moment_changes_nothing() {
     const KILLS: usize = 20;
     let folder = Folder::new();
-    let lineage = Lineage::start_copy(&folder, TABLES);
-    let mut publisher = ByAdmin::connect(&lineage);
+    let daemon = UpgradedDaemon::start_copy(&folder, TABLES);
+    let mut publisher = ByAdmin::connect(&daemon);
     let mut random = fastrand::Rng::with_seed(7);
     let mut moments: BTreeMap<String, usize> = BTreeMap::new();
-    LIGHT.during(&lineage, &mut publisher, |swarm| {
+    LIGHT.during(&daemon, &mut publisher, |swarm| {
         let mut longest = Duration::from_millis(50);
         let (mut kills, mut rounds) = (0, 0);
         while kills < KILLS {
-            let (old, before) = (lineage.pid(), lineage.successors().len());
+            let (old, before) = (daemon.pid(), daemon.successors().len());
             rounds += 1;
             let delay = Duration::from_micros(random.u64(..u64::try_from(longest.as_micros()).unwrap()));
             let output = thread::scope(|scope| {
-                let asked = scope.spawn(|| lineage.ask());
+                let asked = scope.spawn(|| daemon.ask());
                 eventually("there is a new process", || {
                     let Some(&child) = children(old).first() else { return asked.is_finished().then_some(()) };
                     thread::sleep(delay);
                     // Stop it before killing it. If it has reported that it serves, it has taken over, and must not be killed.
                     send(child, Signal::SIGSTOP);
                     thread::sleep(Duration::from_millis(150));
-                    let serves = lineage.successors().len() > before || !lives(old);
+                    let serves = daemon.successors().len() > before || !lives(old);
                     send(child, if serves { Signal::SIGCONT } else { Signal::SIGKILL });
                     Some(())
                 });
@@ -224,7 +224,7 @@ fn a_new_process_that_is_killed_at_any_moment_changes_nothing() {
             *moments.entry(moment.split(" (").next().unwrap().to_owned()).or_default() += 1;
         }
         println!("{KILLS} killed in {rounds} reloads, before they {moments:?}");
-        lineage.reload();
-        assert_still_serving(&lineage);
+        daemon.reload();
+        assert_still_serving(&daemon);
     });
 }

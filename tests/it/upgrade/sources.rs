@@ -14,8 +14,8 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    lineage::{Lineage, children, send},
     traffic::{ByAdmin, ByRedis, LIGHT, SetOnDrop},
+    upgraded_daemon::{UpgradedDaemon, children, send},
 };
 use crate::support::{Folder, Gap, RedisServer, Subscription, eventually};
 
@@ -35,20 +35,20 @@ fn the_successor_has_all_subscriptions_and_none_is_left_over() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let lineage = Lineage::start(&folder, &format!("{}[history]\nlinger = \"300ms\"\n", redis.table()));
-    let mut stays = Subscription::to(&["stays"]).open(lineage.public());
-    let left = Subscription::to(&["left"]).open(lineage.public()).last_event_id();
+    let daemon = UpgradedDaemon::start(&folder, &format!("{}[history]\nlinger = \"300ms\"\n", redis.table()));
+    let mut stays = Subscription::to(&["stays"]).open(daemon.public());
+    let left = Subscription::to(&["left"]).open(daemon.public()).last_event_id();
     for round in 0..3 {
-        lineage.reload();
+        daemon.reload();
         redis.publish("stays", round.to_string());
     }
     assert_eq!(stays.texts(3), ["0", "1", "2"]);
     eventually("the processes before are not subscribed", || (redis.subscribers("stays") == 1).then_some(()));
     eventually("channels without clients are unsubscribed", || (all_channels(&redis) == ["stays"]).then_some(()));
-    assert_eq!(Subscription::to(&["left"]).after(&left).open(lineage.public()).gap().channels, ["left"]);
+    assert_eq!(Subscription::to(&["left"]).after(&left).open(daemon.public()).gap().channels, ["left"]);
     drop(stays);
     eventually("all channels are unsubscribed", || all_channels(&redis).is_empty().then_some(()));
-    assert_eq!(lineage.exact(), [true; 3]);
+    assert_eq!(daemon.exact(), [true; 3]);
 }
 
 #[test]
@@ -57,19 +57,19 @@ fn channels_are_subscribed_and_unsubscribed_at_any_moment_of_an_upgrade() {
     const COMERS: usize = 4;
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let lineage = Lineage::start(&folder, &format!("{}[history]\nlinger = \"0s\"\n", redis.table()));
+    let daemon = UpgradedDaemon::start(&folder, &format!("{}[history]\nlinger = \"0s\"\n", redis.table()));
     let done = AtomicBool::new(false);
     let came = thread::scope(|scope| {
         let comers: Vec<_> = (0..COMERS)
             .map(|comer| {
-                let (done, lineage, redis) = (&done, &lineage, &redis);
+                let (done, daemon, redis) = (&done, &daemon, &redis);
                 scope.spawn(move || {
                     let mut connection = redis.connect();
                     let mut count = 0;
                     while !done.load(Ordering::Relaxed) {
                         // Some names are used again just as they are unsubscribed.
                         let name = format!("{comer} {}", count % 50);
-                        let mut stream = Subscription::to(&[&name]).open(lineage.public());
+                        let mut stream = Subscription::to(&[&name]).open(daemon.public());
                         let text = format!("{count}");
                         let subscribers: usize =
                             redis::cmd("PUBLISH").arg(&name).arg(&text).query(&mut connection).unwrap();
@@ -84,20 +84,20 @@ fn channels_are_subscribed_and_unsubscribed_at_any_moment_of_an_upgrade() {
         let stop = SetOnDrop(&done);
         for _ in 0..10 {
             thread::sleep(Duration::from_millis(150));
-            lineage.reload();
+            daemon.reload();
         }
         drop(stop);
         comers.into_iter().map(|comer| comer.join().unwrap()).sum::<usize>()
     });
     println!("{came} came");
-    assert_eq!(lineage.exact(), [true; 10]);
+    assert_eq!(daemon.exact(), [true; 10]);
     eventually("all channels are unsubscribed", || all_channels(&redis).is_empty().then_some(()));
     // Each channel can be subscribed again.
     let mut connection = redis.connect();
     for comer in 0..COMERS {
         for count in 0..50 {
             let name = format!("{comer} {count}");
-            let mut stream = Subscription::to(&[&name]).open(lineage.public());
+            let mut stream = Subscription::to(&[&name]).open(daemon.public());
             redis::cmd("PUBLISH").arg(&name).arg("again").exec(&mut connection).unwrap();
             assert_eq!(stream.texts(1), ["again"]);
         }
@@ -109,16 +109,16 @@ fn the_cut_over_is_exact_for_publishes_through_redis() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let lineage = Lineage::start(&folder, &format!("{}[history]\nmessages = 100000\n", redis.table()));
-    let mut publisher = ByAdmin::connect(&lineage);
-    LIGHT.during(&lineage, &mut publisher, |_| {
+    let daemon = UpgradedDaemon::start(&folder, &format!("{}[history]\nmessages = 100000\n", redis.table()));
+    let mut publisher = ByAdmin::connect(&daemon);
+    LIGHT.during(&daemon, &mut publisher, |_| {
         for workers in [2, 1, 2] {
-            lineage
+            daemon
                 .configure(&format!("{}[history]\nmessages = 100000\n[process]\nworkers = {workers}\n", redis.table()));
-            lineage.reload();
+            daemon.reload();
         }
     });
-    assert_eq!(lineage.exact(), [true; 3]);
+    assert_eq!(daemon.exact(), [true; 3]);
 }
 
 #[test]
@@ -126,18 +126,18 @@ fn an_upgrade_while_redis_is_disconnected_succeeds_and_clients_get_a_gap() {
     needs!("redis-server");
     let folder = Folder::new();
     let mut redis = RedisServer::start(&folder);
-    let lineage = Lineage::start(&folder, &redis.table());
-    let mut cats = Subscription::to(&["cats"]).open(lineage.public());
+    let daemon = UpgradedDaemon::start(&folder, &redis.table());
+    let mut cats = Subscription::to(&["cats"]).open(daemon.public());
     redis.publish("cats", "before");
     assert_eq!(cats.texts(1), ["before"]);
     redis.kill();
     eventually("the daemon knows that Redis is disconnected", || {
-        (lineage.admin_get("/readyz").status() == 503).then_some(())
+        (daemon.admin_get("/readyz").status() == 503).then_some(())
     });
-    lineage.reload();
-    let mut newcomer = Subscription::to(&["dogs"]).open(lineage.public());
+    daemon.reload();
+    let mut newcomer = Subscription::to(&["dogs"]).open(daemon.public());
     redis.start_again();
-    lineage.wait_until_sources_are_connected();
+    daemon.wait_until_sources_are_connected();
     redis.publish("cats", "after");
     redis.publish("dogs", "after");
     for (stream, name) in [(&mut cats, "cats"), (&mut newcomer, "dogs")] {
@@ -148,10 +148,10 @@ fn an_upgrade_while_redis_is_disconnected_succeeds_and_clients_get_a_gap() {
         }
         assert_eq!((event.text().as_str(), gaps), ("after", 1), "there is one gap event on {name}");
     }
-    lineage.reload();
+    daemon.reload();
     redis.publish("cats", "all is well");
     assert_eq!(cats.texts(1), ["all is well"]);
-    assert_eq!(lineage.exact(), [false, true]);
+    assert_eq!(daemon.exact(), [false, true]);
 }
 
 #[test]
@@ -159,11 +159,11 @@ fn a_new_process_without_redis_does_not_replace_one_that_is_connected() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let lineage = Lineage::start(&folder, &redis.table());
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let daemon = UpgradedDaemon::start(&folder, &redis.table());
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
     // No process listens on this port. The new process waits for some time.
-    lineage.configure("[redis]\nurl = \"redis://127.0.0.1:1\"\n");
-    let why = lineage.refused_reload();
+    daemon.configure("[redis]\nurl = \"redis://127.0.0.1:1\"\n");
+    let why = daemon.refused_reload();
     assert!(why.contains("[redis]"), "{why}");
     redis.publish("cats", "meow");
     assert_eq!(stream.texts(1), ["meow"]);
@@ -178,16 +178,16 @@ fn clients_get_a_gap_if_the_marker_can_not_be_published() {
     let user = ["SETUSER", "daemon", "on", ">secret", "+@all", "-publish", "~*", "&*"];
     let _: () = redis.query(redis::cmd("ACL").arg(&user));
     let table = format!("[redis]\nurl = \"redis://daemon:secret@127.0.0.1:{}\"\n", redis.port());
-    let lineage = Lineage::start(&folder, &table);
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let daemon = UpgradedDaemon::start(&folder, &table);
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
     redis.publish("cats", "before");
     assert_eq!(stream.texts(1), ["before"]);
-    lineage.reload();
+    daemon.reload();
     redis.publish("cats", "after");
     assert_eq!(stream.gap(), source_gap("cats"));
     assert_eq!(stream.texts(1), ["after"]);
-    assert_eq!(lineage.exact(), [false]);
-    assert!(lineage.log().contains("the marker can't be published"), "{}", lineage.log());
+    assert_eq!(daemon.exact(), [false]);
+    assert!(daemon.log().contains("the marker can't be published"), "{}", daemon.log());
 }
 
 #[test]
@@ -198,9 +198,9 @@ fn clients_get_a_gap_if_the_marker_s_channel_can_not_be_subscribed() {
     let user = ["SETUSER", "daemon", "on", ">secret", "+@all", "~*", "resetchannels", "&cats"];
     let _: () = redis.query(redis::cmd("ACL").arg(&user));
     let table = format!("[redis]\nurl = \"redis://daemon:secret@127.0.0.1:{}\"\n", redis.port());
-    let lineage = Lineage::start(&folder, &table);
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
-    lineage.reload();
+    let daemon = UpgradedDaemon::start(&folder, &table);
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
+    daemon.reload();
     redis.publish("cats", "after");
     assert_eq!(stream.gap(), source_gap("cats"));
     assert_eq!(stream.texts(1), ["after"]);
@@ -211,23 +211,23 @@ fn clients_get_a_gap_if_the_successor_uses_another_redis() {
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let (other_folder, lineage) = (Folder::new(), Lineage::start(&folder, &redis.table()));
+    let (other_folder, daemon) = (Folder::new(), UpgradedDaemon::start(&folder, &redis.table()));
     let other = RedisServer::start(&other_folder);
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
-    lineage.configure(&other.table());
-    lineage.reload();
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
+    daemon.configure(&other.table());
+    daemon.reload();
     eventually("the new one is subscribed", || (other.subscribers("cats") == 1).then_some(()));
     other.publish("cats", "from the other one");
     assert_eq!(stream.gap(), source_gap("cats"));
     assert_eq!(stream.texts(1), ["from the other one"]);
     // A successor without any Redis.
-    lineage.configure("");
-    lineage.reload();
-    lineage.publish("cats", "from the admin socket");
+    daemon.configure("");
+    daemon.reload();
+    daemon.publish("cats", "from the admin socket");
     assert_eq!(stream.gap(), source_gap("cats"));
     assert_eq!(stream.texts(1), ["from the admin socket"]);
-    lineage.configure(&redis.table());
-    lineage.reload();
+    daemon.configure(&redis.table());
+    daemon.reload();
     eventually("the first one is subscribed again", || (redis.subscribers("cats") == 1).then_some(()));
     redis.publish("cats", "from the first one");
     assert_eq!(stream.gap(), source_gap("cats"));
@@ -280,16 +280,16 @@ fn the_cut_over_is_exact_if_the_successor_gets_messages_late() {
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
     let relay = LateRelay::start(redis.port());
-    let lineage = Lineage::start(&folder, &format!("[redis]\nurl = \"redis://127.0.0.1:{}\"\n", relay.port));
+    let daemon = UpgradedDaemon::start(&folder, &format!("[redis]\nurl = \"redis://127.0.0.1:{}\"\n", relay.port));
     let mut publisher = ByRedis(redis.connect());
-    LIGHT.during(&lineage, &mut publisher, |_| {
+    LIGHT.during(&daemon, &mut publisher, |_| {
         thread::sleep(Duration::from_millis(100));
         relay.is_late.store(true, Ordering::Relaxed);
-        lineage.reload();
+        daemon.reload();
         // Now the old process gets its messages as late as the new one.
-        lineage.reload();
+        daemon.reload();
     });
-    assert_eq!(lineage.exact(), [true; 2]);
+    assert_eq!(daemon.exact(), [true; 2]);
 }
 
 #[test]
@@ -297,8 +297,8 @@ fn a_gap_stands_where_the_loss_is_when_both_processes_lose_redis_during_an_upgra
     needs!("redis-server");
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let lineage = Lineage::start(&folder, &redis.table());
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
+    let daemon = UpgradedDaemon::start(&folder, &redis.table());
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
     let mut published = 0..;
     let mut publish = |count: usize| {
         let last = published.by_ref().take(count).inspect(|number: &u32| {
@@ -308,7 +308,7 @@ fn a_gap_stands_where_the_loss_is_when_both_processes_lose_redis_during_an_upgra
     };
     let (mut expected, mut holes) = (0, 0);
     for (round, delay) in [0, 10, 20, 40, 80].into_iter().enumerate() {
-        let predecessor = lineage.pid();
+        let predecessor = daemon.pid();
         let outcomes =
             |log: &str| log.matches("a new process has taken over").count() + log.matches("the reload failed").count();
         send(predecessor, Signal::SIGHUP);
@@ -321,8 +321,8 @@ fn a_gap_stands_where_the_loss_is_when_both_processes_lose_redis_during_an_upgra
         thread::sleep(Duration::from_millis(300));
         publish(3);
         send(predecessor, Signal::SIGCONT);
-        eventually("the upgrade is over", || (outcomes(&lineage.log()) > round).then_some(()));
-        lineage.wait_until_sources_are_connected();
+        eventually("the upgrade is over", || (outcomes(&daemon.log()) > round).then_some(()));
+        daemon.wait_until_sources_are_connected();
         eventually("one process is subscribed", || (redis.subscribers("cats") == 1).then_some(()));
         let last = publish(1);
         let mut gaps = 0;

@@ -4,7 +4,7 @@ use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command, thread,
 
 use nix::sys::signal::Signal;
 
-use super::lineage::{Lineage, children, lives, send};
+use super::upgraded_daemon::{UpgradedDaemon, children, lives, send};
 use crate::support::{
     Child, Daemon, Endpoint, Folder, RedisServer, Request, Stream, Subscription, daemon::PROGRAM, daemon::run,
     eventually, holds_for_a_while, processes_of,
@@ -158,11 +158,11 @@ fn a_reload_under_supervisord_keeps_its_process_and_a_stop_drains() {
 #[test]
 fn signals_to_the_supervising_process_reach_the_daemon_and_its_exit_code_comes_back() {
     let folder = Folder::new();
-    let lineage = Lineage::start_copy(&folder, "");
-    let first = lineage.first_pid();
-    let second = lineage.reload();
+    let daemon = UpgradedDaemon::start_copy(&folder, "");
+    let first = daemon.first_pid();
+    let second = daemon.reload();
     send(first, Signal::SIGHUP);
-    let third = eventually("another process serves", || Some(lineage.pid()).filter(|pid| *pid != second));
+    let third = eventually("another process serves", || Some(daemon.pid()).filter(|pid| *pid != second));
     eventually("the second process has ended", || (!lives(second)).then_some(()));
     assert!(lives(first));
     // `pidof ssecast` finds it, though it was executed anew by another name.
@@ -176,10 +176,10 @@ fn signals_to_the_supervising_process_reach_the_daemon_and_its_exit_code_comes_b
 #[test]
 fn the_daemon_drains_when_its_supervising_process_is_killed() {
     let folder = Folder::new();
-    let lineage = Lineage::start_copy(&folder, "[drain]\nspread = \"2s\"\n");
-    let mut stream = Subscription::to(&["cats"]).open(lineage.public());
-    let second = lineage.reload();
-    send(lineage.first_pid(), Signal::SIGKILL);
+    let daemon = UpgradedDaemon::start_copy(&folder, "[drain]\nspread = \"2s\"\n");
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
+    let second = daemon.reload();
+    send(daemon.first_pid(), Signal::SIGKILL);
     assert_eq!(stream.rest(), []);
     assert!(stream.retry() <= 2_000);
     eventually("the daemon ends", || (!lives(second)).then_some(()));
@@ -249,9 +249,9 @@ fn a_successor_whose_predecessor_is_killed_ends_at_once() {
     needs!("redis-server");
     let folder = Folder::new();
     let mut redis = RedisServer::start(&folder);
-    let lineage = Lineage::start_copy(&folder, &redis.table());
+    let daemon = UpgradedDaemon::start_copy(&folder, &redis.table());
     redis.child().signal(Signal::SIGSTOP);
-    let old = lineage.pid();
+    let old = daemon.pid();
     send(old, Signal::SIGHUP);
     let child = eventually("there is a new process", || children(old).first().copied());
     // Now it waits for its source, which doesn't answer.

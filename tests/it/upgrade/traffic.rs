@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    lineage::Lineage,
     swarm::{Swarm, channel, last_message, message},
+    upgraded_daemon::UpgradedDaemon,
 };
 use crate::support::{Decoder, Endpoint, Request, Socket};
 
@@ -45,11 +45,11 @@ impl Traffic<'_> {
     /// Opens the clients and publishes for as long as `doing` takes; waits until all clients have received everything.
     pub(super) fn during<T>(
         self,
-        lineage: &Lineage,
+        daemon: &UpgradedDaemon,
         publisher: &mut dyn Publish,
         doing: impl FnOnce(&Swarm) -> T,
     ) -> T {
-        let swarm = Swarm::start(lineage.public(), self.clients, self.through, self.channels);
+        let swarm = Swarm::start(daemon.public(), self.clients, self.through, self.channels);
         let done = AtomicBool::new(false);
         let result = thread::scope(|scope| {
             let publishing = scope.spawn(|| self.publish_until(&done, publisher));
@@ -111,8 +111,8 @@ impl Publish for ByRedis {
 pub(super) struct ByAdmin(Socket);
 
 impl ByAdmin {
-    pub(super) fn connect(lineage: &Lineage) -> Self {
-        Self(lineage.admin().connect().unwrap())
+    pub(super) fn connect(daemon: &UpgradedDaemon) -> Self {
+        Self(daemon.admin().connect().unwrap())
     }
 }
 

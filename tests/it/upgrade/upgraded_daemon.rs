@@ -20,9 +20,9 @@ use crate::support::{Daemon, Folder, Request, daemon, eventually};
 const TAKEN_OVER: &str = "a new process has taken over";
 
 /// The first daemon and its successors, which serve on the same sockets.
-pub(super) struct Lineage(Daemon);
+pub(super) struct UpgradedDaemon(Daemon);
 
-impl Deref for Lineage {
+impl Deref for UpgradedDaemon {
     type Target = Daemon;
 
     fn deref(&self) -> &Daemon {
@@ -30,19 +30,19 @@ impl Deref for Lineage {
     }
 }
 
-impl DerefMut for Lineage {
+impl DerefMut for UpgradedDaemon {
     fn deref_mut(&mut self) -> &mut Daemon {
         &mut self.0
     }
 }
 
-impl Lineage {
+impl UpgradedDaemon {
     /// Starts the first daemon, with the tables `tables` beside `[listen]`, and waits until it is ready.
     pub(super) fn start(folder: &Folder, tables: &str) -> Self {
         Self(Daemon::start(folder, tables))
     }
 
-    /// As [`Lineage::start`], from a copy of the program that the test may replace; see [`program_in`].
+    /// As [`UpgradedDaemon::start`], from a copy of the program that the test may replace; see [`program_in`].
     pub(super) fn start_copy(folder: &Folder, tables: &str) -> Self {
         let program = program_in(folder);
         put_program(&program);
@@ -74,13 +74,13 @@ impl Lineage {
         let before = self.pid();
         let output = self.ask();
         assert_eq!(output.status.code(), Some(1), "{output:?}\n{}", self.log());
-        let said = String::from_utf8(output.stderr).unwrap();
-        let why = said.trim().strip_prefix("ssecast: nothing has changed: ");
-        let why = why.unwrap_or_else(|| panic!("no reason: {said:?}"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let why = stderr.trim().strip_prefix("ssecast: nothing has changed: ");
+        let why = why.unwrap_or_else(|| panic!("no reason: {stderr:?}"));
         let failed = format!("failed: {why}");
         assert_eq!(self.admin_get("/readyz").json()["last_reload"], failed, "/readyz has the reason");
         let first_line = why.lines().next().unwrap();
-        eventually("the log says why", || self.log().contains(first_line).then_some(()));
+        eventually("the log has the reason", || self.log().contains(first_line).then_some(()));
         assert!(self.pid() == before && lives(before), "the old process goes on:\n{}", self.log());
         why.to_owned()
     }
@@ -93,10 +93,6 @@ impl Lineage {
     /// The id of the serving process: the last one that has taken over.
     pub(super) fn pid(&self) -> u32 {
         self.successors().last().copied().unwrap_or_else(|| self.first_pid())
-    }
-
-    pub(super) fn first_pid(&self) -> u32 {
-        self.0.first_pid()
     }
 
     /// The ids of all processes that have taken over.
@@ -131,7 +127,7 @@ impl Lineage {
     }
 }
 
-impl Drop for Lineage {
+impl Drop for UpgradedDaemon {
     fn drop(&mut self) {
         for pid in self.successors() {
             if !lives(pid) {
@@ -149,7 +145,7 @@ impl Drop for Lineage {
     }
 }
 
-/// The path of the program of [`Lineage::start_copy`].
+/// The path of the program of [`UpgradedDaemon::start_copy`].
 pub(super) fn program_in(folder: &Folder) -> PathBuf {
     folder.path("program")
 }
