@@ -3,7 +3,7 @@
 
 use std::{
     io::Write,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::mpsc::{self, TryRecvError},
     thread,
 };
 
@@ -66,32 +66,40 @@ fn streams_continue_over_reloads_without_loss() {
     eventually("the successor sees that they have left", || daemon.stats().is_empty().then_some(()));
 }
 
+/// Reloads `daemon` eight times, while another thread calls `publish` again and again. `publish` takes the number of events
+/// published so far, publishes the next numbers, and returns the new number of events. Asserts that each client gets every number,
+/// once and in order.
+fn publish_during_reloads(daemon: &mut Daemon, clients: &mut [Stream], mut publish: impl FnMut(usize) -> usize + Send) {
+    let published = thread::scope(|scope| {
+        // The sender is dropped after the reloads, and also if one of them panics.
+        let (reloading, reloaded) = mpsc::channel::<()>();
+        let publishing = scope.spawn(move || {
+            let mut count = 0;
+            while reloaded.try_recv() == Err(TryRecvError::Empty) {
+                count = publish(count);
+            }
+            count
+        });
+        (0..8).for_each(|_| daemon.reload());
+        drop(reloading);
+        publishing.join().unwrap()
+    });
+    assert!(published > 8, "{published}");
+    for client in clients {
+        assert_eq!(texts_up_to(client, &(published - 1).to_string()), numbers(published));
+    }
+}
+
 #[test]
 fn events_published_during_reloads_arrive_once_and_in_order() {
     let (_folder, mut daemon) = start("[history]\nmessages = 100000\n");
     let mut clients = open(&daemon, 20, &["cats"]);
     let admin = daemon.admin().clone();
-    let done = AtomicBool::new(false);
-    let published = thread::scope(|scope| {
-        let publishing = scope.spawn(|| {
-            let mut count = 0;
-            while !done.load(Ordering::Acquire) {
-                // Every publish is accepted too.
-                accepted(Request::post("/publish/cats", "", count.to_string()).send(&admin));
-                count += 1;
-            }
-            count
-        });
-        for _ in 0..8 {
-            daemon.reload();
-        }
-        done.store(true, Ordering::Release);
-        publishing.join().unwrap()
+    publish_during_reloads(&mut daemon, &mut clients, |count| {
+        // Every publish is accepted too.
+        accepted(Request::post("/publish/cats", "", count.to_string()).send(&admin));
+        count + 1
     });
-    assert!(published > 8, "{published}");
-    for client in &mut clients {
-        assert_eq!(texts_up_to(client, &(published - 1).to_string()), numbers(published));
-    }
 }
 
 #[test]
@@ -102,33 +110,17 @@ fn redis_messages_during_reloads_arrive_once_and_in_order() {
     let mut daemon = Daemon::start(&folder, &format!("{}[history]\nmessages = 100000\n", redis.table()));
     let mut clients = open(&daemon, 5, &["cats", "dogs"]);
     let mut pace = open(&daemon, 1, &["cats", "dogs"]).remove(0);
-    let done = AtomicBool::new(false);
-    let published = thread::scope(|scope| {
-        let publishing = scope.spawn(|| {
-            let mut connection = redis.connect();
-            // Publish no faster than the client reads: Redis cuts off a slow subscriber.
-            let mut count = 0;
-            while !done.load(Ordering::Acquire) {
-                for number in count..count + 20 {
-                    let channel = ["cats", "dogs"][number % 2];
-                    let subscribers: usize = redis::Commands::publish(&mut connection, channel, number).unwrap();
-                    assert!(subscribers > 0, "for a moment no process was subscribed");
-                }
-                assert_eq!(pace.texts(20), numbers(count + 20)[count..]);
-                count += 20;
-            }
-            count
-        });
-        for _ in 0..8 {
-            daemon.reload();
+    let mut connection = redis.connect();
+    publish_during_reloads(&mut daemon, &mut clients, |count| {
+        for number in count..count + 20 {
+            let channel = ["cats", "dogs"][number % 2];
+            let subscribers: usize = redis::Commands::publish(&mut connection, channel, number).unwrap();
+            assert!(subscribers > 0, "for a moment no process was subscribed");
         }
-        done.store(true, Ordering::Release);
-        publishing.join().unwrap()
+        // Publish no faster than this client reads: Redis cuts off a slow subscriber.
+        assert_eq!(pace.texts(20), numbers(count + 20)[count..]);
+        count + 20
     });
-    assert!(published > 8, "{published}");
-    for client in &mut clients {
-        assert_eq!(texts_up_to(client, &(published - 1).to_string()), numbers(published));
-    }
     eventually("the old process's subscriptions are gone", || (redis.subscribers("cats") == 1).then_some(()));
 }
 
