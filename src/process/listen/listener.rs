@@ -1,106 +1,28 @@
-//! The listening sockets: bound with mode and group, and never taken from a process that still answers on them.
+//! A listening socket: who has bound it, where it listens, and its file's mode, group and end. It binds nothing.
 
 use std::{
     fs, io,
-    net::{SocketAddr, TcpListener},
+    net::TcpListener,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::{
-            fs::MetadataExt as _,
-            net::{UnixListener, UnixStream},
-        },
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::{fs::MetadataExt as _, net::UnixListener},
     },
     path::{Path, PathBuf},
 };
 
 use nix::{
-    sys::socket::{
-        self, AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt,
-        sockopt,
-    },
+    sys::socket::{AddressFamily, SockType, SockaddrLike as _, SockaddrStorage, getsockname, getsockopt, sockopt},
     unistd::Group,
 };
 
-use super::owned_files::{Entry, OpenError};
-use crate::config::{Account, Address};
-
-/// Why a socket can't be listened on.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// A process answers on the path.
-    #[error("another process answers on {0}: stop it first, or configure another path in [listen]")]
-    Busy(PathBuf),
-    /// This user may not bind there.
-    #[error(
-        "can't listen on {0}: permission denied; start ssecast as root with process.user set, or give --socket and --admin-socket in a folder of yours"
-    )]
-    Denied(String),
-    /// The path is that of another kind of file.
-    #[error("{0} exists and is not a socket: move it away, or configure another path in [listen]")]
-    NotASocket(PathBuf),
-    /// The group of `public_group` or `admin_group` does not exist.
-    #[error("group {0:?} does not exist: create it, or name another in [listen]")]
-    NoGroup(String),
-    /// What was handed over is not a listening stream socket.
-    #[error(
-        "what was handed over as {0:?} is not a listening stream socket: see ListenStream= and Accept=no in the socket unit"
-    )]
-    NotListening(String),
-    /// A socket was handed over under an unknown name.
-    #[error(
-        "a socket was handed over as {0:?}: say which one it is by FileDescriptorName=public or =admin in its socket unit"
-    )]
-    UnknownName(String),
-    /// Two public sockets were handed over.
-    #[error(
-        "two sockets were handed over as {0:?}, and ssecast takes one: keep one ListenStream= of that name; only the admin \
-         socket may have several"
-    )]
-    Twice(String),
-    /// The admin socket listens beyond loopback, and there are no keys.
-    #[error(
-        "anyone who reaches the admin socket on {0} could publish: set publish.key_files, or listen on a path or on 127.0.0.1"
-    )]
-    AnyoneMayPublish(SocketAddr),
-    /// TCP doesn't say which user connects.
-    #[error(
-        "publish.users and publish.groups can't be checked on the admin socket on {0}: listen on a path, or set publish.key_files"
-    )]
-    NoUsersOnTcp(SocketAddr),
-    /// The operating system refused.
-    #[error("can't {doing} {place}")]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// On what.
-        place: String,
-        /// What the operating system reported.
-        source: io::Error,
-    },
-}
-
-impl ListenError {
-    /// Whether the configuration or a unit must be changed first: starting again would not help.
-    #[must_use]
-    pub fn is_configuration(&self) -> bool {
-        match self {
-            Self::NotASocket(_)
-            | Self::NoGroup(_)
-            | Self::NotListening(_)
-            | Self::UnknownName(_)
-            | Self::Twice(_)
-            | Self::AnyoneMayPublish(_)
-            | Self::NoUsersOnTcp(_) => true,
-            Self::Busy(_) | Self::Denied(_) | Self::Io { .. } => false,
-        }
-    }
-}
+use super::error::{ListenError, failed};
+use crate::process::owned_files::{Entry, OpenError};
 
 /// A listening socket. The file of a Unix socket that ssecast has bound is removed with it, unless another stands there by then.
 #[derive(Debug)]
 pub struct Listener {
-    socket: ListeningSocket,
-    origin: Origin,
+    pub(super) socket: ListeningSocket,
+    pub(super) origin: Origin,
 }
 
 /// The socket itself.
@@ -114,7 +36,7 @@ pub enum ListeningSocket {
 
 /// Who has bound a socket.
 #[derive(Debug)]
-enum Origin {
+pub(super) enum Origin {
     /// The service manager, which also removes its file.
     ServiceManager,
     /// ssecast, this process or one before it.
@@ -160,7 +82,7 @@ impl Listener {
     /// Gives the file of a Unix socket the `mode` and the `group` that are configured, if ssecast has bound it. A mode or group
     /// that could not be set is logged, and so are keys that have no effect because the service manager has bound the socket.
     /// `name` is `public` or `admin`.
-    pub(super) fn apply_mode(&self, name: &str, mode: u32, group: Option<&str>) {
+    pub(in crate::process) fn apply_mode(&self, name: &str, mode: u32, group: Option<&str>) {
         let address = self.address();
         let ListeningSocket::Unix(_) = self.socket else { return };
         let found = || -> Result<_, OpenError> {
@@ -256,7 +178,7 @@ impl AsFd for Listener {
 }
 
 impl ListeningSocket {
-    fn set_nonblocking(&self) -> io::Result<()> {
+    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
         match self {
             Self::Unix(listener) => listener.set_nonblocking(true),
             Self::Tcp(listener) => listener.set_nonblocking(true),
@@ -275,11 +197,11 @@ impl AsFd for ListeningSocket {
 
 /// The file of a Unix socket that ssecast has bound.
 #[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    inode: u64,
+pub(super) struct SocketFile {
+    pub(super) path: PathBuf,
+    pub(super) inode: u64,
     /// Whether it is removed with the listener: not as long as another process may still listen there.
-    owned: bool,
+    pub(super) owned: bool,
 }
 
 impl Drop for SocketFile {
@@ -295,89 +217,9 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on `address`; `mode` and `group` are those of a socket file. The file, and folders that are missing for it, belong to
-/// `owner` if there is one, who can remove it then; its group is `owner`'s if there is no `group`.
-///
-/// # Errors
-/// A [`ListenError`] with the reason and how to fix it.
-pub fn bind(
-    address: &Address,
-    mode: u32,
-    group: Option<&str>,
-    owner: Option<&Account>,
-) -> Result<Listener, ListenError> {
-    match address {
-        Address::Tcp(address) => {
-            let place = format!("tcp://{address}");
-            let socket = ListeningSocket::Tcp(TcpListener::bind(address).map_err(failed("listen on", &place))?);
-            socket.set_nonblocking().map_err(failed("set up", &place))?;
-            Ok(Listener { socket, origin: Origin::Ssecast { configured: place, file: None } })
-        }
-        Address::Unix(path) => bind_unix(path, mode, group, owner),
-    }
-}
-
-fn bind_unix(path: &Path, mode: u32, group: Option<&str>, owner: Option<&Account>) -> Result<Listener, ListenError> {
-    let place = path.display().to_string();
-    let group = match group {
-        Some(name) => {
-            let group = Group::from_name(name).ok().flatten();
-            Some(group.ok_or_else(|| ListenError::NoGroup(name.to_owned()))?.gid.as_raw())
-        }
-        None => owner.map(|owner| owner.gid),
-    };
-    let entry = Entry::create(path, owner).map_err(failed("make the directory of", &place))?;
-    remove_stale(&entry)?;
-    let socket = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-    let listener = UnixListener::from(socket.map_err(failed("make a socket for", &place))?);
-    let file = entry.bind(listener.as_fd(), mode, owner.map(|owner| owner.uid), group);
-    let file = file.map_err(failed("listen on", &place))?;
-    let inode = file.status().map_err(failed("look at", &place))?.st_ino;
-    let file = SocketFile { path: entry.path().to_owned(), inode, owned: true };
-    let socket = ListeningSocket::Unix(listener);
-    socket::listen(&socket, Backlog::MAXALLOWABLE).map_err(failed("listen on", &place))?;
-    socket.set_nonblocking().map_err(failed("set up", &place))?;
-    Ok(Listener { socket, origin: Origin::Ssecast { configured: place, file: Some(file) } })
-}
-
-/// Removes a socket on which nothing answers. A connection is tried: that is the only proof.
-fn remove_stale(entry: &Entry) -> Result<(), ListenError> {
-    let place = entry.path().display().to_string();
-    let file = match entry.socket() {
-        Ok(Some(file)) => file,
-        Ok(None) => return Ok(()),
-        Err(OpenError::NotAFile(_)) => return Err(ListenError::NotASocket(entry.path().to_owned())),
-        Err(error) => return Err(failed("look at", &place)(error)),
-    };
-    match UnixStream::connect(file.path()) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            entry.remove().map_err(failed("remove the stale socket", &place))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-            Err(failed("find out whether another process answers on", &place)(error))
-        }
-        // A full backlog belongs to a running process, too.
-        _ => Err(ListenError::Busy(entry.path().to_owned())),
-    }
-}
-
-fn failed<E: Into<io::Error>>(doing: &'static str, place: &str) -> impl FnOnce(E) -> ListenError {
-    let place = place.to_owned();
-    move |source| {
-        let source = source.into();
-        match source.kind() {
-            io::ErrorKind::PermissionDenied if matches!(doing, "listen on" | "make the directory of") => {
-                ListenError::Denied(place)
-            }
-            _ => ListenError::Io { doing, place, source },
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::{fs::PermissionsExt as _, net::UnixDatagram};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use super::*;
 
@@ -398,20 +240,5 @@ mod tests {
         assert!(refused(client.into()));
         assert!(refused(UnixDatagram::unbound().unwrap().into()));
         assert!(refused(fs::File::open("/dev/null").unwrap().into()));
-    }
-
-    #[test]
-    fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
-        let address = Address::Unix(path.clone());
-        drop(UnixListener::bind(&path).unwrap());
-        let listener = bind(&address, 0o600, None, None).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&address, 0o600, None, None), Err(ListenError::Busy(_))));
-        drop(listener);
-        assert!(!path.exists(), "the socket goes with its listener");
-        fs::write(&path, "mine").unwrap();
-        assert!(matches!(bind(&address, 0o600, None, None), Err(ListenError::NotASocket(_))));
     }
 }
