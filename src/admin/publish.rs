@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use hyper::{StatusCode, header};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::{
     Admin, Asked,
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     broker::{PublishError, Published},
+    cursor::{Cursor, MAX_ID_BYTES},
     http::{
         Answer,
         reply::{self, Reply},
@@ -110,24 +111,56 @@ impl Admin {
     }
 }
 
+/// The result of one publish, as the answer has it.
+#[derive(Serialize)]
+struct PublishResult<'a> {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    subscribers: u32,
+}
+
 fn render(published: &[Published], shape: Shape) -> Reply {
-    let result = |id: Option<String>, subscribers: u32| match id {
-        Some(id) => json!({ "status": "ok", "id": id, "subscribers": subscribers }),
-        None => json!({ "status": "ok", "subscribers": subscribers }),
-    };
-    let each = || published.iter().map(|one| result(one.id.map(|id| id.to_string()), one.subscribers));
+    let mut body = Vec::new();
     match shape {
         Shape::One => {
             // For one message on several channels: the last event's id, and the subscribers of all.
-            let id = published.last().and_then(|one| one.id).map(|id| id.to_string());
-            reply::json(StatusCode::OK, &result(id, published.iter().map(|one| one.subscribers).sum()))
+            let id = published.last().and_then(|one| one.id);
+            put_result(&mut body, id, published.iter().map(|one| one.subscribers).sum());
         }
-        Shape::Array => reply::json(StatusCode::OK, &Value::Array(each().collect())),
+        Shape::Array => {
+            body.push(b'[');
+            for (index, one) in published.iter().enumerate() {
+                if index > 0 {
+                    body.push(b',');
+                }
+                put_result(&mut body, one.id, one.subscribers);
+            }
+            body.push(b']');
+        }
         Shape::Lines => {
-            let lines: String = each().map(|line| format!("{line}\n")).collect();
-            reply::with_type(StatusCode::OK, "application/x-ndjson", lines)
+            for one in published {
+                put_result(&mut body, one.id, one.subscribers);
+                body.push(b'\n');
+            }
+            return reply::with_type(StatusCode::OK, "application/x-ndjson", body);
         }
     }
+    body.push(b'\n');
+    reply::with_type(StatusCode::OK, "application/json", body)
+}
+
+/// Appends a result. It goes by no `serde_json::Value`, which took a quarter of the time of a publish in NDJSON.
+fn put_result(body: &mut Vec<u8>, id: Option<Cursor>, subscribers: u32) {
+    let mut text = [0; MAX_ID_BYTES];
+    let id = id.and_then(|id| {
+        let mut left = &mut text[..];
+        id.put(&mut left);
+        let length = MAX_ID_BYTES - left.len();
+        std::str::from_utf8(&text[..length]).ok()
+    });
+    // A struct of a text and a number can't fail to serialize, and a `Vec` takes every write.
+    let _ = serde_json::to_writer(body, &PublishResult { status: "ok", id, subscribers });
 }
 
 /// The answer if the body could not be read.
