@@ -123,8 +123,8 @@ fn orphan() -> RedisError {
     wire::broken("it is a replica and has lost its primary")
 }
 
-/// How many connections Redis has closed because their output buffer was full. `None` where it does not say so: Redis counts
-/// them since 7.2.
+/// Returns how many connections Redis has closed because their output buffer was full. `None` before Redis 7.4, which does not
+/// count them.
 pub(super) async fn output_cuts(connection: &MultiplexedConnection) -> Option<u64> {
     let info: String = redis::cmd("INFO").arg("stats").query_async(&mut connection.clone()).await.ok()?;
     output_cuts_of(&info)
@@ -157,7 +157,7 @@ mod tests {
     fn connections_that_redis_has_cut_are_read_from_its_statistics() {
         let newer = "# Stats\r\ntotal_error_replies:0\r\nclient_output_buffer_limit_disconnections:3\r\nreply_buffer_shrinks:0\r\n";
         assert_eq!(output_cuts_of(newer), Some(3));
-        assert_eq!(output_cuts_of("# Stats\r\ntotal_error_replies:0\r\n"), None, "a Redis before 7.2");
+        assert_eq!(output_cuts_of("# Stats\r\ntotal_error_replies:0\r\n"), None, "a Redis before 7.4");
     }
 
     #[test]

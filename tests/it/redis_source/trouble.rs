@@ -295,7 +295,7 @@ fn a_connection_that_redis_cuts_because_its_output_buffer_is_full_is_logged_and_
     if info.contains("client_output_buffer_limit_disconnections") {
         eventually("the log says why", || daemon.child().log().contains("its output buffer was full").then_some(()));
     } else {
-        println!("this Redis does not count what it cuts (7.2 and later do): the log is not checked");
+        println!("this Redis does not count the connections it closes (7.4 and later do): the log is not checked");
     }
     daemon.wait_until_ready();
     eventually("it is subscribed to again", || (redis.publish("cats", "after") > 0).then_some(()));
