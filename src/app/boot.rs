@@ -112,6 +112,8 @@ fn start_logged(
     let starter = daemon::detach(log)?;
     serve(start, log, || starter.serves()).inspect_err(|error| {
         tracing::error!("the daemon ends: {error:#}");
+        // The starter ends at once, and its caller may read the log then.
+        log.flush();
         starter.failed(1, &format!("{error:#}"));
     })
 }

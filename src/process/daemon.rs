@@ -80,8 +80,8 @@ pub fn detach(log: &Log) -> Result<Starter, DaemonError> {
     let starter = Starter(RefCell::new(Some(writer)));
     if let Err(error) = leave_terminal(log) {
         tracing::error!(%error, "can't become a daemon");
-        starter.failed(1, &format!("can't become a daemon: {error}"));
         log.flush();
+        starter.failed(1, &format!("can't become a daemon: {error}"));
         process::exit(1);
     }
     Ok(starter)
