@@ -314,9 +314,9 @@ impl Dispatcher {
     }
 
     /// Blocks a source's thread while a shard's queue is over its bound.
-    pub fn wait_for_room(&self) {
+    pub fn wait_for_space(&self) {
         for outlet in &self.outlets {
-            outlet.wait_for_room(LONGEST_BRAKE);
+            outlet.wait_for_space(LONGEST_BRAKE);
         }
     }
 

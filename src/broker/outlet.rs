@@ -52,5 +52,5 @@ pub trait Outlet: Send + Sync {
     fn push(&self, deliveries: &mut dyn Iterator<Item = Delivery>);
 
     /// Blocks the thread of a source while the shard's queue is over its bound, for `longest` at most.
-    fn wait_for_room(&self, longest: Duration);
+    fn wait_for_space(&self, longest: Duration);
 }

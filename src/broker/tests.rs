@@ -29,7 +29,7 @@ impl Outlet for Recorder {
         self.0.lock().unwrap().extend(deliveries);
     }
 
-    fn wait_for_room(&self, _: Duration) {}
+    fn wait_for_space(&self, _: Duration) {}
 }
 
 impl Recorder {

@@ -34,7 +34,7 @@ pub enum Op {
     Stop,
 }
 
-/// While more bytes of events than this wait for a shard, sources are slowed down ([`Outlet::wait_for_room`]).
+/// While more bytes of events than this wait for a shard, sources are slowed down ([`Outlet::wait_for_space`]).
 const SLOW_DOWN_BYTES: usize = 32 << 20;
 
 #[derive(Default)]
@@ -92,7 +92,7 @@ impl Outlet for Queue {
         Self::push(self, deliveries.map(Op::Deliver));
     }
 
-    fn wait_for_room(&self, longest: Duration) {
+    fn wait_for_space(&self, longest: Duration) {
         let waiting = crate::lock::lock(&self.waiting);
         if waiting.weight > SLOW_DOWN_BYTES {
             let waited = self.taken.wait_timeout_while(waiting, longest, |waiting| waiting.weight > SLOW_DOWN_BYTES);

@@ -104,7 +104,7 @@ impl Sink {
     /// Publishes messages, in order. What has arrived together is best published together. It blocks while the shards can't
     /// keep up: a source has a thread of its own, and what it doesn't read waits at its server.
     pub fn publish(&self, batch: Batch<impl IntoIterator<Item = Message>>) -> Accepted {
-        self.dispatcher.wait_for_room();
+        self.dispatcher.wait_for_space();
         self.dispatcher.publish(self.source, batch.messages, batch.checkpoint)
     }
 

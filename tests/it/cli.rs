@@ -50,7 +50,7 @@ fn check_prints_every_error_at_once_with_its_line_and_how_to_fix_it() {
     let path = folder.write("wrong.toml", config);
     let path = path.to_str().unwrap();
     for command in ["check", "serve"] {
-        let said = failed(&run(&[command, "--config", path], b""), 64);
+        let errors = failed(&run(&[command, "--config", path], b""), 64);
         for (line, words) in [
             (2, ["retyr", "retry"]),
             (3, ["max_clients", "many"]),
@@ -58,8 +58,8 @@ fn check_prints_every_error_at_once_with_its_line_and_how_to_fix_it() {
             (8, ["hystory", "history"]),
         ] {
             let place = format!("{path}:{line}:");
-            let error = said.lines().find(|error| error.contains(&place));
-            let error = error.unwrap_or_else(|| panic!("{command} prints no error for line {line}: {said}"));
+            let error = errors.lines().find(|error| error.contains(&place));
+            let error = error.unwrap_or_else(|| panic!("{command} prints no error for line {line}: {errors}"));
             assert!(words.iter().all(|word| error.contains(word)), "{error:?} does not contain {words:?}");
         }
     }

@@ -233,8 +233,8 @@ fn configurations_in_the_documentation_pass_the_check() {
         let text = text.replace("/var/log/ssecast/", &format!("{}/", folder.path("").display()));
         let file = folder.write("ssecast.toml", &text);
         let output = daemon::run(&["check", "--config", file.to_str().unwrap()], b"");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {said}\n{text}", page.display());
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {printed}\n{text}", page.display());
     }
 }
 

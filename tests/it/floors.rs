@@ -1,5 +1,5 @@
-//! Checks of the source files: modules import from lower floors only, the files of a folder import each other in no circle, each
-//! file says what it is for, and none has a path of somebody's machine.
+//! Checks of the source files: modules import from lower floors only, the imports within a folder have no cycle, each file
+//! says what it is for, and none has a path of somebody's machine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -125,8 +125,8 @@ fn neighbours(text: &str, folder: &Path) -> BTreeSet<String> {
     beside.flat_map(first_names).collect()
 }
 
-/// A circle among the files of a folder, if there is one.
-fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+/// Returns a cycle of imports among the files of a folder, if there is one.
+fn cycle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     fn walk(at: &str, imports: &BTreeMap<String, BTreeSet<String>>, way: &mut Vec<String>) -> bool {
         if let Some(begin) = way.iter().position(|module| module == at) {
             way.drain(..begin);
@@ -145,17 +145,17 @@ fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     })
 }
 
-/// Folders with a circle that is not yet removed.
-const CIRCLES_LEFT: &[&str] = &[
+/// Folders whose cycle is not yet removed.
+const CYCLES_LEFT: &[&str] = &[
     "admin",  // A body's limit is that of a publish, which reads a body.
     "config", // A value as typed suggests a key from the table, whose defaults are values as typed.
 ];
 
 #[test]
-fn the_files_of_a_folder_import_each_other_in_no_circle() {
+fn imports_within_a_folder_have_no_cycle() {
     let mut wrong = Vec::new();
     for (folder, files) in folders() {
-        if CIRCLES_LEFT.iter().any(|left| folder == Path::new(left)) {
+        if CYCLES_LEFT.iter().any(|left| folder == Path::new(left)) {
             continue;
         }
         let imports = |(module, text): (&String, &String)| {
@@ -163,21 +163,21 @@ fn the_files_of_a_folder_import_each_other_in_no_circle() {
             names.remove(module);
             (module.clone(), names)
         };
-        if let Some(circle) = circle(&files.iter().map(imports).collect()) {
-            wrong.push(format!("{}: {}", folder.display(), circle.join(" -> ")));
+        if let Some(cycle) = cycle(&files.iter().map(imports).collect()) {
+            wrong.push(format!("{}: {}", folder.display(), cycle.join(" -> ")));
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
 }
 
 #[test]
-fn a_circle_is_found() {
+fn an_import_cycle_is_found() {
     let graph = |arrows: &[(&str, &[&str])]| {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         arrows.iter().map(|&(from, to)| (from.to_owned(), names(to))).collect()
     };
-    assert_eq!(circle(&graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &["Type"])])), None);
-    let found = circle(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["d", "b"]), ("d", &[])]));
+    assert_eq!(cycle(&graph(&[("a", &["b", "c"]), ("b", &["c"]), ("c", &["Type"])])), None);
+    let found = cycle(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["d", "b"]), ("d", &[])]));
     assert_eq!(found, Some(vec!["b".to_owned(), "c".to_owned()]));
     let text =
         "use super::{core::Shard, frames};\nuse crate::shard::wheel::Tick;\n#[cfg(test)]\nmod tests {\nuse super::x;";

@@ -325,8 +325,8 @@ fn incomplete_requests_delay_no_other_client_and_time_out() {
     assert_eq!(stream.texts(1), ["1"]);
     for mut half in halves {
         half.set_timeout(Duration::from_secs(60));
-        let mut said = Vec::new();
-        let ended = half.read_to_end(&mut said);
+        let mut answer = Vec::new();
+        let ended = half.read_to_end(&mut answer);
         assert!(
             ended.is_ok() || ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset),
             "a request whose head never arrives is closed"

@@ -65,8 +65,8 @@ fn sockets_of_a_running_daemon_are_not_replaced() {
     let mut stream = Subscription::to(&["cats"]).open(daemon.public());
     let second = daemon::run(&["serve", "--config", daemon.config().to_str().unwrap()], b"");
     assert!(!second.status.success());
-    let said = String::from_utf8(second.stderr).unwrap();
-    assert!(said.contains("ssecast.sock"), "it names the socket: {said}");
+    let printed = String::from_utf8(second.stderr).unwrap();
+    assert!(printed.contains("ssecast.sock"), "it names the socket: {printed}");
     daemon.assert_serving();
     daemon.publish("cats", "undisturbed");
     assert_eq!(stream.texts(1), ["undisturbed"]);

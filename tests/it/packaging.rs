@@ -67,8 +67,8 @@ fn the_package_is_made_of_the_programs_in_the_target_folder_that_cargo_is_given(
     let tree = Tree::new();
     let output = tree.run("deb", &[]);
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(said, "cargo build --release --locked\ncargo deb --no-build --locked\n");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(printed, "cargo build --release --locked\ncargo deb --no-build --locked\n");
     // Where the assets of Cargo.toml are.
     for name in ["ssecast.toml", "man/a.5", "completions/bash/ssecast", "licences-of-libraries.txt"] {
         assert!(tree.path("root/target/package").join(name).is_file(), "{name}");
@@ -86,6 +86,6 @@ fn the_plain_installation_takes_the_programs_from_the_target_folder_that_cargo_i
     assert!(tree.path("installed/etc/ssecast/ssecast.toml").is_file());
     fs::remove_file(tree.path("elsewhere/release/ssecast")).unwrap();
     let output = tree.run("install", &[("DESTDIR", &tree.path("installed"))]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("elsewhere/release/ssecast does not exist"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(printed.contains("elsewhere/release/ssecast does not exist"), "{printed}");
 }

@@ -42,17 +42,17 @@ fn resuming(endpoint: &Endpoint, last_event_id: &str) -> Request {
 #[test]
 fn nginx_accepts_the_shipped_files() {
     let output = nginx::test_config(&Folder::new());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    assert!(!said.contains("[warn]"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
+    assert!(!printed.contains("[warn]"), "{printed}");
 }
 
 #[test]
 fn nginx_accepts_the_optional_lines_of_the_shipped_files() {
     needs!("nginx");
     let output = nginx::test_config_with_options(&Folder::new());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("[warn]"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !printed.contains("[warn]"), "{printed}");
 }
 
 #[test]

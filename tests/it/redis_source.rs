@@ -265,8 +265,8 @@ fn a_wrong_password_is_reported_without_being_shown() {
     let redis = RedisServer::start_with_password(&folder, "right");
     let url = format!("redis://:wr0ng-secret@127.0.0.1:{}", redis.port());
     let mut daemon = Daemon::start_unready(&folder, &format!("[redis]\nurl = {url:?}\n"));
-    let said = wait_until_not_ready(&daemon);
-    assert!(!said.contains("wr0ng-secret"), "{said}");
+    let reason = wait_until_not_ready(&daemon);
+    assert!(!reason.contains("wr0ng-secret"), "{reason}");
     eventually("the log says why", || daemon.child().log().contains("WRONGPASS").then_some(()));
     assert!(!daemon.child().log().contains("wr0ng-secret"), "{}", daemon.child().log());
 }

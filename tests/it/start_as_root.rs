@@ -56,15 +56,15 @@ fn the_starter_ends_with_0_once_the_daemon_serves_and_the_daemon_removes_its_fil
 
 #[test]
 fn the_starter_reports_why_the_daemon_does_not_serve() {
-    let Some(site) = Site::new("the starter says why") else { return };
+    let Some(site) = Site::new("why the daemon does not serve") else { return };
     // Before it detaches.
     fs::write(site.path("file"), "").unwrap();
-    let said = refusal(&site.daemon(&["--socket", "file/public"]));
-    assert!(said.starts_with("ssecast: can't ") && said.contains("file/public"), "{said}");
+    let error = refusal(&site.daemon(&["--socket", "file/public"]));
+    assert!(error.starts_with("ssecast: can't ") && error.contains("file/public"), "{error}");
 
     let socket = UnixListener::bind(site.path("busy")).unwrap();
-    let said = refusal(&site.daemon(&["--socket", "busy"]));
-    assert!(said.contains("another process answers on") && said.contains("busy"), "{said}");
+    let error = refusal(&site.daemon(&["--socket", "busy"]));
+    assert!(error.contains("another process answers on") && error.contains("busy"), "{error}");
     drop(socket);
 
     let output = site.daemon(&["--user", "no-such-user"]);
@@ -75,10 +75,11 @@ fn the_starter_reports_why_the_daemon_does_not_serve() {
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set", "-setgid", PROGRAM]).args(site.command(&["--daemon"]).get_args());
     let output = command.current_dir(site.folder.path()).stdin(Stdio::null()).output().unwrap();
-    let said = refusal(&output);
+    let error = refusal(&output);
     let reason = "can't set the groups of process.user";
-    assert!(said.contains(reason), "{said}");
-    assert!(site.read("log/log").contains(reason), "{said}\n{}", site.read("log/log"));
+    assert!(error.contains(reason), "{error}");
+    // The log has it by now: the daemon writes its lines before it reports to the starter.
+    assert!(site.read("log/log").contains(reason), "{error}\n{}", site.read("log/log"));
     assert_eq!(fs::read_dir(site.path("run")).unwrap().count(), 0, "nothing is left behind");
 }
 
@@ -86,11 +87,11 @@ fn the_starter_reports_why_the_daemon_does_not_serve() {
 fn a_second_start_is_refused_and_names_the_first_process() {
     let Some(site) = Site::new("a second start") else { return };
     let first = site.started(&[]);
-    let said = refusal(&site.daemon(&[]));
-    assert!(said.contains(&format!("as process {}", first.0)), "{said}");
+    let error = refusal(&site.daemon(&[]));
+    assert!(error.contains(&format!("as process {}", first.0)), "{error}");
     // Also with other sockets, because the pidfile is the same.
-    let said = refusal(&site.daemon(&["--socket", "run/other", "--admin-socket", "run/another"]));
-    assert!(said.contains(&format!("as process {}", first.0)), "{said}");
+    let error = refusal(&site.daemon(&["--socket", "run/other", "--admin-socket", "run/another"]));
+    assert!(error.contains(&format!("as process {}", first.0)), "{error}");
     assert!(site.serves() && !site.path("run/other").exists());
     assert_eq!(site.read("run/pid"), format!("{}\n", first.0));
 }
@@ -139,8 +140,8 @@ fn without_root_process_user_can_only_be_the_own_user() {
         let mut command = site.command(&["--daemon", "--log-file", "run/log", "--user", user]);
         command.uid(nobody.uid.as_raw()).gid(nobody.gid.as_raw()).output().unwrap()
     };
-    let said = lasting_refusal(&start("daemon"));
-    assert!(said.contains(r#"can't become process.user "daemon""#) && said.contains("as root"), "{said}");
+    let error = lasting_refusal(&start("daemon"));
+    assert!(error.contains(r#"can't become process.user "daemon""#) && error.contains("as root"), "{error}");
     // The successor at an upgrade does the same.
     let output = start("nobody");
     assert!(output.status.success(), "{output:?}");
@@ -148,7 +149,7 @@ fn without_root_process_user_can_only_be_the_own_user() {
     assert_eq!(daemon.status("NoNewPrivs"), "1");
 }
 
-/// The reload said only that the new process ended with exit status 64.
+/// The reload reported only that the new process ended with exit status 64.
 #[test]
 fn a_reload_with_another_user_fails_with_the_reason() {
     let Some(site) = Site::new("a reload with another user") else { return };
@@ -160,10 +161,10 @@ fn a_reload_with_another_user_fails_with_the_reason() {
     wait_for("service", || site.serves());
     fs::write(site.path("c.toml"), "[process]\nuser = \"daemon\"\n").unwrap();
     let reload = Command::new(PROGRAM).args(["reload", "--admin-socket"]).arg(site.path("run/admin")).output().unwrap();
-    let said = String::from_utf8(reload.stderr).unwrap();
-    assert_eq!(reload.status.code(), Some(1), "{said}");
-    assert!(said.contains(r#"can't become process.user "daemon": ssecast runs as user "nobody""#), "{said}");
-    assert!(said.contains("a reload can't change the user: restart ssecast for that"), "{said}");
+    let error = String::from_utf8(reload.stderr).unwrap();
+    assert_eq!(reload.status.code(), Some(1), "{error}");
+    assert!(error.contains(r#"can't become process.user "daemon": ssecast runs as user "nobody""#), "{error}");
+    assert!(error.contains("a reload can't change the user: restart ssecast for that"), "{error}");
     assert!(site.serves());
     daemon.signal(Signal::SIGTERM);
     assert!(child.wait().unwrap().success());
@@ -260,8 +261,8 @@ fn sockets_of_the_service_manager_are_taken_by_name_and_left_in_place() {
     assert!(site.path("a").exists() && site.path("b").exists());
 
     let output = with_sockets(&site, "admin:web", [bind("c"), bind("d")], "$$").output().unwrap();
-    let said = lasting_refusal(&output);
-    assert!(said.contains(r#""web""#) && said.contains("FileDescriptorName=public"), "{said}");
+    let error = lasting_refusal(&output);
+    assert!(error.contains(r#""web""#) && error.contains("FileDescriptorName=public"), "{error}");
 
     // LISTEN_PID of another process: the sockets are ignored.
     let mut child = with_sockets(&site, "public:admin", [bind("e"), bind("f")], "1").spawn().unwrap();
@@ -390,10 +391,10 @@ fn the_daemon_warns_at_start_of_unreadable_key_files_and_keys_without_effect() {
     let daemon = DaemonProcess(i32::try_from(child.id()).unwrap());
     wait_for("service", || serves(&site.path("a")));
     daemon.signal(Signal::SIGTERM);
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let mut error = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
     assert!(child.wait().unwrap().success());
-    assert!(said.contains("listen.public has no effect") && said.contains("listen.admin has no effect"), "{said}");
+    assert!(error.contains("listen.public has no effect") && error.contains("listen.admin has no effect"), "{error}");
 }
 
 /// The daemon's user could write the pidfile, and logrotate, as root, signalled any process whose number was in it.

@@ -95,7 +95,7 @@ fn assert_has_no_library_words(why: &str) {
     assert!(words.is_none() && why.contains("has no permissions to run the 'publish' command)"), "{why}");
 }
 
-/// The log said that clients of the marker's channel are closed. There are none.
+/// The log wrote that clients of the marker's channel are closed. There are none.
 #[test]
 fn a_marker_that_redis_refuses_is_logged_as_what_it_is() {
     needs!("redis-server");
@@ -191,8 +191,8 @@ fn publishes_to_a_redis_that_hangs_fail_within_three_seconds_with_a_code_that_sa
             })
             .collect();
         for publish in publishes {
-            let (status, said, took) = publish.join().unwrap();
-            assert_eq!((status, said.as_deref()), (503, Some(code)), "{round}");
+            let (status, actual, took) = publish.join().unwrap();
+            assert_eq!((status, actual.as_deref()), (503, Some(code)), "{round}");
             assert!(took < Duration::from_millis(4500), "{round}: {took:?}");
         }
     }
@@ -209,8 +209,8 @@ fn a_replica_that_has_lost_its_primary_counts_as_disconnected() {
     let mut stream = open(&daemon, &["cats"]);
     // No process listens on port 1 of the loopback interface.
     let _: () = redis.query(redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1));
-    let said = wait_until_not_ready(&daemon);
-    assert!(said.contains("replica"), "{said}");
+    let reason = wait_until_not_ready(&daemon);
+    assert!(reason.contains("replica"), "{reason}");
     let why = refused(daemon.post_form(&[("channel", "cats"), ("message", "m")]), 503);
     assert!(why.contains("replica"), "{why}");
     let _: () = redis.query(redis::cmd("REPLICAOF").arg("NO").arg("ONE"));

@@ -63,8 +63,8 @@ fn root_follows_no_directory_link_of_another_user() {
     fs::create_dir(site.path("roots")).unwrap();
     symlink("roots", site.path("run")).unwrap();
     lchown(site.path("run"), Some(nobody.uid.as_raw()), None).unwrap();
-    let said = refusal(&site.daemon(&[]));
-    assert!(said.contains(r#""run" in its path is a symbolic link of user"#), "{said}");
+    let error = refusal(&site.daemon(&[]));
+    assert!(error.contains(r#""run" in its path is a symbolic link of user"#), "{error}");
     assert_eq!(fs::read_dir(site.path("roots")).unwrap().count(), 0, "nothing is made behind the link");
     // Root's own links, such as /var/run, are followed.
     lchown(site.path("run"), Some(0), None).unwrap();

@@ -88,10 +88,10 @@ fn a_half_received_publish_does_not_delay_an_upgrade_and_is_answered() {
     daemon.reload();
     // Either it is published, or the answer says that it was not.
     let _ = socket.write_all(&request[request.len() - 3..]);
-    let (status, said) = read_answer(&mut socket);
-    assert!(matches!(status, 200 | 503), "{status} {said}");
+    let (status, answer) = read_answer(&mut socket);
+    assert!(matches!(status, 200 | 503), "{status} {answer}");
     if status == 503 {
-        assert!(said.contains("nothing was published"), "{said}");
+        assert!(answer.contains("nothing was published"), "{answer}");
         daemon.publish("cats", "in two");
     }
     assert_eq!(stream.texts(1), ["in two"]);
@@ -143,8 +143,8 @@ fn an_answer_that_is_read_slowly_is_not_cut_off() {
     let output = thread::scope(|scope| {
         let asked = scope.spawn(|| daemon.ask());
         thread::sleep(std::time::Duration::from_millis(500));
-        let (status, said) = read_answer(&mut socket);
-        assert_eq!((status, said.lines().count()), (200, 20_000));
+        let (status, answer) = read_answer(&mut socket);
+        assert_eq!((status, answer.lines().count()), (200, 20_000));
         asked.join().unwrap()
     });
     // On a busy machine the answer may take longer than an upgrade waits for it: then that one is refused, the next is not.

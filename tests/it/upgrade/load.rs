@@ -43,7 +43,7 @@ fn reload_under_load(folder: &Folder, daemon: &UpgradedDaemon, publisher: &mut d
         }
     });
     assert_eq!(daemon.exact(), [true; RELOADS]);
-    println!("stood still, as the daemon says: {}", median_and_worst(daemon.stood_still()));
+    println!("stood still, as the daemon reports: {}", median_and_worst(daemon.stood_still()));
     println!("nothing came to any client for: {}", median_and_worst(silences));
     println!("longest way of an event: {}", median_and_worst(ways));
 }

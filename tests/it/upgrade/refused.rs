@@ -27,8 +27,8 @@ fn assert_refused(folder: &Folder, daemon: &UpgradedDaemon, publisher: &mut dyn 
     LIGHT.during(daemon, publisher, |swarm| {
         for (put, why) in cases {
             put();
-            let said = daemon.refused_reload();
-            assert!(said.contains(why), "{why:?} is not in {said:?}");
+            let error = daemon.refused_reload();
+            assert!(error.contains(why), "{why:?} is not in {error:?}");
             assert_still_serving(daemon);
             swarm.assert_well();
         }
@@ -90,10 +90,10 @@ fn variables_that_ssecast_sets_for_its_own_processes_are_refused_with_the_reason
     ];
     for (name, value, why) in cases {
         let output = Command::new(PROGRAM).arg("serve").arg("--config").arg(&config).env(name, value).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{name}={value}: {said}");
-        assert!(said.starts_with(&format!("ssecast: {name} is {value:?}, {why}")), "{said}");
-        assert!(said.ends_with("unset it\n"), "{said}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name}={value}: {error}");
+        assert!(error.starts_with(&format!("ssecast: {name} is {value:?}, {why}")), "{error}");
+        assert!(error.ends_with("unset it\n"), "{error}");
     }
 }
 
@@ -108,10 +108,10 @@ fn a_reload_with_a_wrong_redis_password_fails_at_once_with_what_redis_says() {
     let daemon = UpgradedDaemon::start(&folder, &redis.table());
     daemon.configure(&format!("[redis]\nurl = \"redis://someone:wrong@127.0.0.1:{}\"\n", redis.port()));
     let began = Instant::now();
-    let said = daemon.refused_reload();
+    let error = daemon.refused_reload();
     assert!(began.elapsed() < Duration::from_secs(20), "it waits for a login that is refused");
     let why = "redis (Redis does not take the user or the password of the URL (WRONGPASS))";
-    assert!(said.contains(why), "{said}");
+    assert!(error.contains(why), "{error}");
     assert_still_serving(&daemon);
 }
 
@@ -218,9 +218,9 @@ fn a_new_process_that_is_killed_at_any_moment_changes_nothing() {
             }
             longest += Duration::from_millis(5);
             kills += 1;
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert!(said.contains("signal: 9"), "{said}");
-            let (_, moment) = said.split_once("ended before it ").unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert!(error.contains("signal: 9"), "{error}");
+            let (_, moment) = error.split_once("ended before it ").unwrap();
             *moments.entry(moment.split(" (").next().unwrap().to_owned()).or_default() += 1;
         }
         println!("{KILLS} killed in {rounds} reloads, before they {moments:?}");

@@ -237,8 +237,8 @@ fn with_a_wrong_configuration_the_old_process_serves_on() {
     let mut client = open(&daemon, 1, &["cats"]).remove(0);
     let pid = daemon.child().pid();
     daemon.configure("[stream]\nretyr = \"1s\"\n");
-    let said = refused(Request::post("/reload", "", "").send(daemon.admin()), 500);
-    assert!(said.contains("retyr") && said.contains("retry"), "{said}");
+    let answer = refused(Request::post("/reload", "", "").send(daemon.admin()), 500);
+    assert!(answer.contains("retyr") && answer.contains("retry"), "{answer}");
     let output = run(&["reload", "--admin-socket", daemon.admin().path().to_str().unwrap()], b"");
     assert_eq!(output.status.code(), Some(1));
     let printed = String::from_utf8_lossy(&output.stderr);

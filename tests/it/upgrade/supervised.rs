@@ -151,8 +151,8 @@ fn a_reload_under_supervisord_keeps_its_process_and_a_stop_drains() {
     supervisord.signal(Signal::SIGTERM);
     assert_drained(streams);
     supervisord.wait();
-    let said = fs::read_to_string(&log).unwrap();
-    assert!(said.contains("stopped: ssecast (exit status 0)"), "{said}");
+    let printed = fs::read_to_string(&log).unwrap();
+    assert!(printed.contains("stopped: ssecast (exit status 0)"), "{printed}");
 }
 
 #[test]
@@ -275,9 +275,9 @@ fn an_upgrade_with_too_few_open_files_changes_nothing() {
     let text = fs::read_to_string(site.config()).unwrap();
     fs::write(site.config(), format!("{text}[process]\nworkers = 20\n")).unwrap();
     let output = run(&["reload", "--admin-socket", site.admin.path().to_str().unwrap()], b"");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(said.contains("files"), "{said}");
+    assert!(printed.contains("files"), "{printed}");
     site.publish("meow");
     assert!(streams.iter_mut().all(|stream| stream.texts(1) == ["meow"]), "every client is served");
     assert_eq!(child.ended(), None);
