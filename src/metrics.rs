@@ -38,6 +38,8 @@ pub struct Metrics {
     pub gaps: Counter,
     /// Clients and connections refused because of `stream.max_clients` or the limit of open files.
     pub refused: Counter,
+    /// Connections closed at an upgrade or a stop because their client did not read its answer.
+    pub unread: Counter,
     /// Messages of a source that were dropped because they were invalid.
     pub invalid: Counter,
 }
@@ -45,9 +47,9 @@ pub struct Metrics {
 impl Metrics {
     /// The name and value of every counter.
     #[must_use]
-    pub fn all(&self) -> [(&'static str, u64); 9] {
+    pub fn all(&self) -> [(&'static str, u64); 10] {
         // Without `..`, so that this does not compile if a counter is left out.
-        let Self { events, deliveries, replayed, joined, left, fell_behind, gaps, refused, invalid } = self;
+        let Self { events, deliveries, replayed, joined, left, fell_behind, gaps, refused, unread, invalid } = self;
         [
             ("events", events.get()),
             ("deliveries", deliveries.get()),
@@ -57,6 +59,7 @@ impl Metrics {
             ("fell_behind", fell_behind.get()),
             ("gaps", gaps.get()),
             ("refused", refused.get()),
+            ("unread", unread.get()),
             ("invalid", invalid.get()),
         ]
     }

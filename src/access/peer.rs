@@ -1,4 +1,4 @@
-//! User and groups of the process at the other end of a Unix socket. It decides nothing.
+//! Id, user and groups of the process at the other end of a Unix socket. It decides nothing.
 
 use std::{
     io,
@@ -13,6 +13,8 @@ use nix::{
 /// The process at the other end of a Unix socket, as the kernel knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
+    /// Its process id when it connected; 0 if it is in another process namespace.
+    pub process: i32,
     /// Its user.
     pub user: u32,
     /// Its groups.
@@ -28,7 +30,7 @@ impl Peer {
         let credentials = getsockopt(socket, PeerCredentials)?;
         let mut groups = groups_of(socket)?;
         groups.push(credentials.gid());
-        Ok(Self { user: credentials.uid(), groups })
+        Ok(Self { process: credentials.pid(), user: credentials.uid(), groups })
     }
 }
 
@@ -63,6 +65,7 @@ mod tests {
     fn the_peer_has_the_user_and_groups_of_this_process() {
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let peer = Peer::of(&ours).unwrap();
+        assert_eq!(u32::try_from(peer.process), Ok(std::process::id()));
         assert_eq!(peer.user, nix::unistd::geteuid().as_raw());
         let mut groups: Vec<u32> = nix::unistd::getgroups().unwrap().iter().map(|group| group.as_raw()).collect();
         groups.push(nix::unistd::getegid().as_raw());

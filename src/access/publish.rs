@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_named_user_or_group_or_a_valid_key_may_publish() {
-        let peer = Peer { user: 33, groups: vec![33, 50] };
+        let peer = Peer { process: 1, user: 33, groups: vec![33, 50] };
         let peer = Some(&peer);
         assert_eq!(may_publish(&config(&[], &[], &[]), peer, None), Ok(()));
         assert_eq!(may_publish(&config(&[], &[33], &[]), peer, None), Ok(()));

@@ -1,6 +1,6 @@
 //! Decides who may use which route of the admin socket, before the body is read if possible. It reads no body.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use hyper::{HeaderMap, Request, StatusCode, header};
 
@@ -17,6 +17,16 @@ pub(super) enum Caller {
     Unix(Option<Arc<Peer>>),
     /// An unknown process, over TCP.
     Tcp,
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(Some(peer)) => write!(f, "process {} of user {}", peer.process, peer.user),
+            Self::Unix(None) => f.write_str("an unknown process"),
+            Self::Tcp => f.write_str("an unknown process over TCP"),
+        }
+    }
 }
 
 impl Caller {

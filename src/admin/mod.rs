@@ -42,6 +42,9 @@ pub enum Ending {
     No,
     /// They must end. A request that has not arrived completely within this time is refused.
     Within(Duration),
+    /// They must end now. A request that has not arrived completely is refused, and a connection whose client does not read its
+    /// answer is closed.
+    Now,
 }
 
 /// What the admin socket needs to answer requests.
@@ -71,7 +74,7 @@ struct Asked {
 
 impl Admin {
     /// Serves one connection until it ends. If `ending` says that connections must end, answers the request under way and returns
-    /// the connection.
+    /// the connection. If it says that they must end now, a connection whose client does not read its answer is closed.
     pub async fn serve(self: Arc<Self>, stream: AttachedStream, ending: watch::Receiver<Ending>) -> Option<Stream> {
         let caller = match stream.as_unix() {
             // If the kernel doesn't know the peer, it has no rights as a user.
@@ -87,12 +90,27 @@ impl Admin {
             // An error means that the sender is dropped: the process ends.
             let _ = until.wait_for(|ending| *ending != Ending::No).await;
         };
+        let mut until = ending.clone();
+        let give_up = async move {
+            if until.wait_for(|ending| *ending == Ending::Now).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        match http::serve(stream, &builder, answer, leave).await {
+        match http::serve(stream, &builder, answer, leave, give_up).await {
             Ended::Left(stream) => Some(stream),
-            Ended::Taken(_, never) => match never {},
+            Ended::Taken(_, _, never) => match never {},
             Ended::Closed => None,
+            Ended::Unread => {
+                self.metrics.unread.add(1);
+                tracing::warn!(
+                    %caller,
+                    "a connection on the admin socket was closed with a part of an answer, because its client did not read \
+                     it and this process must end: make the client read its answers"
+                );
+                None
+            }
         }
     }
 
@@ -135,6 +153,7 @@ async fn too_late(mut ending: watch::Receiver<Ending>) {
     let ending = ending.wait_for(|ending| *ending != Ending::No).await.map(|ending| *ending);
     match ending {
         Ok(Ending::Within(time)) => sleep(time).await,
+        Ok(Ending::Now) => {}
         // The sender is dropped: the process ends, and this connection with it.
         _ => std::future::pending().await,
     }

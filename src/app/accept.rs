@@ -46,6 +46,8 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 const AFTER_ERROR: Duration = Duration::from_millis(1);
 /// At an upgrade, longest wait for a publish whose request has not arrived completely. All clients wait during that time.
 const TO_BE_WHOLE: Duration = Duration::from_millis(200);
+/// At an upgrade, longest wait for a client that does not read its answer. All clients wait during that time.
+const TO_BE_READ: Duration = Duration::from_secs(3);
 
 /// Most bytes of a request that are read before a connection over the limit is refused. If nothing were read, the kernel could
 /// discard the answer when the socket is closed.
@@ -153,7 +155,7 @@ impl Accepting {
     }
 
     /// Stops accepting, and resolves when all requests under way on the admin socket are answered. A request that has not arrived
-    /// completely `within` the time is refused.
+    /// completely `within` the time is refused; a connection whose client does not read its answer is closed a little later.
     pub(super) async fn stop(mut self, within: Duration) {
         self.end(within).await;
     }
@@ -166,8 +168,11 @@ impl Accepting {
         }
         let reloads = &self.service.reloads;
         let may_wait = |count: &Option<usize>| count.is_some_and(|count| count <= reloads.waiting());
-        // An error means that the admin socket is lost: the process ends.
-        let _ = self.under_way.wait_for(may_wait).await;
+        // An error of `wait_for` means that the admin socket is lost: the process ends.
+        if timeout(within.max(TO_BE_READ), self.under_way.wait_for(may_wait)).await.is_err() {
+            self.ending.send_replace(Ending::Now);
+            let _ = self.under_way.wait_for(may_wait).await;
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! A connection that hyper serves until a shard takes it for a stream, or a successor takes it at an upgrade. It knows no route.
 //!
-//! Invariant: a connection is taken only by the request under way, or while no request is under way. So no bytes that hyper still
-//! has to write are lost.
+//! Invariant: a connection is taken only while no response waits to be written, by the request under way or between two requests. So
+//! no bytes that hyper still has to write are lost. The only exception is a client that does not read its answer for too long.
 
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::Poll,
@@ -34,10 +34,12 @@ pub enum Answer<T> {
 pub enum Ended<T> {
     /// It was closed.
     Closed,
-    /// A request took it.
-    Taken(AttachedStream, T),
+    /// A request took it. The bytes were read after the request.
+    Taken(AttachedStream, Bytes, T),
     /// It was left between two requests, for a successor.
     Left(Stream),
+    /// It was closed before its client had read the whole answer, because `give_up` had resolved.
+    Unread,
 }
 
 /// [`Ended`], while hyper still has the connection.
@@ -45,31 +47,80 @@ enum Part<T> {
     Closed,
     Taken(T),
     Left,
+    Unread,
 }
 
-/// Serves a connection with `answer`, until it is closed or taken, or until `leave` has resolved and no request is under way.
+/// Where a connection stands between its requests and its responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exchange {
+    /// No request is under way. The last response may still be unwritten.
+    Idle,
+    /// A request is being answered.
+    Answering,
+    /// The last response is made, and the connection ends after it.
+    Closing,
+}
+
+/// What may be done with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allowed {
+    /// A successor may have it.
+    Leaving,
+    /// The request under way may take it.
+    Taking,
+    /// It may only be closed, if its client does not read.
+    Closing,
+}
+
+impl Exchange {
+    /// What may be done with the connection. `stalled`: the socket is full, and hyper has more to write.
+    fn allows(self, stalled: bool) -> Allowed {
+        match (self, stalled) {
+            (_, true) | (Self::Closing, _) => Allowed::Closing,
+            (Self::Answering, false) => Allowed::Taking,
+            (Self::Idle, false) => Allowed::Leaving,
+        }
+    }
+}
+
+/// The exchange of a connection, which its requests and its loop share. Locked for one instruction only.
+#[derive(Clone)]
+struct SharedExchange(Arc<Mutex<Exchange>>, Arc<AtomicBool>);
+
+impl SharedExchange {
+    fn set(&self, exchange: Exchange) {
+        *crate::lock::lock(&self.0) = exchange;
+    }
+
+    fn allows(&self) -> Allowed {
+        crate::lock::lock(&self.0).allows(self.1.load(Ordering::Relaxed))
+    }
+}
+
+/// Serves a connection with `answer`, until it is closed or taken, or until `leave` has resolved and no request is under way. Once
+/// `give_up` has resolved, the connection is closed if its client does not read an answer.
 pub async fn serve<T, F>(
     stream: AttachedStream,
     builder: &http1::Builder,
     answer: impl Fn(Request<Incoming>) -> F,
     leave: impl Future<Output = ()>,
+    give_up: impl Future<Output = ()>,
 ) -> Ended<T>
 where
     F: Future<Output = Answer<T>>,
 {
     let (take, mut taken) = mpsc::channel::<T>(1);
-    let busy = Arc::new(AtomicBool::new(false));
-    let stalled = stream.stalled();
+    let exchange = SharedExchange(Arc::new(Mutex::new(Exchange::Idle)), stream.stalled());
     let service = service_fn(|request| {
-        busy.store(true, Ordering::Relaxed);
-        let (answering, take, busy) = (answer(request), take.clone(), Arc::clone(&busy));
+        exchange.set(Exchange::Answering);
+        let (answering, take, exchange) = (answer(request), take.clone(), exchange.clone());
         // Boxed, because hyper needs a future that is Unpin.
         Box::pin(async move {
             match answering.await {
                 Answer::Response(response) => {
                     // After `Connection: close`, the rest of the bytes may be an unread body, so the connection is not handed over.
                     let closes = response.headers().contains_key(header::CONNECTION);
-                    busy.store(closes, Ordering::Relaxed);
+                    exchange.set(if closes { Exchange::Closing } else { Exchange::Idle });
                     Ok::<_, Infallible>(response)
                 }
                 Answer::Take(what) => {
@@ -81,25 +132,33 @@ where
         })
     });
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut leave = pin!(leave);
-    let mut leaving = false;
+    let (mut leave, mut give_up) = (pin!(leave), pin!(give_up));
+    let (mut leaving, mut giving_up) = (false, false);
     let ended = poll_fn(|cx| {
         // Ignore errors: they are the client's, and hyper has answered what it could.
         let closed = Pin::new(&mut connection).poll(cx).is_ready();
-        if let Poll::Ready(Some(what)) = taken.poll_recv(cx) {
-            return Poll::Ready(Part::Taken(what));
-        }
         leaving = leaving || leave.as_mut().poll(cx).is_ready();
-        if closed {
-            return Poll::Ready(Part::Closed);
-        }
+        giving_up = giving_up || give_up.as_mut().poll(cx).is_ready();
         // hyper has written the last response by now, unless the socket is full.
-        let under_way = busy.load(Ordering::Relaxed) || stalled.load(Ordering::Relaxed);
-        if leaving && !under_way { Poll::Ready(Part::Left) } else { Poll::Pending }
+        match exchange.allows() {
+            Allowed::Taking => match taken.poll_recv(cx) {
+                Poll::Ready(Some(what)) => Poll::Ready(Part::Taken(what)),
+                _ if closed => Poll::Ready(Part::Closed),
+                _ => Poll::Pending,
+            },
+            _ if closed => Poll::Ready(Part::Closed),
+            Allowed::Leaving if leaving => Poll::Ready(Part::Left),
+            Allowed::Closing if giving_up => Poll::Ready(Part::Unread),
+            _ => Poll::Pending,
+        }
     });
     match ended.await {
         Part::Closed => Ended::Closed,
-        Part::Taken(what) => Ended::Taken(connection.into_parts().io.into_inner(), what),
+        Part::Unread => Ended::Unread,
+        Part::Taken(what) => {
+            let parts = connection.into_parts();
+            Ended::Taken(parts.io.into_inner(), parts.read_buf, what)
+        }
         Part::Left => {
             let parts = connection.into_parts();
             match parts.io.into_inner().into_stream(parts.read_buf) {
@@ -107,5 +166,20 @@ where
                 Err(_) => Ended::Closed,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_with_an_unwritten_response_is_neither_taken_nor_left() {
+        for exchange in [Exchange::Idle, Exchange::Answering, Exchange::Closing] {
+            assert_eq!(exchange.allows(true), Allowed::Closing, "{exchange:?}");
+        }
+        assert_eq!(Exchange::Idle.allows(false), Allowed::Leaving);
+        assert_eq!(Exchange::Answering.allows(false), Allowed::Taking);
+        assert_eq!(Exchange::Closing.allows(false), Allowed::Closing);
     }
 }

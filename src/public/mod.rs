@@ -5,11 +5,13 @@ mod authorize;
 mod request;
 mod response;
 mod takeover;
+mod unanswered;
 
 use std::{cell::Cell, future::Future, pin::Pin, rc::Rc, sync::Arc};
 
 use hyper::{Method, Request, body::Incoming};
 
+use self::unanswered::Unanswered;
 use crate::{
     access::{Anyone, Authorizer},
     client_limit::{ClientLimit, ClientPermit, ConnectionPermit},
@@ -53,8 +55,13 @@ impl Permit {
     }
 }
 
-/// A stream or poll that the shard is to begin.
-type Accepted = (Joining, Hold);
+/// Why a request takes its connection.
+enum Taking {
+    /// The shard begins a stream or poll.
+    ByShard(Box<Joining>, Hold),
+    /// The successor answers the request.
+    ForSuccessor(Unanswered),
+}
 
 /// Returns what a shard calls for each connection that was accepted on the public socket.
 #[must_use]
@@ -65,12 +72,7 @@ pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, client_limit: Arc<Cli
     })
 }
 
-async fn answer(
-    request: &Request<Incoming>,
-    shard: &ShardHandle,
-    public: &Public,
-    permit: &Permit,
-) -> Answer<Accepted> {
+async fn answer(request: &Request<Incoming>, shard: &ShardHandle, public: &Public, permit: &Permit) -> Answer<Taking> {
     match request.uri().path() {
         // The nginx snippet strips the prefix; another configuration may not.
         "/" | "/sse/" | "/sse" => {}
@@ -78,7 +80,7 @@ async fn answer(
         path => return Answer::Response(response::not_found(path)),
     }
     match join(request, shard, public, permit).await {
-        Ok(accepted) => Answer::Take(accepted),
+        Ok(taking) => Answer::Take(taking),
         Err(mut reply) => {
             response::cors(request.headers(), &public.config.stream).put(&mut reply);
             Answer::Response(reply)
@@ -95,7 +97,7 @@ async fn join(
     shard: &ShardHandle,
     public: &Public,
     permit: &Permit,
-) -> Result<Accepted, Reply> {
+) -> Result<Taking, Reply> {
     match *request.method() {
         Method::GET | Method::HEAD => {}
         Method::OPTIONS => return Err(response::preflight()),
@@ -122,5 +124,5 @@ async fn join(
     let head = response::head(&asked, headers, config);
     let joining =
         Joining { kind: asked.kind, start: asked.start, head, reply: asked.reply, permit: client, info: None };
-    Ok((joining, hold))
+    Ok(Taking::ByShard(Box::new(joining), hold))
 }

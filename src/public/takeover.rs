@@ -1,14 +1,15 @@
 //! One connection on the public socket: hyper serves its requests until one of them becomes a stream or poll. Then the connection is
-//! taken from hyper and passed to the shard. It parses nothing itself.
+//! taken from hyper and passed to the shard. A request that still waits when an upgrade begins crosses with its connection: the
+//! successor answers it. It parses nothing itself.
 
-use std::{rc::Rc, time::Duration};
+use std::{future::pending, rc::Rc, time::Duration};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
 
-use super::{Permit, Public, answer};
+use super::{Permit, Public, Taking, answer, unanswered};
 use crate::{
-    http::{self, Ended},
+    http::{self, Answer, Ended},
     shard::ShardHandle,
     stream::Stream,
 };
@@ -22,37 +23,53 @@ const MAX_HEADERS: usize = 100;
 
 /// Serves one connection until it ends or is passed to the shard.
 pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Public>) {
-    // A connection inherited from a predecessor has no permit yet.
-    let permit = stream.take_permit().unwrap_or_else(|| public.client_limit.acquire_connection_over_limit());
-    let permit = Rc::new(Permit::new(permit));
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES);
-    let answer = |request| {
-        let (shard, public, permit) = (shard.clone(), Rc::clone(&public), Rc::clone(&permit));
-        async move { answer(&request, &shard, &public, &permit).await }
-    };
     loop {
+        // A connection inherited from a predecessor, or served here again, has no permit yet.
+        let permit = stream.take_permit().unwrap_or_else(|| public.client_limit.acquire_connection_over_limit());
+        let permit = Rc::new(Permit::new(permit));
+        let answer = |request| {
+            let (shard, public, permit) = (shard.clone(), Rc::clone(&public), Rc::clone(&permit));
+            async move {
+                tokio::select! {
+                    biased;
+                    answer = answer(&request, &shard, &public, &permit) => answer,
+                    // It waits for a source. The successor answers it, so that the upgrade does not wait too.
+                    () = shard.pausing() => Answer::Take(Taking::ForSuccessor(unanswered::rewrite(&request))),
+                }
+            }
+        };
         let attached = match stream.attach() {
             Ok(attached) => attached,
             Err(error) => return tracing::warn!(%error, "a connection was dropped: it could not be registered"),
         };
-        match http::serve(attached, &builder, &answer, shard.pausing()).await {
-            Ended::Closed => {}
-            Ended::Taken(taken, (joining, hold)) => match taken.detach() {
-                Ok(fd) => shard.attach(fd, joining, hold),
-                Err(error) => tracing::warn!(%error, "a client was dropped: its connection could not be taken over"),
-            },
-            // The upgrade failed before its request was answered: it is served here again.
-            Ended::Left(left) if !shard.is_pausing() => {
-                stream = left;
-                continue;
+        let left = match http::serve(attached, &builder, answer, shard.pausing(), pending()).await {
+            Ended::Closed | Ended::Unread => return,
+            Ended::Taken(taken, _, Taking::ByShard(joining, hold)) => {
+                return match taken.detach() {
+                    Ok(fd) => shard.attach(fd, *joining, hold),
+                    Err(error) => {
+                        tracing::warn!(%error, "a client was dropped: its connection could not be taken over")
+                    }
+                };
             }
-            Ended::Left(left) => shard.keep_for_successor(left),
+            Ended::Taken(taken, read, Taking::ForSuccessor(request)) => match taken
+                .into_stream(request.followed_by(read))
+            {
+                Ok(left) => left,
+                Err(error) => return tracing::warn!(%error, "a request was dropped: its connection could not be kept"),
+            },
+            Ended::Left(left) => left,
+        };
+        if shard.is_pausing() {
+            return shard.keep_for_successor(left);
         }
-        return;
+        // The upgrade failed before its request was answered: it is served here again.
+        stream = left;
     }
 }

@@ -19,7 +19,7 @@ use crate::{snapshot::Transfer, stream::Stream};
 
 /// After a flush of `stream.coalesce`, epoll events are handled in up to this many turns before the next flush may wait again.
 const TURNS_A_WINDOW: usize = 64;
-/// How long [`Op::Pause`] waits for requests under way.
+/// How long [`Op::Pause`] waits for clients that do not read their answers. Requests without an answer cross to the successor.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves a connection on the shard's thread until the connection ends or is given to the shard.
@@ -138,6 +138,13 @@ impl Driver<'_> {
             }
             let paused = self.handle.connections.open.get() == 0 || until.is_some_and(|until| until <= Instant::now());
             if paused && let Some((wanted, _)) = self.pausing.take() {
+                let unread = self.handle.connections.open.get();
+                if unread > 0 {
+                    tracing::warn!(
+                        unread,
+                        "connections on the public socket are not taken over: their clients do not read their answers"
+                    );
+                }
                 let _ = wanted.send(()); // If the receiver has given up, `Op::Resume` follows.
             }
             if let Some(wanted) = self.capturing.take() {

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    ops::Range,
     sync::{Arc, Condvar, Mutex},
     thread,
 };
@@ -14,21 +15,36 @@ pub(crate) struct Relay {
 
 #[derive(Default)]
 struct Gate {
-    /// A reply with this text is delayed, and so are all that follow.
-    closed: Mutex<Option<&'static [u8]>>,
-    opened: Condvar,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Number of connections so far.
+    connections: usize,
+    holds: Vec<Hold>,
+}
+
+/// A reply with `word` on one of the `connections` is delayed, and so are all that follow.
+struct Hold {
+    connections: Range<usize>,
+    word: &'static [u8],
 }
 
 impl Gate {
-    /// Returns when `reply` may pass.
-    fn pass(&self, reply: &[u8]) {
-        let holds = |closed: &mut Option<&[u8]>| closed.is_some_and(|word| memchr::memmem::find(reply, word).is_some());
-        drop(self.opened.wait_while(self.closed.lock().unwrap(), holds).unwrap());
+    /// Returns when `reply` may pass on the connection of that number.
+    fn pass(&self, number: usize, reply: &[u8]) {
+        let holds = |state: &mut State| {
+            let mut holds = state.holds.iter().filter(|hold| hold.connections.contains(&number));
+            holds.any(|hold| hold.word.is_empty() || memchr::memmem::find(reply, hold.word).is_some())
+        };
+        drop(self.changed.wait_while(self.state.lock().unwrap(), holds).unwrap());
     }
 
-    fn set_closed(&self, closed: Option<&'static [u8]>) {
-        *self.closed.lock().unwrap() = closed;
-        self.opened.notify_all();
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
     }
 }
 
@@ -40,14 +56,15 @@ impl Relay {
         let gate = Arc::new(Gate::default());
         let for_replies = Arc::clone(&gate);
         thread::spawn(move || {
-            for client in listener.incoming() {
+            for (number, client) in listener.incoming().enumerate() {
                 let client = client.unwrap();
                 // If Redis doesn't listen, close the connection.
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { continue };
                 let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let gate = Arc::clone(&for_replies);
+                gate.change(|state| state.connections = number + 1);
                 thread::spawn(move || copy(client, to_server, |_| {}));
-                thread::spawn(move || copy(server, to_client, |reply| gate.pass(reply)));
+                thread::spawn(move || copy(server, to_client, |reply| gate.pass(number, reply)));
             }
         });
         Self { port, gate }
@@ -57,13 +74,27 @@ impl Relay {
         self.port
     }
 
+    /// Number of connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.gate.state.lock().unwrap().connections
+    }
+
     /// From now on, delays a reply that contains `word`, and all that follow.
     pub(crate) fn hold_replies_with(&self, word: &'static str) {
-        self.gate.set_closed(Some(word.as_bytes()));
+        self.hold_replies_of(0..usize::MAX, word);
+    }
+
+    /// The same, on the connections of these numbers, which may be still to come.
+    pub(crate) fn hold_replies_of(&self, connections: Range<usize>, word: &'static str) {
+        self.gate.change(|state| state.holds.push(Hold { connections, word: word.as_bytes() }));
+    }
+
+    pub(crate) fn release_replies_of(&self, connections: &Range<usize>) {
+        self.gate.change(|state| state.holds.retain(|hold| hold.connections != *connections));
     }
 
     pub(crate) fn release_replies(&self) {
-        self.gate.set_closed(None);
+        self.gate.change(|state| state.holds.clear());
     }
 }
 

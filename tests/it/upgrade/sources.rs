@@ -17,7 +17,7 @@ use super::{
     traffic::{ByAdmin, ByRedis, LIGHT, SetOnDrop},
     upgraded_daemon::{UpgradedDaemon, children, send},
 };
-use crate::support::{Folder, Gap, RedisServer, Subscription, eventually};
+use crate::support::{Folder, Gap, RedisServer, Response, Stream, Subscription, eventually, relay::Relay};
 
 /// Every channel with a subscriber, including ssecast's own.
 fn all_channels(redis: &RedisServer) -> Vec<String> {
@@ -204,6 +204,43 @@ fn clients_get_a_gap_if_the_marker_s_channel_can_not_be_subscribed() {
     redis.publish("cats", "after");
     assert_eq!(stream.gap(), source_gap("cats"));
     assert_eq!(stream.texts(1), ["after"]);
+}
+
+/// The connection was cut without an answer, because the upgrade waited for the request only a second.
+#[test]
+fn a_request_that_waits_for_a_late_confirmation_during_an_upgrade_is_answered_by_the_successor() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let relay = Relay::start(redis.port());
+    // Without a marker, the predecessor waits for nothing from Redis once the successor is subscribed.
+    let user = ["SETUSER", "daemon", "on", ">secret", "+@all", "~*", "resetchannels", "&cats", "&late"];
+    let _: () = redis.query(redis::cmd("ACL").arg(&user));
+    let table = format!("[redis]\nurl = \"redis://daemon:secret@127.0.0.1:{}\"\n", relay.port());
+    let daemon = UpgradedDaemon::start(&folder, &table);
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
+    let (of_predecessor, of_successor) = (0..relay.connections(), relay.connections()..usize::MAX);
+
+    relay.hold_replies_of(of_successor.clone(), "");
+    let socket = thread::scope(|scope| {
+        let reload = scope.spawn(|| daemon.reload());
+        eventually("the successor connects", || (relay.connections() > of_predecessor.end).then_some(()));
+        relay.hold_replies_of(of_predecessor, "late");
+        let mut socket = daemon.public().connect().unwrap();
+        socket.write_all(&Subscription::to(&["late"]).request(daemon.public()).to_bytes()).unwrap();
+        eventually("Redis has the subscription", || (redis.subscribers("late") == 1).then_some(()));
+        relay.release_replies_of(&of_successor);
+        // The predecessor is never sent the confirmation.
+        reload.join().unwrap();
+        socket
+    });
+    relay.release_replies();
+    socket.set_timeout(Duration::from_secs(15));
+    let mut late = Stream::new(Response::read_head(socket).unwrap());
+    redis.publish("late", "1");
+    assert_eq!(late.texts(1), ["1"]);
+    redis.publish("cats", "2");
+    assert_eq!((stream.gap(), stream.texts(1)), (source_gap("cats"), vec!["2".to_owned()]));
 }
 
 #[test]
