@@ -11,7 +11,7 @@ use crate::{event::Message, name::ChannelName};
 /// Most bytes of one source's messages that are kept during an upgrade. What exceeds this is dropped, and reported by a gap.
 const KEPT_BYTES: usize = 64 << 20;
 
-/// What a source reports, in this order.
+/// A report of a source. The order of reports is kept.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Item {
     /// A message.
@@ -39,7 +39,7 @@ pub(super) enum Marker {
     Confirmed,
 }
 
-/// What this process does with what a source reports. These are all states.
+/// How this process treats the reports of a source. These are all states.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// No upgrade is under way: everything is forwarded.
@@ -55,7 +55,7 @@ pub(super) enum Role {
     Received { kept: Kept },
 }
 
-/// What is kept, in order and bounded.
+/// Reports that are kept, in order and bounded.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Kept {
     items: Vec<Item>,

@@ -33,7 +33,7 @@ use crate::{
 /// help.
 const LONGEST_BRAKE: Duration = Duration::from_secs(10);
 
-/// What became of messages that a source has published.
+/// The outcome for messages that a source has published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Accepted {
     /// Messages that went to the shards, or are buffered until an upgrade ends or a channel is confirmed.

@@ -1,4 +1,4 @@
-//! What shards and sources report to the dispatcher: subscriptions and their outcomes. Each input goes to the state machines
+//! Takes the reports of shards and sources to the dispatcher: subscriptions and their outcomes. Each input goes to the state machines
 //! under the lock, and their actions are carried out there. It makes no decisions.
 
 use std::sync::Arc;

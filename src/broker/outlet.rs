@@ -1,4 +1,4 @@
-//! What the dispatcher delivers to a shard, and the trait by which it reaches one: shards in the daemon, recorders in tests.
+//! The deliveries of the dispatcher to a shard, and the trait by which it reaches one: shards in the daemon, recorders in tests.
 
 use std::{sync::Arc, time::Duration};
 

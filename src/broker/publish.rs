@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 use super::{Dispatcher, Receipt};
 use crate::{cursor::Cursor, event::Message};
 
-/// What became of one message.
+/// The outcome of publishing one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
     /// The event's cursor, where this node gave it.
@@ -23,7 +23,7 @@ pub enum PublishError {
     /// It can't be taken now.
     #[error("{why}; {}", if *.may_have_arrived { "it may have arrived: publish again if twice is better than not at all" } else { "nothing was published: publish again later" })]
     Unavailable {
-        /// What is in the way.
+        /// The reason, for the publisher.
         why: String,
         /// Whether some of it may have been published all the same.
         may_have_arrived: bool,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-/// What the broker has to know about a source.
+/// The properties of a source that the broker has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
     /// Its name in logs and in `/readyz`.

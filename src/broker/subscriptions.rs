@@ -28,7 +28,7 @@ pub(super) const MESSAGE_OVERHEAD: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Generation(u64);
 
-/// What a source is asked for.
+/// A request to a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interest {
     /// Deliver the channel's messages from now on, and confirm it with the generation when that is certain.
@@ -37,7 +37,7 @@ pub enum Interest {
     Unsubscribe(ChannelName),
 }
 
-/// What the dispatcher is to do after an input, in this order.
+/// A step that the dispatcher takes after an input. Steps are taken in the order in which they are returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     /// Ask a source.
@@ -54,7 +54,7 @@ pub(super) enum Action {
     Release(SourceId, Message),
 }
 
-/// What is to be done with a message of a source.
+/// How a message of a source is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     /// Forward it.
@@ -65,7 +65,7 @@ pub(super) enum Admission {
     Unsubscribed,
 }
 
-/// What one source has answered about one channel.
+/// The answer of one source about one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// It was asked, or is disconnected.

@@ -33,7 +33,7 @@ impl Outlet for Recorder {
 }
 
 impl Recorder {
-    /// What it got, in words: `open c`, `gap c,d`, `refused c`, `gone c`, `c=data`.
+    /// Returns what it got, in words: `open c`, `gap c,d`, `refused c`, `gone c`, `c=data`.
     fn words(&self) -> Vec<String> {
         let list = |names: &[ChannelName]| names.iter().map(ChannelName::as_str).collect::<Vec<_>>().join(",");
         let mut last = Position(0);
@@ -81,7 +81,7 @@ fn message(channel: &str, data: &str) -> Message {
 
 type Wanted = BTreeMap<ChannelName, Generation>;
 
-/// A source: what it was asked for and has not answered, and whether it is connected.
+/// A source: the subscriptions that it was sent and has not answered, and whether it is connected.
 struct Fake {
     id: SourceId,
     interest: UnboundedReceiver<Interest>,
@@ -133,7 +133,7 @@ impl Bench {
         self.recorder.words()
     }
 
-    /// The source takes what it is asked for, as its connection to the server is.
+    /// The source takes the requests that it was sent.
     fn take_interest(&mut self, source: SourceId) {
         let fake = &mut self.fakes[source];
         while let Ok(interest) = fake.interest.try_recv() {

@@ -229,7 +229,7 @@ fn write_once(file: Option<&File>, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// What tracing writes a log line to.
+/// The writer to which tracing gives a log line.
 struct Line(Arc<Writer>);
 
 impl io::Write for Line {

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 /// Time between two status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the status line shows.
+/// The data of a status line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StatusReport {
     /// Number of clients.

@@ -73,7 +73,7 @@ impl Entry {
         &self.path
     }
 
-    /// What has the name: of a symbolic link, the link. `None` if nothing has it.
+    /// Returns the status of the file that has the name, or of the symbolic link. `None` if there is no such file.
     ///
     /// # Errors
     /// Those of `fstatat(2)`.
@@ -197,7 +197,7 @@ impl SocketFile {
         within(&self.0)
     }
 
-    /// What the file is.
+    /// Returns the file's status.
     ///
     /// # Errors
     /// Those of `fstat(2)`.

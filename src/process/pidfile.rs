@@ -54,11 +54,11 @@ pub enum PidfileError {
     /// The operating system refused.
     #[error("can't {doing} process.pidfile {path}")]
     Io {
-        /// What was tried.
+        /// The step that failed.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the operating system reports.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

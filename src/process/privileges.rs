@@ -36,9 +36,9 @@ pub enum PrivilegeError {
         "can't {doing}: a container or supervisor may forbid it; set the user there instead, and leave process.user empty"
     )]
     Io {
-        /// What was tried.
+        /// The step that failed.
         doing: &'static str,
-        /// What the operating system reports.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A privilege that was dropped is still there.
@@ -158,7 +158,7 @@ fn failed(doing: &'static str) -> impl FnOnce(Errno) -> PrivilegeError {
 mod tests {
     use super::*;
 
-    /// What changes the process is tested in a process of its own, by `tests/it/start_as_root.rs`.
+    /// Steps that change the process are tested in a process of their own, by `tests/it/start_as_root.rs`.
     #[test]
     fn only_root_can_become_another_user() {
         check(None).unwrap();

@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// What a signal asks for. The order is that of precedence if several have arrived.
+/// A request that a signal makes. The order is that of precedence if several have arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SignalRequest {
     /// SIGTERM or SIGINT: stop.

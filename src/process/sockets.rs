@@ -21,7 +21,7 @@ pub struct Sockets {
     pub admin: Vec<Listener>,
 }
 
-/// What the predecessor has handed over, sorted.
+/// The descriptors that the predecessor has handed over, sorted.
 #[derive(Debug)]
 pub struct HandedOver {
     /// All sockets: handed over, or bound where the configuration names another address.
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(mode(), 0o600);
     }
 
-    /// What a successor gets.
+    /// Returns copies of the descriptors that a successor gets.
     fn duplicates(sockets: &Sockets) -> Vec<(InheritedFd, OwnedFd)> {
         let fds = [&sockets.public].into_iter().chain(&sockets.admin);
         let fds = fds.map(|listener| listener.as_fd().try_clone_to_owned().unwrap());

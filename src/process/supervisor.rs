@@ -68,7 +68,7 @@ impl Supervisor {
         Self { main: Pid::from_raw(pid.cast_signed()), channel: Some(channel) }
     }
 
-    /// What this process has to supervise, if anything. To be called first of all.
+    /// Returns what this process has to supervise, if anything. Call it first of all.
     ///
     /// # Errors
     /// A value that this program did not set.
@@ -158,7 +158,7 @@ impl Supervisor {
                 }
                 Err(errno) => return Err(errno),
             };
-            // What the daemon has sent before it ended says whether it was still the daemon.
+            // The daemon may have sent before its end that another process is the daemon now.
             self.read_channel();
             if pid == self.main {
                 if code > 128 {

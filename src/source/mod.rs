@@ -28,7 +28,7 @@ pub const TABLES: &[SourceTable] = &[SourceTable::of::<RedisConfig>()];
 pub struct SourceError {
     /// The configuration key.
     key: &'static str,
-    /// What is wrong with it.
+    /// The reason why its value can't be used.
     why: String,
 }
 

@@ -20,7 +20,7 @@ fn read(bench: &Bench, source: SourceId, numbers: std::ops::Range<u8>) {
     }
 }
 
-/// What the predecessor sends, as the successor reads it.
+/// Returns the checkpoint as the successor reads it from the predecessor's snapshot.
 fn through_snapshot(checkpoint: Option<Checkpoint>) -> Option<Checkpoint> {
     let checkpoint = checkpoint.map(|Checkpoint(bytes)| bytes);
     let source = SourceState { id: ALL.id.to_owned(), origin: "here".to_owned(), checkpoint };
@@ -69,7 +69,7 @@ fn a_durable_source_continues_at_its_checkpoint_without_a_gap() {
         assert_eq!(from, 4, "the shards have what was read before the process stood still, and no more");
         let cursor = Cursor { node: NodeId::random(), position: Position(1_000) };
         assert!(new.dispatcher.begin(Sequencer::after(cursor), &[name("a")], true, [(1, checkpoint)]));
-        // It starts, is asked for the channel, and reads on.
+        // It starts, gets the subscription, and reads on.
         new.reconnect(1);
         read(&new, 1, from..7);
         assert_eq!(old.words()[1..], ["a=1:0", "a=1:1", "a=1:2", "a=0:1", "a=1:3"], "{spec:?}");

@@ -8,7 +8,7 @@ use std::{
 use super::*;
 use crate::{clock::unix_micros, cursor::Cursor};
 
-/// A predecessor with an open channel, its marker asked for and confirmed.
+/// A predecessor with an open channel. Its marker's subscription was sent and is confirmed.
 fn upgrading() -> (Bench, Bench) {
     let marker = name("marker");
     let (mut old, mut new) = (Bench::new(1), Bench::new(1));

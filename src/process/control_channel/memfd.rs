@@ -18,7 +18,7 @@ pub fn memfd(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What a file in memory holds.
+/// Returns the content of a file in memory.
 ///
 /// # Errors
 /// A descriptor that can't be read.

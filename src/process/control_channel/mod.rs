@@ -39,7 +39,7 @@ pub const OLDEST_VERSION: u32 = 1;
 /// Most descriptors that go with one message; the kernel allows 253.
 pub const FDS_PER_MESSAGE: usize = 250;
 
-/// What is sent over the control channel. See the module for the order.
+/// A message on the control channel. See the module for the order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     /// The successor runs, and its configuration is good.
@@ -52,7 +52,7 @@ pub enum Message {
         /// The [`VERSION`] of the predecessor; version 1 did not state it.
         #[serde(default = "unstated_version")]
         version: u32,
-        /// What the descriptors are that come with this message, in their order, before the memfd of names.
+        /// The kinds of the descriptors that come with this message, in their order, before the memfd of names.
         sockets: Vec<InheritedFd>,
         /// The marker channel, where there are sources.
         marker: Option<String>,
@@ -93,7 +93,7 @@ const fn unstated_version() -> u32 {
     1
 }
 
-/// What an inherited descriptor is.
+/// The kind of an inherited descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InheritedFd {
     /// The public listening socket.

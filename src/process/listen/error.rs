@@ -19,7 +19,7 @@ pub enum ListenError {
     /// The group of `public_group` or `admin_group` does not exist.
     #[error("group {0:?} does not exist: create it, or name another in [listen]")]
     NoGroup(String),
-    /// What was handed over is not a listening stream socket.
+    /// A descriptor that was handed over is not a listening stream socket.
     #[error(
         "what was handed over as {0:?} is not a listening stream socket: see ListenStream= and Accept=no in the socket unit"
     )]
@@ -48,11 +48,11 @@ pub enum ListenError {
     /// The operating system refused.
     #[error("can't {doing} {place}")]
     Io {
-        /// What was tried.
+        /// The step that failed.
         doing: &'static str,
-        /// On what.
+        /// The path, address or socket.
         place: String,
-        /// What the operating system reported.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

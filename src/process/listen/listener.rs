@@ -209,7 +209,7 @@ impl Drop for SocketFile {
         if !self.owned {
             return;
         }
-        // What can't be removed is found to be stale at the next start.
+        // The next start replaces a file that can't be removed here: nobody answers on it.
         let Ok(entry) = Entry::find(&self.path) else { return };
         if entry.status().is_ok_and(|status| status.is_some_and(|status| status.st_ino == self.inode)) {
             let _ = entry.remove();

@@ -41,7 +41,7 @@ pub(super) struct LineQueue {
 #[derive(Debug, Default)]
 struct State {
     lines: VecDeque<Box<[u8]>>,
-    /// What the lines cost together.
+    /// Memory that all lines take together.
     bytes: usize,
     /// Whether the writer has taken a line and not yet finished it.
     writing: bool,
@@ -152,7 +152,7 @@ mod tests {
         (queue, result, lines)
     }
 
-    /// What the writing thread logs itself.
+    /// A line that the writing thread logs itself.
     struct Line(Arc<LineQueue>);
 
     impl io::Write for Line {

@@ -48,7 +48,7 @@ fn redis_url(value: &Value) -> Result<String, Problem> {
     match url.into_connection_info() {
         Ok(_) => Ok(url.to_owned()),
         Err(error) => {
-            // What follows the dash is the kind of error, and may repeat what was written.
+            // The text after the dash is the kind of error, and may repeat the URL with its password.
             let error = error.to_string();
             let why = error.split(['-', ':']).next().unwrap_or_default().trim();
             Err(Problem::new(format!("this is not the URL of a Redis ({why})"), fix))

@@ -18,7 +18,7 @@ use crate::source::Sink;
 /// answer, so the default of that is well above twice this.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the source knows about the server, for its publish route.
+/// The server's role as the source knows it, for its publish route.
 #[derive(Debug, Default)]
 pub(super) struct Health(AtomicU8);
 
@@ -69,7 +69,7 @@ pub(super) async fn check(connection: &mut MultiplexedConnection, health: &Healt
 /// Asks the server at intervals until it does not answer or can't be relied on; returns the reason.
 pub(super) async fn watch(mut connection: MultiplexedConnection, sink: Sink, health: Arc<Health>) -> RedisError {
     loop {
-        // What was published before the question arrives before the answer.
+        // Messages that were published before the question arrive before the answer.
         let asked = sink.now();
         if let Err(error) = ping(&mut connection).await {
             return error;

@@ -64,7 +64,7 @@ impl RedisPublisher {
                 let (result, attempt) = watch::channel(None);
                 *shared = Shared::Connecting(attempt.clone());
                 let (client, shared) = (self.client.clone(), Arc::clone(&self.shared));
-                // A task of its own: it continues if the publish that began it is given up.
+                // The attempt is a task of its own: it continues if the publish that began it is cancelled.
                 tokio::spawn(async move {
                     let made = connect(&client).await.map_err(|error| Arc::from(wire::explain(&error)));
                     *lock(&shared) = made.clone().map_or(Shared::None, Shared::Connected);
@@ -75,7 +75,7 @@ impl RedisPublisher {
         };
         match attempt.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(made)) => made.clone(),
-            _ => Err("the attempt to connect was given up".into()),
+            _ => Err("the attempt to connect was cancelled".into()),
         }
     }
 

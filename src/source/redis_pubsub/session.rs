@@ -77,7 +77,7 @@ impl Session {
                     cuts = known.or(cuts);
                     tries = 0;
                     let error = self.serve(connected.connection, &connected.gone).await;
-                    // What it still delivers comes before the loss, not after it.
+                    // Messages that it still delivers come before the loss, not after it.
                     connected.driver.shutdown().await;
                     if began.elapsed() >= STEADY {
                         retry.reset();

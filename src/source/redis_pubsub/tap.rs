@@ -37,7 +37,7 @@ pub(super) struct Tap<S, M> {
     /// The buffer for reads. `..filled` is a frame of which the end has not come yet.
     buffer: Vec<u8>,
     filled: usize,
-    /// What the library has still to read, from `given` on.
+    /// Bytes that the library has still to read begin at `given`.
     rest: Vec<u8>,
     given: usize,
     /// Most bytes of a payload.
