@@ -197,8 +197,10 @@ impl Harness {
         Ok(())
     }
 
-    fn merge(&mut self, node: usize) {
-        let node = &mut self.nodes[node];
+    fn merge(&mut self, number: usize) -> Result<(), TestCaseError> {
+        let connected = self.connected.take_if(|(hub, _)| *hub / 2 == number);
+        let due_before = connected.as_ref().map(|(hub, reader)| self.due_losses(*hub, reader));
+        let node = &mut self.nodes[number];
         let exported = node.shards.each_ref().map(|hub| hub.export().map(|(_, channel)| channel).collect::<Vec<_>>());
         let longest = |name: &ChannelName| {
             let same = exported.iter().flatten().filter(|channel| channel.name == *name);
@@ -211,9 +213,27 @@ impl Harness {
             }
             *hub = merged;
         }
-        if let Some((_, reader)) = &mut self.connected {
-            *reader = Reader::new(reader.cursor, reader.origin);
+        if let (Some((hub, reader)), Some(due_before)) = (connected, due_before) {
+            // The channels are imported in the order of the first shard's ids, so all hubs of the test give them the same ids.
+            let reader = self.hub(hub).import_reader(reader.cursor, reader.origin, reader.reported().iter().copied());
+            for channel in self.due_losses(hub, &reader) {
+                prop_assert!(due_before.contains(&channel), "the loss on {channel} is reported again: {reader:?}");
+            }
+            self.connected = Some((hub, reader));
         }
+        Ok(())
+    }
+
+    /// The channels whose history has dropped events that the reader lacks, if that was not reported yet.
+    fn due_losses(&mut self, hub: usize, reader: &Reader) -> Vec<ChannelName> {
+        let hub = self.hub(hub);
+        let names = CHANNELS.map(|channel| ChannelName::new(channel).unwrap());
+        let is_due = |name: &ChannelName| {
+            let id = hub.id(name).unwrap();
+            let mut losses = reader.unreported(id, &hub.channels[id as usize].history);
+            losses.any(|loss| loss.kind == LossKind::BeforeHistory)
+        };
+        names.into_iter().filter(is_due).collect()
     }
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
@@ -237,7 +257,7 @@ impl Harness {
             }
             Step::Read(items) => drop(self.read(items)?),
             Step::CatchUp => self.catch_up()?,
-            Step::Merge(node) => self.merge(node),
+            Step::Merge(node) => self.merge(node)?,
         }
         Ok(())
     }
@@ -288,4 +308,40 @@ fn a_gap_event_is_sent_even_if_the_client_continues_at_a_longer_history() {
     // The second shard has them all, and gives what follows the cursor.
     harness.step(Step::Resume(1, 100)).unwrap();
     assert_eq!(harness.channels[0].next, 6);
+}
+
+#[test]
+fn a_gap_event_is_not_sent_again_after_a_reload() {
+    let mut harness = Harness::new([2, 2, 100, 100], 0);
+    harness.publish(0, 1);
+    (0..2).for_each(|_| harness.publish(1, 1));
+    (0..4).for_each(|_| harness.publish(0, 1));
+    harness.resume(0);
+    // The history of channel a begins after both events of channel b. The client gets the gap event and one of them.
+    harness.read(2).unwrap();
+    assert_eq!((harness.channels[0].gap, harness.channels[1].next), (Some(5), 1));
+    harness.merge(0).unwrap();
+    harness.channels[0].gap = None;
+    harness.read(1).unwrap();
+    assert_eq!((harness.channels[0].gap, harness.channels[1].next), (None, 2), "the next item is the next event");
+}
+
+#[test]
+fn a_loss_after_a_reload_is_reported_although_one_before_it_was() {
+    // The other shard has all events of channel a.
+    let mut harness = Harness::new([2, 5, 100, 100], 0);
+    harness.publish(0, 1);
+    harness.publish(1, 1);
+    (0..4).for_each(|_| harness.publish(0, 1));
+    harness.resume(0);
+    harness.read(1).unwrap();
+    assert_eq!(harness.channels[0].gap, Some(5));
+    harness.merge(0).unwrap();
+    // The client gets the event of channel b, and one of channel a that the first shard did not have. Then three later ones are
+    // dropped: the gap event came before the one that the client got, so another one is due.
+    harness.read(2).unwrap();
+    assert_eq!((harness.channels[0].next, harness.channels[1].next), (2, 1));
+    (0..2).for_each(|_| harness.publish(0, 1));
+    harness.catch_up().unwrap();
+    assert_eq!(harness.channels[0].next, 7);
 }

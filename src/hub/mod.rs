@@ -30,7 +30,7 @@ pub use self::{
     channel::{ChannelId, GroupId, Subscription},
     groups::{Batch, ClientIndex, Kind},
     history::{Cause, Hole},
-    reader::{CursorOrigin, Reader},
+    reader::{CursorOrigin, LossKind, Reader, ReportedLoss},
     replay::{Replay, ReplayItem},
     sequencer::Sequencer,
     snapshot::ChannelSnapshot,

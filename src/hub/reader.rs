@@ -31,7 +31,7 @@ pub struct Reader {
     /// How the reader got the cursor.
     pub origin: CursorOrigin,
     /// Losses that were reported and whose end the cursor has not reached. They are not reported again while the client is
-    /// connected.
+    /// connected, also over an upgrade.
     reported: Vec<ReportedLoss>,
 }
 
@@ -45,23 +45,32 @@ pub struct Loss {
     pub(super) end: Position,
     /// The reason that the gap event gives.
     pub(super) reason: GapReason,
-    kind: LossKind,
+    pub(super) kind: LossKind,
 }
 
+/// Why events may be missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LossKind {
+pub enum LossKind {
     /// The history dropped events because of its limits, or it began later.
     BeforeHistory,
     /// A source was disconnected.
     Hole,
 }
 
+/// A loss that was reported to a reader.
+///
+/// Invariant: between a report [`LossKind::BeforeHistory`] and its end, the reader gets no event of the channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ReportedLoss {
-    loss: Loss,
+pub struct ReportedLoss {
+    /// The channel that lacks events.
+    pub channel: ChannelId,
+    /// Why events may be missing.
+    pub kind: LossKind,
+    /// The position at which the loss ended when it was reported.
+    pub end: Position,
     /// The hub's last position when the loss was reported. The report also covers events that were published up to this
     /// position and are dropped before the reader gets another event of the channel.
-    known: Position,
+    pub known: Position,
 }
 
 impl Reader {
@@ -80,13 +89,30 @@ impl Reader {
     /// Moves the cursor to `position`.
     pub(super) fn advance(&mut self, position: Position) {
         self.cursor = position;
-        self.reported.retain(|reported| reported.loss.end > position);
+        self.reported.retain(|reported| reported.end > position);
+    }
+
+    /// The losses that were reported and whose end the cursor has not reached.
+    #[must_use]
+    pub fn reported(&self) -> &[ReportedLoss] {
+        &self.reported
     }
 
     /// Notes that `losses` were reported when the hub's last position was `known`.
     pub(super) fn note_reported(&mut self, losses: &[Loss], known: Position) {
         let within = losses.iter().filter(|loss| loss.end > self.cursor);
-        self.reported.extend(within.map(|&loss| ReportedLoss { loss, known }));
+        self.reported.extend(within.map(|&Loss { channel, kind, end, .. }| ReportedLoss { channel, kind, end, known }));
+    }
+
+    /// Adds a loss that another process reported. `history` is the history of its channel here. It may be longer than the one
+    /// of the report: then the loss ends earlier here, and the reader gets events that were missing there.
+    pub(super) fn restore_reported(&mut self, mut reported: ReportedLoss, history: &History) {
+        if reported.kind == LossKind::BeforeHistory {
+            reported.end = reported.end.min(history.complete_since());
+        }
+        if reported.end > self.cursor {
+            self.reported.push(reported);
+        }
     }
 
     /// The losses of a channel that concern the reader and were not reported to it.
@@ -127,12 +153,12 @@ impl Reader {
 
 impl ReportedLoss {
     fn covers(&self, loss: &Loss) -> bool {
-        self.loss.channel == loss.channel
-            && self.loss.kind == loss.kind
+        self.channel == loss.channel
+            && self.kind == loss.kind
             && match loss.kind {
                 // The reader's cursor is before the reported end, so it got no event of the channel since then.
                 LossKind::BeforeHistory => loss.end <= self.known,
-                LossKind::Hole => loss.end <= self.loss.end,
+                LossKind::Hole => loss.end <= self.end,
             }
     }
 }

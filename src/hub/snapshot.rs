@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Cause, Channel, ChannelId, GroupId, Hole, Hub, Subscription, base_weight, history::History};
+use super::{
+    Cause, Channel, ChannelId, CursorOrigin, GroupId, Hole, Hub, Reader, ReportedLoss, Subscription, base_weight,
+    history::History,
+};
 use crate::{clock::Uptime, cursor::Position, event::Event, index, name::ChannelName};
 
 /// A channel and its history.
@@ -65,6 +68,21 @@ impl Hub {
         // Its clients are added later. A sweep removes a channel that gets none.
         self.idle += 1;
         id
+    }
+
+    /// The reader of a client that another process served. `reported`: its [`Reader::reported`], with this hub's channels.
+    #[must_use]
+    pub fn import_reader(
+        &self,
+        cursor: Position,
+        origin: CursorOrigin,
+        reported: impl IntoIterator<Item = ReportedLoss>,
+    ) -> Reader {
+        let mut reader = Reader::new(cursor, origin);
+        for loss in reported {
+            reader.restore_reported(loss, &self.channels[loss.channel as usize].history);
+        }
+        reader
     }
 
     /// The position since which channels are complete that the hub does not have, and why it was last raised.

@@ -344,6 +344,30 @@ fn a_cursor_within_a_hole_gets_its_gap_event_at_once() {
 }
 
 #[test]
+fn a_reported_hole_is_not_reported_again_after_an_upgrade() {
+    let mut harness = Harness::new(limits(10), true);
+    let begin = harness.sequencer.last();
+    ["a", "b"].iter().for_each(|channel| harness.hub.confirm(&name(channel), Some(begin)));
+    let published = [harness.publish("b", "1"), harness.publish("b", "2")];
+    harness.reconnect(&["a"], begin);
+    let (group, _) = harness.join(&["a", "b"], 7);
+    let mut reader = harness.hub.reader(harness.after(begin), &[], harness.now, harness.uptime());
+    let items: Vec<ReplayItem> = harness.hub.replay(group, &reader).take(2).collect();
+    items.iter().for_each(|item| reader.pass(item));
+    let given: Vec<Given> = items.into_iter().map(Given::from).collect();
+    assert_eq!(given, [Given::Gap(begin, vec!["a".to_owned()], GapReason::Source), Given::Event(published[0])]);
+
+    let mut successor = Harness::new(limits(10), true);
+    for (_, channel) in harness.hub.export() {
+        successor.hub.import(channel, successor.uptime());
+    }
+    let reader = successor.hub.import_reader(reader.cursor, reader.origin, reader.reported().iter().copied());
+    let (group, _) = successor.join(&["a", "b"], 7);
+    let given: Vec<Given> = successor.hub.replay(group, &reader).map(Given::from).collect();
+    assert_eq!(given, [Given::Event(published[1])]);
+}
+
+#[test]
 fn a_channel_confirmed_while_its_source_is_disconnected_is_a_gap_at_once() {
     let mut harness = Harness::new(limits(100), true);
     harness.hub.confirm(&name("b"), Some(harness.sequencer.last()));

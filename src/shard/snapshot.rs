@@ -20,11 +20,12 @@ use crate::{
     clock::Uptime,
     cursor::Position,
     event::{Coding, Event, Form},
-    hub::{Cause, ChannelSnapshot, CursorOrigin, Hole, Kind, Reader},
+    hub::{Cause, ChannelId, ChannelSnapshot, CursorOrigin, Hole, Kind, LossKind, ReportedLoss},
     index,
     name::ChannelName,
     snapshot::{
-        BehindState, ChannelState, ClientKind, ClientState, GapCause, OriginState, PollForm, ShardState, Transfer,
+        BehindState, ChannelState, ClientKind, ClientState, GapCause, LossState, OriginState, PollForm, ReportedState,
+        ShardState, Transfer,
     },
     stream::Stream,
 };
@@ -53,13 +54,13 @@ impl Shard {
         let now = self.wheel.now();
         let mut borrowed_fds = Vec::with_capacity(self.clients.len());
         for (_, client) in &self.clients {
-            let channels = self.hub.channels_of(client.group).map(|id| at_of[&id]).collect();
+            let ids: Vec<ChannelId> = self.hub.channels_of(client.group).collect();
             state.clients.push(ClientState {
-                channels,
+                channels: ids.iter().map(|id| at_of[id]).collect(),
                 kind: self.hub.kind(client.group).into(),
                 expires: client.expires.map(|expires| self.millis(expires.since(now))),
                 silent: self.millis(now.since(client.written)),
-                behind: behind(&client.state),
+                behind: behind(&client.state, &ids),
                 poll: client.state.as_waiting().map(|poll| (poll.head.clone(), poll.reply.into())),
                 gzip: None,
             });
@@ -124,7 +125,12 @@ impl Shard {
         let client_state = match (state.behind, state.poll) {
             (Some(behind), _) if behind.ends => client::ClientState::closing(behind.partial, false),
             (Some(behind), _) => {
-                let reader = Reader::new(Position(behind.cursor), behind.origin.into());
+                let reported: Option<Vec<ReportedLoss>> =
+                    behind.reported.iter().map(|reported| reported_loss(reported, &channels)).collect();
+                let reported = reported.ok_or_else(|| {
+                    io::Error::other("the snapshot has a reported loss of a channel that the client does not read")
+                })?;
+                let reader = self.hub.import_reader(Position(behind.cursor), behind.origin.into(), reported);
                 client::ClientState::catching_up(reader, behind.partial)
             }
             (None, Some((head, reply))) => client::ClientState::waiting(Poll { head, reply: reply.into() }),
@@ -157,7 +163,8 @@ impl Flushed<'_> {
     }
 }
 
-fn behind(state: &client::ClientState) -> Option<BehindState> {
+/// The state of a client that is behind, and that reads the channels `ids`.
+fn behind(state: &client::ClientState, ids: &[ChannelId]) -> Option<BehindState> {
     let client::ClientState::Other(other) = state else { return None };
     match &**other {
         OtherState::Waiting(_) => None,
@@ -166,12 +173,25 @@ fn behind(state: &client::ClientState) -> Option<BehindState> {
             origin: catching_up.reader.origin.into(),
             partial: catching_up.unwritten.bytes.clone(),
             ends: false,
+            reported: catching_up.reader.reported().iter().filter_map(|loss| reported_state(loss, ids)).collect(),
         }),
         OtherState::Closing(unwritten) => {
             let partial = unwritten.bytes.clone();
-            Some(BehindState { cursor: 0, origin: OriginState::Live, partial, ends: true })
+            Some(BehindState { cursor: 0, origin: OriginState::Live, partial, ends: true, reported: Vec::new() })
         }
     }
+}
+
+/// A loss that was reported to a client that reads the channels `ids`; `None` if it concerns none of them.
+fn reported_state(loss: &ReportedLoss, ids: &[ChannelId]) -> Option<ReportedState> {
+    let channel = index::to_u32(ids.iter().position(|&id| id == loss.channel)?);
+    Some(ReportedState { channel, kind: loss.kind.into(), end: loss.end.0, known: loss.known.0 })
+}
+
+/// The reverse of [`reported_state`]; `None` if the client has too few channels.
+fn reported_loss(state: &ReportedState, ids: &[ChannelId]) -> Option<ReportedLoss> {
+    let &channel = ids.get(state.channel as usize)?;
+    Some(ReportedLoss { channel, kind: state.kind.into(), end: Position(state.end), known: Position(state.known) })
 }
 
 impl From<Kind> for ClientKind {
@@ -252,6 +272,24 @@ impl From<GapCause> for Cause {
         match cause {
             GapCause::Began => Self::Began,
             GapCause::Evicted => Self::Evicted,
+        }
+    }
+}
+
+impl From<LossKind> for LossState {
+    fn from(kind: LossKind) -> Self {
+        match kind {
+            LossKind::BeforeHistory => Self::BeforeHistory,
+            LossKind::Hole => Self::Hole,
+        }
+    }
+}
+
+impl From<LossState> for LossKind {
+    fn from(kind: LossState) -> Self {
+        match kind {
+            LossState::BeforeHistory => Self::BeforeHistory,
+            LossState::Hole => Self::Hole,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - The meaning of a tag or a variant never changes. A new meaning gets a new tag, a new version, or a new variant at the end.
 //! - A reader refuses a section that it does not know, unless the section's tag says that it can be skipped.
 
+mod reported;
 mod section;
 mod transfer;
 mod v1;
@@ -12,7 +13,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use self::section::{CRITICAL, Reader, Writer};
-pub use self::transfer::Transfer;
+pub use self::{
+    reported::{LossState, ReportedState},
+    transfer::Transfer,
+};
 
 /// Node, position, and whether the cut-over is exact.
 const NODE: u16 = CRITICAL | 1;
@@ -26,11 +30,14 @@ const CLIENTS: u16 = CRITICAL | 4;
 const CONNECTIONS: u16 = CRITICAL | 5;
 /// Connections of the admin socket.
 const ADMIN: u16 = CRITICAL | 6;
+/// Losses that were reported to clients that are behind. Older programs do not write it.
+const REPORTED: u16 = 8;
 // Reserved: CRITICAL | 7, the clients' grants (who they are and what they may read). A version that can't check grants must refuse
 // the snapshot.
 
 /// The sections that this program reads, with their highest version.
-const KNOWN: &[(u16, u16)] = &[(NODE, 1), (SOURCES, 1), (CHANNELS, 1), (CLIENTS, 1), (CONNECTIONS, 1), (ADMIN, 1)];
+const KNOWN: &[(u16, u16)] =
+    &[(NODE, 1), (SOURCES, 1), (CHANNELS, 1), (CLIENTS, 1), (CONNECTIONS, 1), (ADMIN, 1), (REPORTED, 1)];
 
 /// Why a snapshot can't be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,9 @@ pub enum SnapshotError {
     /// A snapshot of version 1 can't be decoded.
     #[error("the snapshot of version 1 can't be read: {0}")]
     Version1(postcard::Error),
+    /// It says what was reported to a client that is not behind, or that it does not have.
+    #[error("the snapshot has reported losses of client {0}, which is not behind")]
+    NotBehind(u32),
     /// The number of descriptors is wrong.
     #[error("{came} descriptors arrived, and the snapshot has {expected}")]
     Descriptors {
@@ -181,6 +191,9 @@ pub struct BehindState {
     pub partial: Bytes,
     /// Whether the stream or poll ends once they are written.
     pub ends: bool,
+    /// Losses that were reported to the client and whose end `cursor` has not reached. They are in a section of their own.
+    #[serde(skip)]
+    pub reported: Vec<ReportedState>,
 }
 
 /// Why a history is complete only since a certain position.
@@ -242,7 +255,9 @@ impl Snapshot {
             .section(SOURCES, 1, &self.sources)?
             .section(CHANNELS, 1, &(shards.floor, &shards.channels))?
             .section(CLIENTS, 1, &shards.clients)?
+            .section(REPORTED, 1, &reported::of_clients(&shards.clients))?
             .section(CONNECTIONS, 1, &shards.connections)?
+            // Each reader needs the last section. So a snapshot that is cut off anywhere is refused.
             .section(ADMIN, 1, &self.admin)?
             .finish())
     }
@@ -257,8 +272,9 @@ impl Snapshot {
         }
         let reader = Reader::new(bytes, KNOWN)?;
         let (floor, channels) = reader.read(CHANNELS)?;
-        let shards =
-            ShardState { floor, channels, clients: reader.read(CLIENTS)?, connections: reader.read(CONNECTIONS)? };
+        let mut clients: Vec<ClientState> = reader.read(CLIENTS)?;
+        reported::add(&mut clients, reader.read_if_present(REPORTED)?.unwrap_or_default())?;
+        let shards = ShardState { floor, channels, clients, connections: reader.read(CONNECTIONS)? };
         Ok(Self { node: reader.read(NODE)?, sources: reader.read(SOURCES)?, shards, admin: reader.read(ADMIN)? })
     }
 
@@ -283,96 +299,4 @@ impl ShardState {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::{collection::vec, option, prelude::*};
-
-    use super::*;
-
-    fn bytes() -> impl Strategy<Value = Bytes> {
-        vec(any::<u8>(), 0..20).prop_map(Bytes::from)
-    }
-
-    fn channel() -> impl Strategy<Value = ChannelState> {
-        let cause = prop_oneof![Just(GapCause::Began), Just(GapCause::Evicted)];
-        let (holes, events) = (vec(any::<(u64, u64)>(), 0..3), vec((any::<u64>(), any::<u32>(), bytes()), 0..4));
-        ("[a-z]{1,8}", any::<bool>(), any::<u64>(), cause, holes, events).prop_map(
-            |(name, open, complete_since, cause, holes, events)| ChannelState {
-                name,
-                open,
-                complete_since,
-                cause,
-                holes,
-                events,
-            },
-        )
-    }
-
-    fn client() -> impl Strategy<Value = ClientState> {
-        use ClientKind::{Envelope, GzipEnvelope, GzipPlain, Plain, Poll};
-        let kind = proptest::sample::select(vec![Plain, Envelope, Poll, GzipPlain, GzipEnvelope]);
-        let form = proptest::sample::select(vec![PollForm::Json, PollForm::Plain, PollForm::Envelope]);
-        let origin = proptest::sample::select(vec![OriginState::Live, OriginState::Resumed, OriginState::Foreign]);
-        let behind = (any::<u64>(), origin, bytes(), any::<bool>())
-            .prop_map(|(cursor, origin, partial, ends)| BehindState { cursor, origin, partial, ends });
-        let rest = (option::of(behind), option::of((bytes(), form)), option::of(any::<(u32, u32)>()));
-        (vec(any::<u32>(), 0..4), kind, option::of(any::<u64>()), any::<u64>(), rest).prop_map(
-            |(channels, kind, expires, silent, (behind, poll, gzip))| ClientState {
-                channels,
-                kind,
-                expires,
-                silent,
-                behind,
-                poll,
-                gzip,
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn a_snapshot_is_read_as_it_was_written(
-            node in ("[a-z0-9]{8}", any::<u64>(), any::<bool>()),
-            origin in option::of("[ -~]{0,20}"),
-            channels in vec(channel(), 0..4),
-            clients in vec(client(), 0..4),
-            unread in (vec(bytes(), 0..3), vec(bytes(), 0..3)),
-        ) {
-            let (name, position, exact) = node;
-            let (connections, admin) = unread;
-            let source = |origin| SourceState { id: "redis".to_owned(), origin, checkpoint: Some(Bytes::from_static(b"7")) };
-            let snapshot = Snapshot {
-                node: NodeState { name, position, exact },
-                sources: origin.into_iter().map(source).collect(),
-                shards: ShardState { floor: (position, GapCause::Evicted), channels, clients, connections },
-                admin,
-            };
-            let bytes = snapshot.encode().unwrap();
-            prop_assert_eq!(Snapshot::decode(&bytes, 2).unwrap(), snapshot);
-            // A snapshot that is cut off anywhere is refused, without a panic.
-            for length in (0..bytes.len()).step_by(7) {
-                prop_assert!(Snapshot::decode(&bytes[..length], 2).is_err());
-            }
-        }
-    }
-
-    #[test]
-    fn an_unknown_kind_of_client_refuses_the_snapshot() {
-        let client = ClientState {
-            channels: Vec::new(),
-            kind: ClientKind::GzipEnvelope,
-            expires: None,
-            silent: 0,
-            behind: None,
-            poll: None,
-            gzip: None,
-        };
-        let snapshot =
-            Snapshot { shards: ShardState { clients: vec![client], ..ShardState::default() }, ..Snapshot::default() };
-        let mut bytes = snapshot.encode().unwrap();
-        // The clients' section: one client, no channels, its kind.
-        let at = bytes.windows(6).position(|window| window == [1, 0, 4, 0, 0, 0]).unwrap();
-        bytes[at + 2] = 5;
-        let error = Snapshot::decode(&bytes, 2).unwrap_err();
-        assert!(matches!(error, SnapshotError::Section { tag: CLIENTS, .. }), "{error}");
-    }
-}
+mod tests;

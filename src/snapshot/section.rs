@@ -93,11 +93,19 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// The section is missing or can't be decoded, for example because of an enum's variant that this program does not know.
     pub(super) fn read<T: DeserializeOwned>(&self, tag: u16) -> Result<T, SnapshotError> {
-        let section = self.0.iter().find(|section| section.tag == tag).ok_or(SnapshotError::Missing(tag))?;
+        self.read_if_present(tag)?.ok_or(SnapshotError::Missing(tag))
+    }
+
+    /// Decodes the value of a section that may be missing.
+    ///
+    /// # Errors
+    /// As [`Reader::read`], except that the section may be missing.
+    pub(super) fn read_if_present<T: DeserializeOwned>(&self, tag: u16) -> Result<Option<T>, SnapshotError> {
+        let Some(section) = self.0.iter().find(|section| section.tag == tag) else { return Ok(None) };
         debug_assert!(section.version > 0, "checked by `new`");
         let (value, rest) =
             postcard::take_from_bytes(section.bytes).map_err(|source| SnapshotError::Section { tag, source })?;
-        if rest.is_empty() { Ok(value) } else { Err(SnapshotError::Left { tag, left: rest.len() }) }
+        if rest.is_empty() { Ok(Some(value)) } else { Err(SnapshotError::Left { tag, left: rest.len() }) }
     }
 }
 

@@ -18,6 +18,7 @@ mod docs;
 mod examples;
 mod floors;
 mod gaps;
+mod gaps_of_two_workers;
 mod gzip;
 mod hostile_requests;
 mod lifecycle;
