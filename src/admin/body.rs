@@ -13,6 +13,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::messages::Limits;
 use crate::http::{
     Answer,
     reply::{self, Reply},
@@ -61,7 +62,7 @@ impl Bodies {
     /// Memory for bodies with messages of at most `max_message` bytes. It is at least enough for one body of the largest size.
     #[must_use]
     pub fn new(max_message: usize) -> Self {
-        let longest = super::publish::longest_body(max_message);
+        let longest = Limits::new(max_message).longest_body();
         let memory = |bytes: usize| Semaphore::new(units(bytes.max(longest)) as usize);
         Self { with_right: memory(MEMORY), without_key: memory(MEMORY_WITHOUT_KEY) }
     }

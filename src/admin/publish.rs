@@ -10,7 +10,7 @@ use super::{
     body::{self, BODY_TIMEOUT, ReadError},
     done,
     guard::{Publisher, forbidden},
-    messages::{self, BodyError, Request, Shape},
+    messages::{self, BodyError, Limits, Shape},
     too_late,
 };
 use crate::{
@@ -21,16 +21,6 @@ use crate::{
         reply::{self, Reply},
     },
 };
-
-/// Longest request, as a multiple of the longest message.
-const MESSAGES_A_REQUEST: usize = 16;
-/// Estimated size of an event beside its message, in bytes.
-const EVENT_BYTES: usize = 64;
-
-/// Longest body of a request, for messages of at most `max_message` bytes.
-pub(super) fn longest_body(max_message: usize) -> usize {
-    max_message.saturating_mul(MESSAGES_A_REQUEST)
-}
 
 impl Admin {
     /// Publishes a form, JSON, an array or NDJSON.
@@ -52,9 +42,10 @@ impl Admin {
             Ok(publisher) => publisher,
             Err(refused) => return body::refuse(incoming, forbidden(refused)).await,
         };
+        let limits = Limits::new(self.config.max_message);
         let longest = match channel {
             Some(_) => self.config.max_message,
-            None => longest_body(self.config.max_message),
+            None => limits.longest_body(),
         };
         let has_right = publisher == Publisher::Allowed;
         let read = tokio::select! {
@@ -69,13 +60,15 @@ impl Admin {
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
         let bytes = body.bytes.clone();
         let request = match (channel, content_type.split(';').next().unwrap_or("").trim()) {
-            (Some(channel), _) => messages::from_raw(&channel, query, bytes),
-            (None, "application/json") => messages::from_json(&bytes),
-            (None, "application/x-ndjson" | "application/ndjson" | "application/jsonl") => messages::from_lines(&bytes),
-            (None, "application/x-www-form-urlencoded" | "") => messages::from_form(&bytes),
+            (Some(channel), _) => messages::from_raw(&channel, query, bytes, limits),
+            (None, "application/json") => messages::from_json(&bytes, limits),
+            (None, "application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
+                messages::from_lines(&bytes, limits)
+            }
+            (None, "application/x-www-form-urlencoded" | "") => messages::from_form(&bytes, limits),
             (None, other) => return done(unsupported(other)),
         };
-        let request = match request.and_then(|request| self.check_length(request)) {
+        let request = match request {
             Ok(request) => request,
             Err(error) => return done(refused(&error)),
         };
@@ -97,17 +90,6 @@ impl Admin {
                 reply::unavailable(code, &error.to_string(), 1)
             }
         })
-    }
-
-    fn check_length(&self, request: Request) -> Result<Request, BodyError> {
-        let allowed = self.config.max_message;
-        if let Some(given) = request.messages.iter().map(|message| message.data.len()).find(|&given| given > allowed) {
-            return Err(BodyError::TooLong { given, allowed });
-        }
-        // A message on several channels counts once for each.
-        let given = request.messages.iter().map(|message| message.data.len() + EVENT_BYTES).sum();
-        let allowed = longest_body(allowed);
-        if given > allowed { Err(BodyError::TooMuch { given, allowed }) } else { Ok(request) }
     }
 }
 
@@ -167,7 +149,7 @@ fn put_result(body: &mut Vec<u8>, id: Option<Cursor>, subscribers: u32) {
 fn unread(error: &ReadError) -> Reply {
     match error {
         ReadError::TooLong(_) => {
-            let what = format!("{error} (publish.max_message, {MESSAGES_A_REQUEST} times it for a list)");
+            let what = format!("{error} (publish.max_message, 16 times it for a list)");
             reply::error(StatusCode::PAYLOAD_TOO_LARGE, "too_long", &what)
         }
         ReadError::TooSlow(_) => reply::error(StatusCode::REQUEST_TIMEOUT, "too_slow", &error.to_string()),
@@ -192,9 +174,6 @@ fn unsupported(content_type: &str) -> Reply {
 }
 
 fn refused(error: &BodyError) -> Reply {
-    let status = match error {
-        BodyError::TooLong { .. } | BodyError::TooMuch { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        _ => StatusCode::BAD_REQUEST,
-    };
+    let status = if error.is_too_large() { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
     reply::error(status, error.code(), &error.to_string())
 }

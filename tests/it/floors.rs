@@ -147,7 +147,6 @@ fn cycle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
 
 /// Folders whose cycle is not yet removed.
 const CYCLES_LEFT: &[&str] = &[
-    "admin",  // A body's limit is that of a publish, which reads a body.
     "config", // A value as typed suggests a key from the table, whose defaults are values as typed.
 ];
 
