@@ -152,11 +152,24 @@ impl Reader {
 }
 
 impl ReportedLoss {
+    /// Whether no other gap event is needed for `loss`. Example: a history keeps two events of channel `a`, and a reader at
+    /// position 0 gets a gap event when the last position is 6. The history has dropped a1 and a4.
+    ///
+    /// ```text
+    /// position    1   2   3   4   5   6   7   8   9
+    /// published   a   b   b   a   a   a
+    ///             │           │       │
+    ///             cursor      end     known
+    /// ```
+    ///
+    /// Until its cursor is at the end of the loss, the reader gets events of `b` only. Meanwhile more of `a` is published:
+    /// - a7 and a8, so a5 and a6 are dropped. The loss ends at 6 now, not after `known`. It is covered: these events were
+    ///   published before the gap event was sent, and the reader got no event of `a` since.
+    /// - a9, so a7 is dropped. The loss ends at 7, after `known`. It is not covered: the gap event was sent before a7.
     fn covers(&self, loss: &Loss) -> bool {
         self.channel == loss.channel
             && self.kind == loss.kind
             && match loss.kind {
-                // The reader's cursor is before the reported end, so it got no event of the channel since then.
                 LossKind::BeforeHistory => loss.end <= self.known,
                 LossKind::Hole => loss.end <= self.end,
             }

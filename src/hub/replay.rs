@@ -150,6 +150,14 @@ impl Iterator for Replay<'_> {
                 channels.push(name.clone());
             }
         }
+        // The id is the latest position that hides nothing from a client that is cut off right after the gap event and resumes:
+        // not after the end of the loss (4 in this example), before the next event (so at most 2), and not after the beginning
+        // of the next loss (1). So it is 1 here.
+        //
+        //   position   0   1   2   3   4   5   6
+        //   a          ├──── lost ─────┤   a5        reported now
+        //   b                      b3                the next event
+        //   c              ├────── lost ───────┤     the next loss, for another reason
         let end = losses.iter().map(|loss| loss.end).max().unwrap_or(begin);
         let before_event = event.map(|(_, next)| Position(next.0 - 1));
         let next_begin = self.losses.front().map(|(loss, _)| loss.begin);
