@@ -59,7 +59,7 @@ pub enum LossKind {
 
 /// A loss that was reported to a reader.
 ///
-/// Invariant: between a report [`LossKind::BeforeHistory`] and its end, the reader gets no event of the channel.
+/// Invariant: after a report of kind [`LossKind::BeforeHistory`], the reader gets no event of the channel up to `end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReportedLoss {
     /// The channel that lacks events.
