@@ -1,7 +1,8 @@
 //! Files that root makes where another user may write: sockets, the pidfile, the log. Decides nothing about their content.
 //!
 //! Invariants:
-//! - A path is resolved once, to an open directory. Everything after that goes through the directory's descriptor.
+//! - A path is resolved once, to an open directory. Everything after that goes through the directory's descriptor; only bind(2) gets
+//!   the path itself, where no other user can have changed what it leads to.
 //! - Root follows no symbolic link that another user could have made.
 //! - Owner and mode are set through the descriptor of what was made, never through its name.
 
@@ -40,6 +41,8 @@ pub(super) struct Entry {
     directory: OwnedFd,
     name: OsString,
     path: PathBuf,
+    /// Whether only root and this user can change which directory the path leads to.
+    is_fixed: bool,
 }
 
 impl Entry {
@@ -64,8 +67,8 @@ impl Entry {
         // The daemon leaves its working directory, and then a relative path means another file.
         let path = absolute(path)?;
         let name = path.file_name().ok_or_else(|| invalid("it names no file"))?.to_owned();
-        let directory = open_directory(path.parent().unwrap_or(Path::new("/")), create)?;
-        Ok(Self { directory, name, path })
+        let (directory, is_fixed) = open_directory(path.parent().unwrap_or(Path::new("/")), create)?;
+        Ok(Self { directory, name, path, is_fixed })
     }
 
     /// The path, absolute.
@@ -169,7 +172,7 @@ impl Entry {
     ) -> Result<SocketFile, OpenError> {
         // Linux makes the file with the mode of the socket.
         fchmod(socket, Mode::empty()).map_err(io::Error::from)?;
-        let address = UnixAddr::new(&within(&self.directory).join(&self.name)).map_err(io::Error::from)?;
+        let address = self.address_to_bind().map_err(io::Error::from)?;
         socket::bind(socket.as_raw_fd(), &address).map_err(io::Error::from)?;
         let exchanged = OpenError::NotAFile("it was exchanged while it was made: see who may write in its directory");
         let Some(file) = self.socket()? else { return Err(exchanged) };
@@ -180,6 +183,13 @@ impl Entry {
         }
         file.set(mode, uid, gid)?;
         Ok(file)
+    }
+
+    /// The address for bind(2), which is what `ss -xl` shows, and which follows no link in its last name. It is the path itself, unless
+    /// another user could make it lead elsewhere by now, or it is longer than an address may be.
+    fn address_to_bind(&self) -> nix::Result<UnixAddr> {
+        let itself = self.is_fixed.then(|| UnixAddr::new(&self.path).ok()).flatten();
+        itself.map_or_else(|| UnixAddr::new(&within(&self.directory).join(&self.name)), Ok)
     }
 
     fn name(&self) -> &OsStr {
@@ -249,9 +259,11 @@ fn only_file(file: File) -> Result<File, OpenError> {
     }
 }
 
-/// Opens `path`, which is absolute, name by name. With `create`, what is missing is made for that owner.
-fn open_directory(path: &Path, create: Option<Option<&Account>>) -> io::Result<OwnedFd> {
+/// Opens `path`, which is absolute, name by name. With `create`, what is missing is made for that owner. Also returns whether only
+/// root and this user can change which directory the path leads to.
+fn open_directory(path: &Path, create: Option<Option<&Account>>) -> io::Result<(OwnedFd, bool)> {
     let mut links = 0;
+    let mut is_fixed = true;
     let mut directory = open_in(None, OsStr::new("/"))?;
     // The names that are still to come, last one first: a link puts its own names on top.
     let mut names = names_reversed(path);
@@ -264,6 +276,8 @@ fn open_directory(path: &Path, create: Option<Option<&Account>>) -> io::Result<O
             next => next?,
         };
         let status = fstat(&next)?;
+        // A `..` leads to a directory that was not looked at as the one before it.
+        is_fixed &= name != ".." && is_fixed_in(&fstat(&directory)?, &status, geteuid().as_raw());
         match kind(&status) {
             SFlag::S_IFDIR => directory = next,
             SFlag::S_IFLNK => {
@@ -286,7 +300,16 @@ fn open_directory(path: &Path, create: Option<Option<&Account>>) -> io::Result<O
             _ => return Err(Errno::ENOTDIR.into()),
         }
     }
-    Ok(directory)
+    Ok((directory, is_fixed))
+}
+
+/// Whether only root and `user` can put something else in the place of `entry` in `directory`.
+fn is_fixed_in(directory: &FileStat, entry: &FileStat, user: u32) -> bool {
+    let is_trusted = |owner: u32| owner == 0 || owner == user;
+    // The bits of the group include what an access control list grants.
+    let others_write = directory.st_mode & (libc::S_IWGRP | libc::S_IWOTH) != 0;
+    let is_sticky = directory.st_mode & libc::S_ISVTX != 0;
+    is_trusted(directory.st_uid) && (!others_write || (is_sticky && is_trusted(entry.st_uid)))
 }
 
 fn names_reversed(path: &Path) -> Vec<OsString> {
@@ -337,59 +360,4 @@ fn invalid(what: &str) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    #[test]
-    fn missing_directories_are_made_and_existing_ones_are_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b/file");
-        assert_eq!(Entry::find(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
-        let entry = Entry::create(&path, None).unwrap();
-        assert!(folder.path().join("a/b").is_dir() && entry.status().unwrap().is_none());
-        Entry::create(&path, None).unwrap();
-        fs::write(folder.path().join("f"), "").unwrap();
-        assert_eq!(Entry::create(&folder.path().join("f/file"), None).unwrap_err().raw_os_error(), Some(libc::ENOTDIR));
-        Entry::find(Path::new("file")).unwrap();
-        Entry::find(Path::new("/")).unwrap_err();
-    }
-
-    #[test]
-    fn a_link_of_this_user_on_the_way_is_followed_and_a_circle_of_links_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("real/deep")).unwrap();
-        symlink("real/../real", folder.path().join("relative")).unwrap();
-        symlink(folder.path().join("relative"), folder.path().join("absolute")).unwrap();
-        Entry::find(&folder.path().join("absolute/deep/file")).unwrap().open(OFlag::O_RDWR, 0o600, None).unwrap();
-        assert!(folder.path().join("real/deep/file").exists());
-        symlink("circle", folder.path().join("circle")).unwrap();
-        let error = Entry::find(&folder.path().join("circle/file")).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
-    }
-
-    #[test]
-    fn only_a_file_with_one_name_is_opened() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        let open = |name: &str| Entry::find(&path(name)).unwrap().open(OFlag::O_WRONLY, 0o600, None);
-        let refused = |name: &str| match open(name) {
-            Err(OpenError::NotAFile(what)) => what,
-            other => panic!("{name}: {other:?}"),
-        };
-        open("victim").unwrap();
-        open("victim").unwrap();
-        fs::hard_link(path("victim"), path("second")).unwrap();
-        assert_eq!(refused("second"), "it has a second name (a hard link)");
-        symlink(path("victim"), path("link")).unwrap();
-        assert_eq!(refused("link"), "it is a symbolic link");
-        symlink(path("nowhere"), path("dangling")).unwrap();
-        assert_eq!(refused("dangling"), "it is a symbolic link");
-        fs::create_dir(path("directory")).unwrap();
-        assert_eq!(refused("directory"), "it is a directory");
-        nix::unistd::mkfifo(&path("pipe"), Mode::from_bits_truncate(0o600)).unwrap();
-        assert_eq!(refused("pipe"), "it is a pipe or a socket");
-        Entry::find(Path::new("/dev/null")).unwrap().open(OFlag::O_WRONLY, 0o600, None).unwrap();
-    }
-}
+mod tests;
