@@ -171,7 +171,9 @@ impl ReportedLoss {
             && self.kind == loss.kind
             && match loss.kind {
                 LossKind::BeforeHistory => loss.end <= self.known,
-                LossKind::Hole => loss.end <= self.end,
+                // Each hole has an end of its own. Holes of two sources may overlap, and the reader may get events between their
+                // beginnings, so each one is reported in its place.
+                LossKind::Hole => loss.end == self.end,
             }
     }
 }

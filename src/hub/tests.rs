@@ -367,6 +367,27 @@ fn a_reported_hole_is_not_reported_again_after_an_upgrade() {
     assert_eq!(given, [Given::Event(published[1])]);
 }
 
+/// The report of the longer hole counted for the shorter one within it, although an event came between the two.
+#[test]
+fn overlapping_holes_of_two_sources_are_both_reported_to_a_client_that_gets_one_item_at_a_time() {
+    let mut harness = Harness::new(limits(10), true);
+    let begin = harness.sequencer.last();
+    harness.hub.confirm(&name("a"), Some(begin));
+    let event = harness.publish("a", "from the other source");
+    harness.reconnect(&["a"], event);
+    let end = harness.reconnect(&["a"], begin);
+    let (group, _) = harness.join(&["a"], 7);
+    let mut reader = harness.hub.reader(harness.after(begin), &[], harness.now, harness.uptime());
+    let mut given = Vec::new();
+    while let Some(item) = harness.hub.replay(group, &reader).next() {
+        reader.pass(&item);
+        given.push(Given::from(item));
+    }
+    let gap = |position| Given::Gap(position, vec!["a".to_owned()], GapReason::Source);
+    assert_eq!(given[..2], [gap(begin), Given::Event(event)]);
+    assert!(matches!(&given[2..], [Given::Gap(position, ..)] if *position > event && *position <= end), "{given:?}");
+}
+
 #[test]
 fn a_channel_confirmed_while_its_source_is_disconnected_is_a_gap_at_once() {
     let mut harness = Harness::new(limits(100), true);
