@@ -9,5 +9,5 @@ pub use self::subscribe::Authorizing;
 pub use self::{
     peer::Peer,
     publish::{Refused, may_publish},
-    subscribe::{Anyone, Authorizer, Denied, Grant, Subscriber},
+    subscribe::{Anyone, Authorizer, Denied, Grant, Identity, Subscriber},
 };

@@ -20,11 +20,20 @@ pub struct Subscriber<'a> {
     pub headers: &'a HeaderMap,
 }
 
-/// What a client may read.
+/// What a client may read, and who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The channels, no name twice.
     pub channels: Vec<ChannelName>,
+    /// Who the client is; `None` if the authorizer does not know. The client keeps it until it ends, also over upgrades.
+    pub identity: Option<Box<Identity>>,
+}
+
+/// Who a client is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The name by which the authorizer knows the client, such as a user's id.
+    pub subject: String,
 }
 
 /// Why a client is refused, with a sentence for its user.
@@ -57,6 +66,6 @@ pub struct Anyone;
 
 impl Authorizer for Anyone {
     fn authorize<'a>(&'a self, subscriber: Subscriber<'a>) -> Authorizing<'a> {
-        Box::pin(async move { Ok(Grant { channels: subscriber.channels.to_vec() }) })
+        Box::pin(async move { Ok(Grant { channels: subscriber.channels.to_vec(), identity: None }) })
     }
 }

@@ -68,6 +68,8 @@ pub struct Hub {
     eviction: std::collections::VecDeque<ChannelId>,
     /// Channels published to since the last [`Hub::trim`].
     touched: Vec<ChannelId>,
+    /// Bytes of the events that were published since [`Hub::next_batch`] last had no batch left.
+    unsent_bytes: usize,
     /// The first channel that the next [`Hub::sweep`] looks at.
     sweep_at: usize,
 }
@@ -90,6 +92,7 @@ impl Hub {
             bytes: 0,
             eviction: std::collections::VecDeque::new(),
             touched: Vec::new(),
+            unsent_bytes: 0,
             sweep_at: 0,
         }
     }
@@ -133,6 +136,7 @@ impl Hub {
             None => self.open(event.channel().clone()),
         };
         self.keep(id, event, now);
+        self.unsent_bytes += event.weight();
         let channel = &self.channels[id as usize];
         self.groups.batch(&channel.groups, event);
         channel.subscribers
@@ -151,7 +155,17 @@ impl Hub {
 
     /// Takes one group's batch that [`Hub::publish`] has filled; `None` if there is none left.
     pub fn next_batch(&mut self) -> Option<Batch> {
-        self.groups.next_batch()
+        let batch = self.groups.next_batch();
+        if batch.is_none() {
+            self.unsent_bytes = 0;
+        }
+        batch
+    }
+
+    /// Bytes of the events that were published since [`Hub::next_batch`] last had no batch left. If 0, all batches are empty.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent_bytes
     }
 
     /// Whether no event waits in the group's batch. Only then may its clients join, leave or be served from the histories.

@@ -48,7 +48,7 @@ mod tests {
                 }
                 match subscriber.channels.iter().find(|name| name.as_str() != self.0) {
                     Some(name) => Err(Denied::Forbidden(format!("channel {name} is not yours"))),
-                    None => Ok(Grant { channels: subscriber.channels.to_vec() }),
+                    None => Ok(Grant { channels: subscriber.channels.to_vec(), identity: None }),
                 }
             })
         }

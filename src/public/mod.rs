@@ -122,7 +122,13 @@ async fn join(
         }
     };
     let head = response::head(&asked, headers, config);
-    let joining =
-        Joining { kind: asked.kind, start: asked.start, head, reply: asked.reply, permit: client, info: None };
+    let joining = Joining {
+        kind: asked.kind,
+        start: asked.start,
+        head,
+        reply: asked.reply,
+        permit: client,
+        identity: grant.identity,
+    };
     Ok(Taking::ByShard(Box::new(joining), hold))
 }

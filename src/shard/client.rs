@@ -1,15 +1,29 @@
-//! A client's data and states. There are many clients, so it is small. It writes to no socket.
+//! A client: its socket, state and times. There are many clients, so it is small. It knows no other client.
+//!
+//! Invariants:
+//! - [`Client::set_state`] alone changes the state, and reports to the hub whether the client is behind. So the hub knows how many
+//!   clients of a channel are behind.
+//! - Whatever writes to the client notes the time, so that pings and the limit for stalled clients are right.
 
-use std::os::fd::OwnedFd;
+use std::{
+    io::IoSlice,
+    mem,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use bytes::{Buf, Bytes};
 
-use super::{poll::PollReply, wheel::Tick};
+use super::{
+    poll::PollReply,
+    socket::{self, Sent, send_now, send_slices_now},
+    state::{CatchingUp, ClientState, OtherState, Unwritten},
+    wheel::Tick,
+};
 use crate::{
+    access::Identity,
     client_limit::ClientPermit,
     cursor::{Position, Start},
-    hub::{ChannelId, GroupId, Kind, Reader},
+    hub::{ChannelId, GroupId, Hub, Kind},
 };
 
 /// A client's slot and generation. Slots are reused, generations are not.
@@ -43,17 +57,8 @@ pub struct Joining {
     pub reply: Option<PollReply>,
     /// The client's permit (`stream.max_clients`).
     pub permit: ClientPermit,
-    /// Who the client is, if that is known.
-    pub info: Option<Box<ClientInfo>>,
-}
-
-/// Who a client is. Most have none.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct ClientInfo {
-    /// The client's identity, as the authorizer says.
-    pub subject: Option<String>,
-    /// The client's address, as nginx says.
-    pub address: Option<String>,
+    /// Who the client is, if the authorizer has said so.
+    pub identity: Option<Box<Identity>>,
 }
 
 /// A connection that is to become a client.
@@ -66,128 +71,201 @@ pub(super) struct Entering {
     /// Ticks since something was written to the client.
     pub(super) silent: u32,
     pub(super) state: ClientState,
-    pub(super) info: Option<Box<ClientInfo>>,
+    pub(super) identity: Option<Box<Identity>>,
     pub(super) permit: ClientPermit,
 }
 
 /// An open stream or poll.
 pub(super) struct Client {
-    pub(super) fd: OwnedFd,
-    pub(super) generation: u32,
-    pub(super) group: GroupId,
+    fd: OwnedFd,
+    generation: u32,
+    group: GroupId,
     /// The client's place in its group.
-    pub(super) place: u32,
+    place: u32,
     /// When something was last written to the client, or when it stopped being live if that was later.
-    pub(super) written: Tick,
+    written: Tick,
     /// When the client's lifetime is over; `None`: no limit.
-    pub(super) expires: Option<Tick>,
-    pub(super) state: ClientState,
+    expires: Option<Tick>,
+    state: ClientState,
     /// For gzip streams: the position of the event that was written last. 0 if something else was written after it.
-    pub(super) gzip_before: Position,
-    pub(super) info: Option<Box<ClientInfo>>,
+    gzip_before: Position,
+    /// Most clients have none.
+    identity: Option<Box<Identity>>,
     /// Dropped when the client ends.
-    pub(super) _permit: ClientPermit,
+    _permit: ClientPermit,
 }
 
-/// The state of a client. Most clients are live; their state is a null pointer.
-pub(super) enum ClientState {
-    /// A stream that has every event up to the hub's last position, except those in its group's batch.
-    Live,
-    /// Any other state.
-    Other(Box<OtherState>),
-}
+// There are many clients: more bytes here need a reason.
+const _: () = assert!(size_of::<Client>() <= 56);
 
-/// A state that few clients have.
-pub(super) enum OtherState {
-    /// A poll that has every event and waits for the next one.
-    Waiting(Poll),
-    /// A stream that is behind: it lacks events, and is served from the histories.
-    CatchingUp(CatchingUp),
-    /// A stream or poll that ends when these bytes are written.
-    Closing(Unwritten),
-}
-
-/// What is needed to answer a poll.
-pub(super) struct Poll {
-    /// The response head, without `Content-Length` and the blank line.
-    pub(super) head: Bytes,
-    /// The form of the answer.
-    pub(super) reply: PollReply,
-}
-
-/// How far a stream that is behind has read.
-pub(super) struct CatchingUp {
-    /// Its cursor is the last event of which the client has a part or all; the rest of that event is in `unwritten`.
-    pub(super) reader: Reader,
-    /// Bytes to be written before anything else: the rest of a frame, or a response head.
-    pub(super) unwritten: Unwritten,
-}
-
-/// Bytes that a socket has not taken yet.
-#[derive(Default)]
-pub(super) struct Unwritten {
-    pub(super) bytes: Bytes,
-    /// Whether epoll was asked to report when the socket takes more.
-    pub(super) watched: bool,
-}
-
-impl ClientState {
-    pub(super) fn waiting(poll: Poll) -> Self {
-        Self::Other(Box::new(OtherState::Waiting(poll)))
+impl Client {
+    /// A client in `slot` that joins its group. Its channels exist, and the group's batch is empty.
+    pub(super) fn join(entering: Entering, key: ClientKey, now: Tick, hub: &mut Hub) -> Self {
+        let Entering { fd, channels, kind, expires_in, silent, state, identity, permit } = entering;
+        let (group, place) = hub.join(channels, kind, key.slot);
+        debug_assert!(hub.is_batch_empty(group), "a client joins a group only while the group's batch is empty");
+        if state.is_catching_up() {
+            hub.set_behind(group, true);
+        }
+        Self {
+            fd,
+            generation: key.generation,
+            group,
+            place,
+            written: if state.is_live() { now.before(silent) } else { now },
+            expires: expires_in.map(|ticks| now.after(ticks)),
+            state,
+            gzip_before: Position(0),
+            identity,
+            _permit: permit,
+        }
     }
 
-    /// A stream that is at `reader`'s cursor when `bytes` are written.
-    pub(super) fn catching_up(reader: Reader, bytes: Bytes) -> Self {
-        let unwritten = Unwritten { bytes, watched: false };
-        Self::Other(Box::new(OtherState::CatchingUp(CatchingUp { reader, unwritten })))
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
     }
 
-    /// A client that ends when `bytes` are written.
-    pub(super) fn closing(bytes: Bytes, watched: bool) -> Self {
-        Self::Other(Box::new(OtherState::Closing(Unwritten { bytes, watched })))
+    pub(super) fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// The client's place in its group.
+    pub(super) fn place(&self) -> u32 {
+        self.place
+    }
+
+    /// The hub has moved the client to another place in its group.
+    pub(super) fn set_place(&mut self, place: u32) {
+        self.place = place;
+    }
+
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_deref()
+    }
+
+    pub(super) fn state(&self) -> &ClientState {
+        &self.state
     }
 
     #[inline]
     pub(super) fn is_live(&self) -> bool {
-        matches!(self, Self::Live)
+        self.state.is_live()
     }
 
-    pub(super) fn is_catching_up(&self) -> bool {
-        self.as_catching_up().is_some()
+    /// Changes the client's state. Returns the state before.
+    pub(super) fn set_state(&mut self, state: ClientState, now: Tick, hub: &mut Hub) -> ClientState {
+        let (before, after) = (self.state.is_catching_up(), state.is_catching_up());
+        if before != after {
+            hub.set_behind(self.group, after);
+        }
+        if !state.is_live() {
+            self.written = now; // Its time to take something begins (`timers::STALL_LIMIT`).
+        }
+        mem::replace(&mut self.state, state)
     }
 
-    pub(super) fn as_catching_up(&self) -> Option<&CatchingUp> {
-        match self {
-            Self::Other(other) => match &**other {
+    /// How far the client has read, if it is catching up.
+    pub(super) fn catching_up(&mut self) -> Option<&mut CatchingUp> {
+        match &mut self.state {
+            ClientState::Other(other) => match &mut **other {
                 OtherState::CatchingUp(catching_up) => Some(catching_up),
                 OtherState::Waiting(_) | OtherState::Closing(_) => None,
             },
-            Self::Live => None,
-        }
-    }
-
-    pub(super) fn as_waiting(&self) -> Option<&Poll> {
-        match self {
-            Self::Other(other) => match &**other {
-                OtherState::Waiting(poll) => Some(poll),
-                OtherState::CatchingUp(_) | OtherState::Closing(_) => None,
-            },
-            Self::Live => None,
+            ClientState::Live => None,
         }
     }
 
     /// The bytes that the client's socket has not taken yet, in the states that have such bytes.
     pub(super) fn unwritten(&mut self) -> Option<&mut Unwritten> {
-        match self {
-            Self::Other(other) => match &mut **other {
-                OtherState::CatchingUp(catching_up) => Some(&mut catching_up.unwritten),
-                OtherState::Closing(unwritten) => Some(unwritten),
-                OtherState::Waiting(_) => None,
-            },
-            Self::Live => None,
+        self.state.unwritten()
+    }
+
+    /// Writes what the socket takes of `bytes`.
+    #[inline]
+    pub(super) fn send(&mut self, bytes: &[u8], now: Tick) -> Sent {
+        let sent = send_now(&self.fd, bytes);
+        self.note(sent, now)
+    }
+
+    /// Writes what the socket takes of several slices.
+    pub(super) fn send_slices(&mut self, slices: &[IoSlice<'_>], now: Tick) -> Sent {
+        let sent = send_slices_now(&self.fd, slices);
+        self.note(sent, now)
+    }
+
+    /// Writes what the socket takes of the unwritten bytes, and keeps the rest.
+    pub(super) fn send_unwritten(&mut self, now: Tick) -> Sent {
+        let Some(unwritten) = self.state.unwritten().filter(|unwritten| !unwritten.bytes.is_empty()) else {
+            return Sent::All;
+        };
+        let sent = send_now(&self.fd, &unwritten.bytes);
+        match sent {
+            Sent::All => unwritten.bytes = Bytes::new(),
+            Sent::Part(n) => unwritten.bytes.advance(n),
+            Sent::Full | Sent::Retry | Sent::Gone => {}
         }
+        self.note(sent, now)
+    }
+
+    #[inline]
+    fn note(&mut self, sent: Sent, now: Tick) -> Sent {
+        if matches!(sent, Sent::All | Sent::Part(_)) {
+            self.written = now;
+        }
+        sent
+    }
+
+    /// Whether the client has closed its side, or sends too much. What it has sent is dropped.
+    pub(super) fn has_left(&self) -> bool {
+        socket::has_left(&self.fd)
+    }
+
+    /// For gzip streams: the position of the event that was written last. 0 if something else was written after it.
+    #[inline]
+    pub(super) fn gzip_before(&self) -> Position {
+        self.gzip_before
+    }
+
+    #[inline]
+    pub(super) fn set_gzip_before(&mut self, position: Position) {
+        self.gzip_before = position;
+    }
+
+    /// Whether the client's lifetime is over.
+    pub(super) fn has_expired(&self, now: Tick) -> bool {
+        self.expires.is_some_and(|expires| expires.has_come(now))
+    }
+
+    /// Ticks until the client's lifetime is over; `None`: no limit.
+    pub(super) fn expires_in(&self, now: Tick) -> Option<u32> {
+        self.expires.map(|expires| expires.since(now))
+    }
+
+    /// Ends the limit of the client's lifetime: it is being closed.
+    pub(super) fn set_never_expires(&mut self) {
+        self.expires = None;
+    }
+
+    /// Ticks since something was written to the client.
+    pub(super) fn silent_for(&self, now: Tick) -> u32 {
+        now.since(self.written)
+    }
+
+    /// When a timer must look at the client again, if streams are pinged after `ping_after` ticks of silence.
+    pub(super) fn due(&self, now: Tick, ping_after: u32) -> Tick {
+        let since = if self.is_live() { self.written } else { now };
+        let due = since.after(ping_after);
+        self.expires.map_or(due, |expires| due.earlier(expires))
+    }
+
+    /// For snapshots: the socket, which stays the client's.
+    pub(super) fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 
-// There are many clients: more bytes here need a reason.
-const _: () = assert!(size_of::<Client>() <= 56 && size_of::<ClientState>() == 8);
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

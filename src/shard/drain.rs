@@ -7,9 +7,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    client::{ClientState, OtherState},
     core::{Flushed, Shard},
-    socket::send_now,
+    state::{ClientState, OtherState},
 };
 use crate::{
     config::DurationRange,
@@ -27,7 +26,7 @@ impl Flushed<'_> {
     /// left.
     pub(super) fn drain(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
         self.begin_draining(spread, gone);
-        for slot in self.slots() {
+        for slot in self.clients.slots() {
             self.close_with_retry(slot, spread);
         }
     }
@@ -35,13 +34,14 @@ impl Flushed<'_> {
     /// Closes a client. A stream gets the rest of the frame that it is in the middle of, and a close event that says when to
     /// reconnect: within `spread`. A poll is answered.
     pub(super) fn close_with_retry(&mut self, slot: u32, spread: Duration) {
-        let Some(client) = self.clients.get(slot as usize) else { return };
-        match &client.state {
+        let Some(client) = self.clients.get(slot) else { return };
+        match client.state() {
             ClientState::Live => {
+                let now = self.clients.now();
                 let last = self.closing_event(slot, spread, &Reader::live(self.hub.last()));
                 // If the socket does not take it, the client reconnects after its usual time.
-                send_now(&client.fd, &last);
-                self.ended.push(slot);
+                self.clients[slot].send(&last, now);
+                self.clients.end(slot);
             }
             ClientState::Other(other) => match &**other {
                 OtherState::Waiting(_) => {
@@ -60,8 +60,7 @@ impl Flushed<'_> {
 
     /// Cuts all clients that are left.
     pub(super) fn stop(&mut self) {
-        let slots = self.slots();
-        self.ended.extend(slots);
+        self.clients.end_all();
     }
 }
 
@@ -69,7 +68,7 @@ impl Shard {
     fn closing_event(&self, slot: u32, spread: Duration, reader: &Reader) -> Bytes {
         let retry = DurationRange { min: SHORTEST_RETRY, max: spread.max(SHORTEST_RETRY) }.pick();
         let event = sse::encode_close(retry, &self.hub.cursor_at(reader.cursor));
-        match self.hub.kind(self.clients[slot as usize].group) {
+        match self.hub.kind(self.clients[slot].group()) {
             Kind::Stream(_, Coding::Gzip) => gzip::store(&event),
             Kind::Stream(_, Coding::Identity) | Kind::Poll => event,
         }

@@ -18,10 +18,6 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    pub(super) fn plain(item: ReplayItem, node: NodeId, form: Form) -> Self {
-        Self { bytes: item.frame(node, form), item }
-    }
-
     /// The position of the frame's event, 0 for a gap event (see [`super::client::Client::gzip_before`]).
     pub(super) fn event(&self) -> Position {
         match &self.item {
@@ -31,9 +27,45 @@ impl Frame {
     }
 }
 
+/// Makes the bytes of batches and replays. It keeps what the next group or client may need again.
+#[derive(Default)]
+pub(super) struct Encoder {
+    joined: Joined,
+    deflater: Deflater,
+}
+
+impl Encoder {
+    /// The bytes of a batch.
+    pub(super) fn batch<'a>(&'a mut self, events: &'a [Arc<Event>], form: Form) -> &'a [u8] {
+        match events {
+            [event] => event.frame(form),
+            _ => self.joined.of(events, form),
+        }
+    }
+
+    /// A batch, deflated for clients that got the event `before` last.
+    pub(super) fn gzip_batch(&mut self, events: &[Arc<Event>], before: &Event, form: Form) -> GzipBatch {
+        GzipBatch::of(events, before, form, &mut self.deflater)
+    }
+
+    /// The frame of a replay's next item. `gzip`: for gzip streams, what went before it.
+    pub(super) fn replay(
+        &mut self,
+        item: ReplayItem,
+        gzip: Option<&mut GzipReplay>,
+        node: NodeId,
+        form: Form,
+    ) -> Frame {
+        match gzip {
+            None => Frame { bytes: item.frame(node, form), item },
+            Some(gzip) => gzip.frame(item, node, form, &mut self.deflater),
+        }
+    }
+}
+
 /// The frames of a batch, joined. Kept, since the next group may get the same batch.
 #[derive(Default)]
-pub(super) struct Joined {
+struct Joined {
     bytes: Vec<u8>,
     positions: Vec<Position>,
     form: Form,
@@ -41,7 +73,7 @@ pub(super) struct Joined {
 
 impl Joined {
     /// The bytes of `events`, which are at least two. They are made only if the last call had other events.
-    pub(super) fn of(&mut self, events: &[Arc<Event>], form: Form) -> &[u8] {
+    fn of(&mut self, events: &[Arc<Event>], form: Form) -> &[u8] {
         let same = self.form == form && self.positions.iter().copied().eq(events.iter().map(|event| event.position()));
         if !same {
             self.bytes.clear();
@@ -104,7 +136,7 @@ pub(super) struct GzipReplay {
 
 impl GzipReplay {
     /// The frame of the next item.
-    pub(super) fn frame(&mut self, item: ReplayItem, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
+    fn frame(&mut self, item: ReplayItem, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
         let ReplayItem::Event(event) = &item else {
             self.before = None;
             return Frame { bytes: gzip::store(&item.frame(node, form)), item };
@@ -123,7 +155,7 @@ pub(super) struct GzipBatch {
 }
 
 impl GzipBatch {
-    pub(super) fn of(events: &[Arc<Event>], before: &Event, form: Form, deflater: &mut Deflater) -> Self {
+    fn of(events: &[Arc<Event>], before: &Event, form: Form, deflater: &mut Deflater) -> Self {
         let mut frames = Vec::with_capacity(events.len());
         let mut before = before;
         for event in events {

@@ -1,7 +1,7 @@
 //! What a request waits for before its client joins, where shards are not equally fast. The test takes what is in shard 0's
 //! queue; shard 1 is only a queue that nobody takes.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     core::Shard,
-    handle::{Connections, Hold, ShardHandle},
+    handle::{Hold, ShardHandle},
     parts::Parts,
     queue::Queue,
 };
@@ -63,8 +63,7 @@ impl Bench {
             on_demand: true,
             inherited: None,
         };
-        let shard = Rc::new(RefCell::new(Shard::new(parts).unwrap()));
-        let handle = ShardHandle { shard, connections: Rc::new(Connections::default()) };
+        let handle = ShardHandle::new(Shard::new(parts).unwrap());
         Self { handle, queue, dispatcher, asked }
     }
 
@@ -88,7 +87,7 @@ impl Bench {
     fn turn(&self) {
         let mut ops = Vec::new();
         self.queue.take(&mut ops);
-        self.handle.shard.borrow_mut().turn(&mut ops);
+        self.handle.shard().turn(&mut ops);
     }
 
     /// A request for the channel.
@@ -141,7 +140,7 @@ async fn a_channel_that_was_unsubscribed_from_and_opened_again_meanwhile_gives_a
             assert!(!goes_on(&request).await, "it joins before the shard knows since when the channel is open");
             bench.turn();
             let _hold = request.await.unwrap().unwrap();
-            let hub = &mut bench.handle.shard.borrow_mut().hub;
+            let hub = &mut bench.handle.shard().hub;
             let channels = vec![hub.id(&a()).unwrap()];
             let reader = hub.reader(start, &channels, unix_micros(), Uptime::now());
             let (group, _) = hub.join(channels, Kind::Stream(Form::Plain, Coding::Identity), 0);

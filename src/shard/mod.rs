@@ -6,17 +6,23 @@ mod wheel;
 mod socket;
 mod frames;
 mod poll;
+mod state;
 mod client;
+mod clients;
+mod counts;
 mod queue;
 mod parts;
 mod core;
 mod writer;
+mod flush;
 mod timers;
 mod drain;
 mod connect;
 mod snapshot;
 mod turn;
+mod connections;
 mod handle;
+mod window;
 mod runner;
 
 pub use self::{

@@ -1,6 +1,6 @@
 //! Runs a shard: its loop, its thread's runtime, and the upgrade's phases. It touches no client itself.
 
-use std::{cell::RefCell, future::Future, io, mem, os::fd::OwnedFd, pin::Pin, rc::Rc, sync::Arc, time::Duration};
+use std::{future::Future, io, os::fd::OwnedFd, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -10,15 +10,15 @@ use tokio::{
 };
 
 use super::{
+    connections::Connections,
     core::Shard,
-    handle::{Connections, ShardHandle},
+    handle::ShardHandle,
     parts::Parts,
     queue::{Op, Queue},
+    window::Window,
 };
 use crate::{snapshot::Transfer, stream::Stream};
 
-/// After a flush of `stream.coalesce`, epoll events are handled in up to this many turns before the next flush may wait again.
-const TURNS_A_WINDOW: usize = 64;
 /// How long [`Op::Pause`] waits for clients that do not read their answers. Requests without an answer cross to the successor.
 const PAUSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -53,8 +53,7 @@ pub fn run(
         let making = || {
             let mut shard = Shard::new(parts)?;
             let connections = inherited.map(|transfer| shard.inherit(transfer)).transpose()?.unwrap_or_default();
-            let shard = Rc::new(RefCell::new(shard));
-            let handle = ShardHandle { shard, connections: Rc::new(Connections::default()) };
+            let handle = ShardHandle::new(shard);
             let driver = Driver { handle, queue: &queue, serve, ops: Vec::new(), pausing: None, capturing: None };
             let readiness = driver.epoll_readiness()?;
             Ok::<_, io::Error>((driver, readiness, connections))
@@ -71,7 +70,7 @@ pub fn run(
             if !gate.await {
                 return Ok(());
             }
-            driver.handle.shard.borrow_mut().flush().serve_inherited();
+            driver.handle.shard().flush().serve_inherited();
             driver.spawn(connections);
             driver.drive(readiness).await
         };
@@ -96,49 +95,39 @@ struct Driver<'a> {
 
 impl Driver<'_> {
     async fn drive(&mut self, readiness: AsyncFd<OwnedFd>) -> io::Result<()> {
-        let mut ticks = interval(self.handle.shard.borrow().wheel.tick());
+        let mut ticks = interval(self.handle.shard().clients.tick());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let coalesce = self.handle.shard.borrow().config.stream.coalesce;
-        // When the batches are to be sent; `None` if they are empty.
-        let mut send_at = None;
+        let mut window = Window::new(self.handle.shard().config().stream.coalesce);
         loop {
-            send_at = match self.handle.shard.borrow().unsent_bytes {
-                0 => None,
-                _ => send_at.or_else(|| Some(Instant::now() + coalesce)),
-            };
+            window.update(self.handle.shard().hub.unsent_bytes() > 0);
             let until = self.pausing.as_ref().map(|(_, until)| *until);
             tokio::select! {
                 () = self.queue.filled() => {
                     self.queue.take(&mut self.ops);
                     self.turn();
                 }
-                () = sleep_until(send_at.unwrap_or_else(Instant::now)), if send_at.is_some() => {
-                    let mut shard = self.handle.shard.borrow_mut();
+                () = window.ended() => {
+                    let mut shard = self.handle.shard();
                     let mut shard = shard.flush();
-                    // Client readiness waits while batches do. So it is handled now, however soon the next batch begins.
-                    for _ in 0..TURNS_A_WINDOW {
-                        if !shard.on_events()? {
-                            break;
-                        }
-                    }
+                    Window::serve_ready(|| shard.on_events())?;
                 }
                 // While batches wait for `stream.coalesce`, client readiness waits too: handling it would send them at once.
-                guard = readiness.readable(), if send_at.is_none() => {
+                guard = readiness.readable(), if !window.is_open() => {
                     let mut guard = guard?;
-                    if !self.handle.shard.borrow_mut().flush().on_events()? {
+                    if !self.handle.shard().flush().on_events()? {
                         guard.clear_ready();
                     }
                 }
-                _ = ticks.tick() => self.handle.shard.borrow_mut().flush().tick(),
-                _ = seconds.tick() => self.handle.shard.borrow_mut().flush().every_second(),
-                () = self.handle.connections.ended.notified(), if until.is_some() => {}
+                _ = ticks.tick() => self.handle.shard().flush().tick(),
+                _ = seconds.tick() => self.handle.shard().flush().every_second(),
+                () = self.handle.connections().ended(), if until.is_some() => {}
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }
-            let paused = self.handle.connections.open.get() == 0 || until.is_some_and(|until| until <= Instant::now());
+            let paused = self.handle.connections().count() == 0 || until.is_some_and(|until| until <= Instant::now());
             if paused && let Some((wanted, _)) = self.pausing.take() {
-                let unread = self.handle.connections.open.get();
+                let unread = self.handle.connections().count();
                 if unread > 0 {
                     tracing::warn!(
                         unread,
@@ -156,7 +145,7 @@ impl Driver<'_> {
 
     fn epoll_readiness(&self) -> io::Result<AsyncFd<OwnedFd>> {
         // A second descriptor of the same epoll, so that waiting for it borrows nothing of the shard.
-        let epoll = self.handle.shard.borrow().epoll.0.try_clone()?;
+        let epoll = self.handle.shard().clients.clone_epoll()?;
         #[expect(unsafe_code, reason = "the only way to wait for a descriptor of one's own")]
         // SAFETY: an OwnedFd is open, and stays the same, until it is dropped with the AsyncFd that owns it.
         let readiness = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
@@ -165,7 +154,7 @@ impl Driver<'_> {
 
     /// Does the operations that were taken from the queue.
     fn turn(&mut self) {
-        let turned = self.handle.shard.borrow_mut().turn(&mut self.ops);
+        let turned = self.handle.shard().turn(&mut self.ops);
         if self.ops.capacity() > 1 << 16 {
             self.ops = Vec::new(); // The large buffer of a burst is freed.
         }
@@ -177,16 +166,14 @@ impl Driver<'_> {
         self.capturing = turned.capture;
         if let Some(wanted) = turned.pause {
             self.pausing = Some((wanted, Instant::now() + PAUSE_LIMIT));
-            self.handle.connections.pausing.set(true);
-            self.handle.connections.pause.notify_waiters();
+            self.handle.connections().begin_pause();
         }
     }
 
     fn spawn(&self, accepted: Vec<Stream>) {
         for stream in accepted {
-            let connections = Rc::clone(&self.handle.connections);
             let serving = (self.serve)(stream, self.handle.clone());
-            let open = Connections::open(&connections);
+            let open = Connections::open(self.handle.connections());
             tokio::task::spawn_local(async move {
                 serving.await;
                 drop(open);
@@ -196,8 +183,8 @@ impl Driver<'_> {
 
     /// Sends a snapshot of the shard, and does nothing until [`Op::Resume`]. Then it does the operations that have arrived.
     async fn capture(&mut self, wanted: oneshot::Sender<Transfer>) {
-        let kept = mem::take(&mut *self.handle.connections.kept.borrow_mut());
-        let mut snapshot = self.handle.shard.borrow().capture();
+        let kept = self.handle.connections().take_kept();
+        let mut snapshot = self.handle.shard().capture();
         for connection in &kept {
             let (fd, unread) = connection.peek();
             snapshot.add_connection(fd, unread);
@@ -221,7 +208,7 @@ impl Driver<'_> {
 
     /// Serves connections again, including those that were kept for the successor after the snapshot.
     fn resume(&self) {
-        self.handle.connections.pausing.set(false);
-        self.spawn(mem::take(&mut *self.handle.connections.kept.borrow_mut()));
+        self.handle.connections().end_pause();
+        self.spawn(self.handle.connections().take_kept());
     }
 }

@@ -3,18 +3,13 @@
 //!
 //! Invariant: capturing changes nothing, so the shard can go on if the upgrade fails.
 
-use std::{
-    collections::HashMap,
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use super::{
-    client::{self, Entering, OtherState, Poll},
+    client::Entering,
     core::{Flushed, Shard},
     poll::PollReply,
+    state::{self, OtherState, Poll},
 };
 use crate::{
     clock::Uptime,
@@ -51,20 +46,20 @@ impl Shard {
                 events,
             });
         }
-        let now = self.wheel.now();
+        let now = self.clients.now();
         let mut borrowed_fds = Vec::with_capacity(self.clients.len());
-        for (_, client) in &self.clients {
-            let ids: Vec<ChannelId> = self.hub.channels_of(client.group).collect();
+        for client in self.clients.iter() {
+            let ids: Vec<ChannelId> = self.hub.channels_of(client.group()).collect();
             state.clients.push(ClientState {
                 channels: ids.iter().map(|id| at_of[id]).collect(),
-                kind: self.hub.kind(client.group).into(),
-                expires: client.expires.map(|expires| self.millis(expires.since(now))),
-                silent: self.millis(now.since(client.written)),
-                behind: behind(&client.state, &ids),
-                poll: client.state.as_waiting().map(|poll| (poll.head.clone(), poll.reply.into())),
+                kind: self.hub.kind(client.group()).into(),
+                expires: client.expires_in(now).map(|ticks| self.millis(ticks)),
+                silent: self.millis(client.silent_for(now)),
+                behind: behind(client.state(), &ids),
+                poll: client.state().as_waiting().map(|poll| (poll.head.clone(), poll.reply.into())),
                 gzip: None,
             });
-            borrowed_fds.push(client.fd.as_raw_fd());
+            borrowed_fds.push(client.raw_fd());
         }
         Transfer { state, borrowed_fds, owned_fds: Vec::new() }
     }
@@ -121,9 +116,9 @@ impl Shard {
         let channels: Option<Vec<u32>> = state.channels.iter().map(|&at| ids.get(at as usize).copied()).collect();
         let channels =
             channels.ok_or_else(|| io::Error::other("the snapshot lacks a channel that one of its clients reads"))?;
-        let ticks = |millis| self.wheel.ticks(Duration::from_millis(millis));
+        let ticks = |millis| self.clients.ticks(Duration::from_millis(millis));
         let client_state = match (state.behind, state.poll) {
-            (Some(behind), _) if behind.ends => client::ClientState::closing(behind.partial, false),
+            (Some(behind), _) if behind.ends => state::ClientState::closing(behind.partial, false),
             (Some(behind), _) => {
                 let reported: Option<Vec<ReportedLoss>> =
                     behind.reported.iter().map(|reported| reported_loss(reported, &channels)).collect();
@@ -131,10 +126,10 @@ impl Shard {
                     io::Error::other("the snapshot has a reported loss of a channel that the client does not read")
                 })?;
                 let reader = self.hub.import_reader(Position(behind.cursor), behind.origin.into(), reported);
-                client::ClientState::catching_up(reader, behind.partial)
+                state::ClientState::catching_up(reader, behind.partial)
             }
-            (None, Some((head, reply))) => client::ClientState::waiting(Poll { head, reply: reply.into() }),
-            (None, None) => client::ClientState::Live,
+            (None, Some((head, reply))) => state::ClientState::waiting(Poll { head, reply: reply.into() }),
+            (None, None) => state::ClientState::Live,
         };
         self.admit(Entering {
             fd,
@@ -143,29 +138,29 @@ impl Shard {
             expires_in: state.expires.map(ticks),
             silent: ticks(state.silent),
             state: client_state,
-            info: None,
-            permit: self.client_limit.acquire_over_limit(),
+            identity: None,
+            permit: self.permit_over_limit(),
         })?;
         Ok(())
     }
 
     fn millis(&self, ticks: u32) -> u64 {
-        u64::try_from((self.wheel.tick() * ticks).as_millis()).unwrap_or(u64::MAX)
+        u64::try_from((self.clients.tick() * ticks).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 impl Flushed<'_> {
     /// Writes to the inherited clients what they lack. From now on this process serves them.
     pub(super) fn serve_inherited(&mut self) {
-        for slot in self.slots() {
+        for slot in self.clients.slots() {
             self.serve(slot);
         }
     }
 }
 
 /// The state of a client that is behind, and that reads the channels `ids`.
-fn behind(state: &client::ClientState, ids: &[ChannelId]) -> Option<BehindState> {
-    let client::ClientState::Other(other) = state else { return None };
+fn behind(state: &state::ClientState, ids: &[ChannelId]) -> Option<BehindState> {
+    let state::ClientState::Other(other) = state else { return None };
     match &**other {
         OtherState::Waiting(_) => None,
         OtherState::CatchingUp(catching_up) => Some(BehindState {

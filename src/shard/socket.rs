@@ -1,4 +1,4 @@
-//! Writes to clients' sockets. No other file does. It knows no client.
+//! Writes to clients' sockets, and drops what clients send. No other file does either. It knows no client.
 
 use std::{
     io::IoSlice,
@@ -8,10 +8,13 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        socket::{MsgFlags, send},
+        socket::{MsgFlags, recv, send},
         uio::writev,
     },
 };
+
+/// A client that sends more after its request than this many reads take is closed: a client has nothing to send.
+const READS_A_CLIENT: usize = 4;
 
 /// What a socket took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,20 @@ pub(super) fn send_now(fd: &OwnedFd, bytes: &[u8]) -> Sent {
 /// The same of several slices. The socket must be non-blocking.
 pub(super) fn send_slices_now(fd: &OwnedFd, slices: &[IoSlice<'_>]) -> Sent {
     sent(writev(fd.as_fd(), slices), slices.iter().map(|slice| slice.len()).sum())
+}
+
+/// Reads and drops what a client has sent. True if the client has closed its side, or sends too much.
+pub(super) fn has_left(fd: &OwnedFd) -> bool {
+    let mut dropped = [0; 4096];
+    for _ in 0..READS_A_CLIENT {
+        match recv(fd.as_raw_fd(), &mut dropped, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EINTR) => return false,
+            Err(_) => return true,
+        }
+    }
+    true
 }
 
 fn sent(result: nix::Result<usize>, length: usize) -> Sent {

@@ -12,11 +12,12 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::{
-    client::{ClientState, Joining, OtherState},
+    client::Joining,
     core::Shard,
     parts::Parts,
     poll::PollReply,
     queue::{Op, Queue},
+    state::{ClientState, OtherState},
 };
 use crate::{
     broker::{Delivery, Dispatcher},
@@ -69,13 +70,13 @@ impl TestShard {
         let (ours, socket) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let permit = self.shard.client_limit.acquire_over_limit();
+        let permit = self.shard.permit_over_limit();
         let channels: Vec<ChannelId> = vec![self.shard.hub.hold(&name("a"))];
         let head = Bytes::from_static(b"HEAD\n");
-        let joining = Joining { kind, start, head, reply, permit, info: None };
+        let joining = Joining { kind, start, head, reply, permit, identity: None };
         self.shard.flush().attach(OwnedFd::from(ours), joining, &channels);
         let slot =
-            u32::try_from(self.shard.clients.iter().max_by_key(|(_, client)| client.generation).unwrap().0).unwrap();
+            self.shard.clients.slots().into_iter().max_by_key(|&slot| self.shard.clients[slot].generation()).unwrap();
         Peer { socket, slot, read: Vec::new() }
     }
 
@@ -96,14 +97,14 @@ impl TestShard {
     }
 
     fn ticks(&mut self, time: Duration) {
-        for _ in 0..=self.shard.wheel.ticks(time) {
+        for _ in 0..=self.shard.clients.ticks(time) {
             self.shard.flush().tick();
         }
     }
 
     /// The name of the client's state; "ended" if the client has ended.
     fn state(&self, peer: &Peer) -> &'static str {
-        match self.shard.clients.get(peer.slot as usize).map(|client| &client.state) {
+        match self.shard.clients.get(peer.slot).map(|client| client.state()) {
             None => "ended",
             Some(ClientState::Live) => "live",
             Some(ClientState::Other(other)) => match **other {
@@ -184,7 +185,7 @@ fn a_poll_waits_is_answered_and_ends() {
     assert!(peer.text().contains(&format!("\"cursor\":\"{cursor}\"")), "{}", peer.text());
 
     let mut empty = test.join(Kind::Poll, Some(PollReply::Json), Start::Now);
-    test.ticks(test.shard.config.stream.ping_interval);
+    test.ticks(test.shard.config().stream.ping_interval);
     assert_eq!(test.state(&empty), "ended");
     assert!(empty.text().contains("\"events\":[]"));
 }
@@ -194,10 +195,9 @@ fn a_stream_that_takes_no_ping_is_behind_and_closed_after_a_minute() {
     let mut test = TestShard::new(Config::default());
     let peer = test.stream();
     // The client's socket is filled, and nothing is published.
-    while super::socket::send_now(&test.shard.clients[peer.slot as usize].fd, &[b'\n'; 4096])
-        != super::socket::Sent::Full
-    {}
-    test.ticks(test.shard.config.stream.ping_interval);
+    let now = test.shard.clients.now();
+    while test.shard.clients[peer.slot].send(&[b'\n'; 4096], now) != super::socket::Sent::Full {}
+    test.ticks(test.shard.config().stream.ping_interval);
     assert_eq!(test.state(&peer), "catching up");
     test.ticks(Duration::from_secs(61));
     assert_eq!(test.state(&peer), "ended");
@@ -219,10 +219,10 @@ fn a_client_whose_channel_was_refused_while_it_joined_is_closed() {
     // Channels are not confirmed by themselves, and this one's refusal has passed.
     test.shard.hub = Hub::new(test.sequencer.cursor(), Config::default().history, true);
     let (ours, mut socket) = UnixStream::pair().unwrap();
-    let permit = test.shard.client_limit.acquire_over_limit();
+    let permit = test.shard.permit_over_limit();
     let channels = vec![test.shard.hub.hold(&name("a"))];
     let (kind, head) = (Kind::Stream(Form::Plain, Coding::Identity), Bytes::from_static(b"HEAD\n"));
-    let joining = Joining { kind, start: Start::Now, head, reply: None, permit, info: None };
+    let joining = Joining { kind, start: Start::Now, head, reply: None, permit, identity: None };
     test.shard.flush().attach(OwnedFd::from(ours), joining, &channels);
     assert!(test.shard.clients.is_empty());
     let mut text = String::new();
@@ -237,7 +237,7 @@ fn a_client_that_has_left_is_removed_at_the_end_of_the_turn() {
     let Peer { socket, slot, .. } = peer;
     drop(socket);
     test.writable();
-    assert!(!test.shard.clients.contains(slot as usize));
+    assert!(test.shard.clients.get(slot).is_none());
     test.publish(b"x");
     assert_eq!(test.state(&other), "live");
     assert_eq!(test.shard.hub.subscribers_of(&name("a")), 1);

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::{
-    client::{ClientState, OtherState},
     core::Flushed,
     frames::Ping,
+    state::{ClientState, OtherState},
 };
 use crate::{clock::Uptime, hub::Reader, sse};
 
@@ -42,18 +42,13 @@ fn action(state: &ClientState, expired: bool, silent: bool, stalled: bool) -> Ac
 impl Flushed<'_> {
     /// Moves the timer wheel on by one tick, and does what clients need now.
     pub(super) fn tick(&mut self) {
-        let interval = self.wheel.ticks(self.config.stream.ping_interval);
-        let patience = self.wheel.ticks(STALL_LIMIT);
+        let (ping_after, patience) = (self.clients.ping_after(), self.clients.ticks(STALL_LIMIT));
         let ping = Ping::new(sse::encode_ping(&self.hub.cursor_at(self.hub.last())));
-        for key in self.wheel.advance() {
-            let (slot, now) = (key.slot, self.wheel.now());
-            let Some(client) = self.clients.get(slot as usize) else { continue };
-            if client.generation != key.generation {
-                continue;
-            }
-            let expired = client.expires.is_some_and(|expires| expires.has_come(now));
-            let since = now.since(client.written);
-            match action(&client.state, expired, since >= interval, since >= patience) {
+        for key in self.clients.advance() {
+            let (slot, now) = (key.slot, self.clients.now());
+            let Some(client) = self.clients.with_key(key) else { continue };
+            let silent = client.silent_for(now);
+            match action(client.state(), client.has_expired(now), silent >= ping_after, silent >= patience) {
                 Action::Nothing => {}
                 Action::Ping => self.ping(slot, &ping),
                 Action::AnswerEmpty => {
@@ -62,17 +57,13 @@ impl Flushed<'_> {
                 }
                 end @ (Action::End | Action::EndStalled) => {
                     if end == Action::EndStalled {
-                        self.unlogged.count_stalled();
+                        self.counts.stalled();
                     }
-                    self.ended.push(slot);
+                    self.clients.end(slot);
                     continue;
                 }
             }
-            let client = &self.clients[slot as usize];
-            let since = if client.state.is_live() { client.written } else { now };
-            let due = since.after(interval);
-            let due = client.expires.map_or(due, |expires| due.earlier(expires));
-            self.wheel.put(key, due);
+            self.clients.look_again(key);
         }
     }
 
@@ -81,17 +72,8 @@ impl Flushed<'_> {
         self.hub.trim(Uptime::now()); // A flush trims what was published; this trims what came with a snapshot.
         let released = self.hub.sweep(Uptime::now());
         for name in released {
-            self.dispatcher.release(self.number, &name);
+            self.unsubscribe(&name);
         }
-        let (stalled, gaps) = self.unlogged.take();
-        if stalled > 0 {
-            tracing::info!(
-                clients = stalled,
-                "clients were closed: they took no data for {STALL_LIMIT:?}; they resume when they reconnect"
-            );
-        }
-        if gaps > 0 {
-            tracing::warn!(gaps, "gap events were sent: clients may have missed events; each gap event says why");
-        }
+        self.counts.log(STALL_LIMIT);
     }
 }

@@ -38,12 +38,11 @@ impl Shard {
         for op in ops.drain(..) {
             match op {
                 Op::Deliver(Delivery::Publish(event, receipt)) => {
-                    self.unsent_bytes += event.weight();
                     let clients = self.hub.publish(&event, now);
                     if let Some((receipt, index)) = receipt {
                         receipt.count(index, clients);
                     }
-                    if self.unsent_bytes >= BYTES_A_FLUSH {
+                    if self.hub.unsent_bytes() >= BYTES_A_FLUSH {
                         self.flush();
                     }
                 }
@@ -62,7 +61,7 @@ impl Shard {
                 Op::Stop => self.flush().stop(),
             }
         }
-        if self.config.stream.coalesce.is_zero() || turned.capture.is_some() {
+        if self.config().stream.coalesce.is_zero() || turned.capture.is_some() {
             self.flush();
         }
         turned
@@ -117,7 +116,7 @@ impl Flushed<'_> {
         self.answer_waiting(id, false);
         let clients = self.hub.clients_of(id);
         tracing::debug!(channel = %name, reason, clients = clients.len(), "a channel is refused: its clients are closed");
-        let spread = self.config.drain.spread;
+        let spread = self.config().drain.spread;
         for slot in clients {
             self.close_with_retry(slot, spread);
         }

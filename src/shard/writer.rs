@@ -1,29 +1,26 @@
-//! Decides what is written to clients: batches, events from the histories for clients that are behind, answers, pings. The hot
-//! path. It reads nothing from clients.
+//! Decides what is written to one client: events from the histories while it is behind, a poll's answer, pings, a last event. It
+//! sends no batches and reads nothing from clients.
 //!
 //! Invariants:
 //! - A live client has every event up to the hub's last position, except those in its group's batch. A client that is catching up
 //!   has every event up to its reader's cursor, and its unwritten bytes are written before anything else.
 //! - No events are queued for a client. Events that its socket does not take stay in the histories, and the client has a cursor.
-//! - While batches are sent, only clients of the group whose batch was taken are served from the histories (asserted in debug builds).
 
-use std::{io::IoSlice, sync::Arc};
+use std::io::IoSlice;
 
-use bytes::{Buf, Bytes};
-use nix::sys::epoll::EpollFlags;
+use bytes::Bytes;
 
 use super::{
-    client::{ClientState, OtherState},
-    core::{Flushed, Shard},
-    frames::{Frame, GzipBatch, GzipReplay, Ping, cursor_after},
+    core::Shard,
+    frames::{GzipReplay, Ping},
     poll,
-    socket::{Sent, send_now, send_slices_now},
+    socket::Sent,
+    state::{ClientState, OtherState},
 };
 use crate::{
-    clock::Uptime,
     cursor::Position,
-    event::{Coding, Event, Form},
-    hub::{Batch, GroupId, Kind, Reader, ReplayItem},
+    event::{Coding, Form},
+    hub::{GroupId, Kind, Reader, ReplayItem},
 };
 
 /// Most frames in one `writev`.
@@ -36,104 +33,11 @@ const BYTES_A_TURN: usize = 1 << 20;
 const BYTES_A_POLL: usize = 64 << 10;
 
 impl Shard {
-    /// Sends the batches, and enforces the limits of the histories.
-    pub(super) fn flush(&mut self) -> Flushed<'_> {
-        if std::mem::take(&mut self.unsent_bytes) > 0 {
-            while let Some(batch) = self.hub.next_batch() {
-                match batch.kind {
-                    Kind::Stream(form, Coding::Identity) => self.send_batch(batch.group, &batch.events, form),
-                    Kind::Stream(form, Coding::Gzip) => self.send_gzip_batch(&batch, form),
-                    Kind::Poll => self.serve_group_after(batch.group, Position(batch.events[0].position().0 - 1)),
-                }
-                self.hub.recycle(batch);
-            }
-            self.hub.trim(Uptime::now());
-        }
-        Flushed::new(self)
-    }
-
-    fn send_batch(&mut self, group: GroupId, events: &[Arc<Event>], form: Form) {
-        let bytes: &[u8] = match events {
-            [event] => event.frame(form),
-            _ => self.joined.of(events, form),
-        };
-        let now = self.wheel.now();
-        let mut fallen_behind = Vec::new();
-        let mut delivered = 0;
-        for &slot in self.hub.clients(group) {
-            let client = &mut self.clients[slot as usize];
-            if !client.state.is_live() {
-                continue; // It gets the events from the histories.
-            }
-            match send_now(&client.fd, bytes) {
-                Sent::All => {
-                    client.written = now;
-                    delivered += events.len() as u64;
-                }
-                Sent::Part(n) => fallen_behind.push((slot, n)),
-                Sent::Full | Sent::Retry => fallen_behind.push((slot, 0)),
-                Sent::Gone => self.ended.push(slot),
-            }
-        }
-        self.metrics.deliveries.add(delivered);
-        for (slot, sent) in fallen_behind {
-            let frames = events.iter().map(|event| (event.position(), event.frame(form)));
-            let (cursor, rest) = cursor_after(events[0].position(), frames, sent);
-            self.fall_behind(slot, cursor, rest);
-        }
-    }
-
-    /// Sends a batch to a group of gzip streams. Clients that got the event before the batch last get the same bytes. The other
-    /// clients are served one by one.
-    fn send_gzip_batch(&mut self, batch: &Batch, form: Form) {
-        let now = self.wheel.now();
-        let (first, last) = (batch.events[0].position(), batch.events[batch.events.len() - 1].position());
-        let mut deflated: Option<GzipBatch> = None;
-        let (mut fallen_behind, mut others) = (Vec::new(), Vec::new());
-        let mut delivered = 0;
-        for &slot in self.hub.clients(batch.group) {
-            let client = &mut self.clients[slot as usize];
-            if !client.state.is_live() {
-                continue;
-            }
-            let Some(before) = batch.before.as_deref().filter(|before| client.gzip_before == before.position()) else {
-                others.push(slot);
-                continue;
-            };
-            let deflated =
-                deflated.get_or_insert_with(|| GzipBatch::of(&batch.events, before, form, &mut self.deflater));
-            match send_now(&client.fd, &deflated.joined) {
-                Sent::All => {
-                    client.written = now;
-                    client.gzip_before = last;
-                    delivered += batch.events.len() as u64;
-                }
-                Sent::Part(n) => fallen_behind.push((slot, n)),
-                Sent::Full | Sent::Retry => fallen_behind.push((slot, 0)),
-                Sent::Gone => self.ended.push(slot),
-            }
-        }
-        self.metrics.deliveries.add(delivered);
-        if let Some(deflated) = deflated {
-            for (slot, sent) in fallen_behind {
-                let frames = deflated.frames.iter().map(|(position, bytes)| (*position, bytes));
-                let (cursor, rest) = cursor_after(first, frames, sent);
-                if cursor >= first {
-                    self.clients[slot as usize].gzip_before = cursor;
-                }
-                self.fall_behind(slot, cursor, rest);
-            }
-        }
-        for slot in others {
-            self.serve_after(slot, Position(first.0 - 1));
-        }
-    }
-
     /// The socket of a live client is full. The client has every event up to `cursor` when `rest` is written.
-    fn fall_behind(&mut self, slot: u32, cursor: Position, rest: Bytes) {
-        self.metrics.fell_behind.add(1);
+    pub(super) fn fall_behind(&mut self, slot: u32, cursor: Position, rest: Bytes) {
+        self.counts.fell_behind();
         self.set_state(slot, ClientState::catching_up(Reader::live(cursor), rest));
-        self.watch_writable_once(slot);
+        self.clients.watch_writable_once(slot);
     }
 
     /// Serves all clients of a group what follows `cursor`. Live clients and polls have every event up to it.
@@ -144,9 +48,9 @@ impl Shard {
     }
 
     /// The same for one client. Does nothing if the client is catching up or closing already.
-    fn serve_after(&mut self, slot: u32, cursor: Position) {
+    pub(super) fn serve_after(&mut self, slot: u32, cursor: Position) {
         let reader = Reader::live(cursor);
-        match &self.clients[slot as usize].state {
+        match self.clients[slot].state() {
             ClientState::Live => {
                 self.set_state(slot, ClientState::catching_up(reader, Bytes::new()));
                 self.serve(slot);
@@ -162,37 +66,29 @@ impl Shard {
     pub(super) fn serve(&mut self, slot: u32) {
         let mut budget = BYTES_A_TURN;
         loop {
-            let now = self.wheel.now();
-            let client = &mut self.clients[slot as usize];
-            let Some(unwritten) = client.state.unwritten() else { return };
-            if !unwritten.bytes.is_empty() {
-                match send_now(&client.fd, &unwritten.bytes) {
-                    Sent::All => {
-                        client.written = now;
-                        unwritten.bytes = Bytes::new();
-                    }
-                    Sent::Part(n) => {
-                        client.written = now;
-                        unwritten.bytes.advance(n);
-                        return self.watch_writable_once(slot);
-                    }
-                    Sent::Full => return self.watch_writable_once(slot),
-                    Sent::Retry => return self.watch_writable(slot),
-                    Sent::Gone => return self.ended.push(slot),
-                }
+            let now = self.clients.now();
+            let client = &mut self.clients[slot];
+            if client.unwritten().is_none() {
+                return;
             }
-            if !client.state.is_catching_up() {
-                return self.ended.push(slot); // It is closing, and everything is written.
+            match client.send_unwritten(now) {
+                Sent::All => {}
+                Sent::Part(_) | Sent::Full => return self.clients.watch_writable_once(slot),
+                Sent::Retry => return self.clients.watch_writable(slot),
+                Sent::Gone => return self.clients.end(slot),
+            }
+            if !client.state().is_catching_up() {
+                return self.clients.end(slot); // It is closing, and everything is written.
             }
             match self.write_due(slot) {
                 (Sent::All, 0) => return self.become_live(slot),
                 (Sent::All, n) => budget = budget.saturating_sub(n),
-                (Sent::Part(_) | Sent::Full, _) => return self.watch_writable_once(slot),
-                (Sent::Retry, _) => return self.watch_writable(slot),
-                (Sent::Gone, _) => return self.ended.push(slot),
+                (Sent::Part(_) | Sent::Full, _) => return self.clients.watch_writable_once(slot),
+                (Sent::Retry, _) => return self.clients.watch_writable(slot),
+                (Sent::Gone, _) => return self.clients.end(slot),
             }
             if budget == 0 {
-                return self.watch_writable(slot); // The socket can take more: epoll reports that after other clients' events.
+                return self.clients.watch_writable(slot); // The socket can take more: epoll reports that after other clients' events.
             }
         }
     }
@@ -200,26 +96,21 @@ impl Shard {
     /// Writes the next frames to a stream that is catching up. Returns what the socket took, and how many bytes: (`All`, 0) if
     /// nothing is left to write.
     fn write_due(&mut self, slot: u32) -> (Sent, usize) {
-        let client = &mut self.clients[slot as usize];
-        debug_assert!(self.hub.is_batch_empty(client.group), "its batch has events that the histories have too");
-        let ClientState::Other(other) = &mut client.state else { return (Sent::All, 0) };
-        let (OtherState::CatchingUp(catching_up), Kind::Stream(form, coding)) =
-            (&mut **other, self.hub.kind(client.group))
-        else {
+        let now = self.clients.now();
+        let client = &mut self.clients[slot];
+        let group = client.group();
+        debug_assert!(self.hub.is_batch_empty(group), "its batch has events that the histories have too");
+        let (Some(catching_up), Kind::Stream(form, coding)) = (client.catching_up(), self.hub.kind(group)) else {
             return (Sent::All, 0);
         };
-        let mut gzip_replay = (coding == Coding::Gzip).then(GzipReplay::default);
+        let mut gzip = (coding == Coding::Gzip).then(GzipReplay::default);
         let mut frames = Vec::with_capacity(FRAMES_A_WRITE);
         let mut deflated = 0;
-        for item in self.hub.replay(client.group, &catching_up.reader).take(FRAMES_A_WRITE) {
-            frames.push(match (&mut gzip_replay, &item) {
-                (None, _) => Frame::plain(item, self.hub.node(), form),
-                (Some(gzip_replay), ReplayItem::Event(event)) => {
-                    deflated += event.frame(form).len();
-                    gzip_replay.frame(item, self.hub.node(), form, &mut self.deflater)
-                }
-                (Some(gzip_replay), _) => gzip_replay.frame(item, self.hub.node(), form, &mut self.deflater),
-            });
+        for item in self.hub.replay(group, &catching_up.reader).take(FRAMES_A_WRITE) {
+            if let (Some(_), ReplayItem::Event(event)) = (&gzip, &item) {
+                deflated += event.frame(form).len();
+            }
+            frames.push(self.encoder.replay(item, gzip.as_mut(), self.hub.node(), form));
             if deflated > BYTES_DEFLATED_A_WRITE {
                 break;
             }
@@ -228,31 +119,31 @@ impl Shard {
             return (Sent::All, 0);
         }
         let slices: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(&frame.bytes)).collect();
-        let sent = send_slices_now(&client.fd, &slices);
+        let sent = client.send_slices(&slices, now);
         let total = match sent {
             Sent::All => slices.iter().map(|slice| slice.len()).sum(),
             Sent::Part(n) => n,
             Sent::Full | Sent::Retry | Sent::Gone => return (sent, 0),
         };
-        if form == Form::Envelope || gzip_replay.is_some() {
+        if form == Form::Envelope || gzip.is_some() {
             for frame in &frames {
                 if let ReplayItem::Event(event) = &frame.item {
                     self.hub.weigh(event);
                 }
             }
         }
-        client.written = self.wheel.now();
         let mut left = total;
         for frame in &frames {
             if left == 0 {
                 break;
             }
-            catching_up.reader.pass(&frame.item);
-            client.gzip_before = frame.event();
+            client.set_gzip_before(frame.event());
             if matches!(frame.item, ReplayItem::Gap { .. }) {
-                self.unlogged.count_gaps(1, &self.metrics);
+                self.counts.gaps(1);
             }
-            self.metrics.replayed.add(1);
+            self.counts.replayed(1);
+            let Some(catching_up) = client.catching_up() else { break };
+            catching_up.reader.pass(&frame.item);
             if left < frame.bytes.len() {
                 catching_up.unwritten.bytes = frame.bytes.slice(left..);
                 break;
@@ -266,17 +157,17 @@ impl Shard {
     fn become_live(&mut self, slot: u32) {
         let mut before = self.set_state(slot, ClientState::Live);
         if before.unwritten().is_some_and(|unwritten| unwritten.watched) {
-            self.watch(slot, EpollFlags::empty());
+            self.clients.unwatch_writable(slot);
         }
     }
 
     /// Answers a waiting poll with what follows `reader`'s cursor. If nothing follows, it is answered only if `even_if_empty`.
     pub(super) fn answer_poll(&mut self, slot: u32, reader: &Reader, even_if_empty: bool) {
-        let client = &self.clients[slot as usize];
-        let Some(poll) = client.state.as_waiting() else { return };
-        debug_assert!(self.hub.is_batch_empty(client.group), "its batch has events that the histories have too");
+        let client = &self.clients[slot];
+        let Some(poll) = client.state().as_waiting() else { return };
+        debug_assert!(self.hub.is_batch_empty(client.group()), "its batch has events that the histories have too");
         let (mut due, mut bytes, mut all, mut gaps) = (Vec::new(), 0, true, 0);
-        for next in self.hub.replay(client.group, reader) {
+        for next in self.hub.replay(client.group(), reader) {
             if bytes > BYTES_A_POLL {
                 all = false;
                 break;
@@ -293,37 +184,37 @@ impl Shard {
         // If the answer does not have everything, the cursor must not pass its last item: an unreported gap may follow.
         let position = if all { self.hub.last() } else { due.last().map_or(reader.cursor, ReplayItem::position) };
         let response = poll::encode_response(&poll.head, poll.reply, &self.hub.cursor_at(position), &due);
-        self.metrics.replayed.add(due.len() as u64);
-        self.unlogged.count_gaps(gaps, &self.metrics);
+        self.counts.replayed(due.len() as u64);
+        self.counts.gaps(gaps);
         self.close_after(slot, response);
     }
 
     /// Writes `bytes` after the client's unwritten bytes, and ends the client when they are written.
     pub(super) fn close_after(&mut self, slot: u32, bytes: Bytes) {
-        let (rest, watched) = match self.clients[slot as usize].state.unwritten() {
+        let (rest, watched) = match self.clients[slot].unwritten() {
             Some(unwritten) => (std::mem::take(&mut unwritten.bytes), unwritten.watched),
             None => (Bytes::new(), false),
         };
         let bytes = if rest.is_empty() { bytes } else { [&rest[..], &bytes].concat().into() };
-        self.clients[slot as usize].expires = None;
+        self.clients[slot].set_never_expires();
         self.set_state(slot, ClientState::closing(bytes, watched));
         self.serve(slot);
     }
 
     /// Pings a stream. If its socket is full, the stream is behind from now on, so it is closed if it takes nothing for a minute.
     pub(super) fn ping(&mut self, slot: u32, ping: &Ping) {
-        let client = &mut self.clients[slot as usize];
-        let gzip = matches!(self.hub.kind(client.group), Kind::Stream(_, Coding::Gzip));
+        let now = self.clients.now();
+        let client = &mut self.clients[slot];
+        let gzip = matches!(self.hub.kind(client.group()), Kind::Stream(_, Coding::Gzip));
         let bytes = if gzip { &ping.stored } else { &ping.plain };
-        let sent = match send_now(&client.fd, bytes) {
+        let sent = match client.send(bytes, now) {
             Sent::All => bytes.len(),
             Sent::Part(n) => n,
             Sent::Full | Sent::Retry => 0,
-            Sent::Gone => return self.ended.push(slot),
+            Sent::Gone => return self.clients.end(slot),
         };
         if sent > 0 {
-            client.written = self.wheel.now();
-            client.gzip_before = Position(0);
+            client.set_gzip_before(Position(0));
         }
         if sent < bytes.len() {
             let rest = if sent > 0 { bytes.slice(sent..) } else { Bytes::new() };
