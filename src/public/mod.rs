@@ -7,6 +7,9 @@ mod response;
 mod takeover;
 mod unanswered;
 
+#[cfg(test)]
+mod identity_tests;
+
 use std::{cell::Cell, future::Future, pin::Pin, rc::Rc, sync::Arc};
 
 use hyper::{Method, Request, body::Incoming};
@@ -66,7 +69,11 @@ enum Taking {
 /// Returns what a shard calls for each connection that was accepted on the public socket.
 #[must_use]
 pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, client_limit: Arc<ClientLimit>) -> ServeConnection {
-    let public = Rc::new(Public { config, metrics, client_limit, authorizer: Arc::new(Anyone) });
+    serve(Public { config, metrics, client_limit, authorizer: Arc::new(Anyone) })
+}
+
+fn serve(public: Public) -> ServeConnection {
+    let public = Rc::new(public);
     Rc::new(move |stream: Stream, shard: ShardHandle| -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(takeover::serve(stream, shard, Rc::clone(&public)))
     })

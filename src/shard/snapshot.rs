@@ -12,6 +12,7 @@ use super::{
     state::{self, OtherState, Poll},
 };
 use crate::{
+    access::Identity,
     clock::Uptime,
     cursor::Position,
     event::{Coding, Event, Form},
@@ -58,6 +59,7 @@ impl Shard {
                 behind: behind(client.state(), &ids),
                 poll: client.state().as_waiting().map(|poll| (poll.head.clone(), poll.reply.into())),
                 gzip: None,
+                subject: client.identity().map(|identity| identity.subject.clone()),
             });
             borrowed_fds.push(client.raw_fd());
         }
@@ -138,7 +140,7 @@ impl Shard {
             expires_in: state.expires.map(ticks),
             silent: ticks(state.silent),
             state: client_state,
-            identity: None,
+            identity: state.subject.map(|subject| Box::new(Identity { subject })),
             permit: self.permit_over_limit(),
         })?;
         Ok(())

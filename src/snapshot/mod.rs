@@ -30,14 +30,15 @@ const CLIENTS: u16 = CRITICAL | 4;
 const CONNECTIONS: u16 = CRITICAL | 5;
 /// Connections of the admin socket.
 const ADMIN: u16 = CRITICAL | 6;
+/// What the clients' grants say beyond their channels: who the clients are. Missing if no client has an identity. A version that
+/// does not know identities must refuse the snapshot.
+const GRANTS: u16 = CRITICAL | 7;
 /// Losses that were reported to clients that are behind. Older programs do not write it.
 const REPORTED: u16 = 8;
-// Reserved: CRITICAL | 7, the clients' grants (who they are and what they may read). A version that can't check grants must refuse
-// the snapshot.
 
 /// The sections that this program reads, with their highest version.
 const KNOWN: &[(u16, u16)] =
-    &[(NODE, 1), (SOURCES, 1), (CHANNELS, 1), (CLIENTS, 1), (CONNECTIONS, 1), (ADMIN, 1), (REPORTED, 1)];
+    &[(NODE, 1), (SOURCES, 1), (CHANNELS, 1), (CLIENTS, 1), (CONNECTIONS, 1), (ADMIN, 1), (GRANTS, 1), (REPORTED, 1)];
 
 /// Why a snapshot can't be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +87,9 @@ pub enum SnapshotError {
     /// It says what was reported to a client that is not behind, or that it does not have.
     #[error("the snapshot has reported losses of client {0}, which is not behind")]
     NotBehind(u32),
+    /// It says who a client is that it does not have.
+    #[error("the snapshot has a grant of client {0}, and no such client")]
+    UnknownClient(u32),
     /// The number of descriptors is wrong.
     #[error("{came} descriptors arrived, and the snapshot has {expected}")]
     Descriptors {
@@ -178,6 +182,9 @@ pub struct ClientState {
     pub poll: Option<(Bytes, PollForm)>,
     /// Not used. Other versions may store the checksum and the length of a gzip stream's content here, to write its trailer.
     pub gzip: Option<(u32, u32)>,
+    /// Who the client is, if it has an identity. Stored in a section of its own, so that clients without one need no bytes.
+    #[serde(skip)]
+    pub subject: Option<String>,
 }
 
 /// How far a client is that is behind.
@@ -250,16 +257,19 @@ impl Snapshot {
     /// A part can't be encoded. No state is known for which this happens.
     pub fn encode(&self) -> Result<Vec<u8>, SnapshotError> {
         let shards = &self.shards;
-        Ok(Writer::new()
+        let writer = Writer::new()
             .section(NODE, 1, &self.node)?
             .section(SOURCES, 1, &self.sources)?
             .section(CHANNELS, 1, &(shards.floor, &shards.channels))?
             .section(CLIENTS, 1, &shards.clients)?
             .section(REPORTED, 1, &reported::of_clients(&shards.clients))?
-            .section(CONNECTIONS, 1, &shards.connections)?
-            // Each reader needs the last section. So a snapshot that is cut off anywhere is refused.
-            .section(ADMIN, 1, &self.admin)?
-            .finish())
+            .section(CONNECTIONS, 1, &shards.connections)?;
+        let of_clients = (0..).zip(&shards.clients);
+        let subjects: Vec<(u32, &str)> =
+            of_clients.filter_map(|(at, client)| Some((at, client.subject.as_deref()?))).collect();
+        let writer = if subjects.is_empty() { writer } else { writer.section(GRANTS, 1, &subjects)? };
+        // Each reader needs the last section. So a snapshot that is cut off anywhere is refused.
+        Ok(writer.section(ADMIN, 1, &self.admin)?.finish())
     }
 
     /// Decodes the bytes of a process that speaks version `version` of the control channel's messages.
@@ -274,6 +284,10 @@ impl Snapshot {
         let (floor, channels) = reader.read(CHANNELS)?;
         let mut clients: Vec<ClientState> = reader.read(CLIENTS)?;
         reported::add(&mut clients, reader.read_if_present(REPORTED)?.unwrap_or_default())?;
+        let subjects: Vec<(u32, String)> = reader.read_if_present(GRANTS)?.unwrap_or_default();
+        for (at, subject) in subjects {
+            clients.get_mut(at as usize).ok_or(SnapshotError::UnknownClient(at))?.subject = Some(subject);
+        }
         let shards = ShardState { floor, channels, clients, connections: reader.read(CONNECTIONS)? };
         Ok(Self { node: reader.read(NODE)?, sources: reader.read(SOURCES)?, shards, admin: reader.read(ADMIN)? })
     }

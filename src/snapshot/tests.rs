@@ -33,9 +33,10 @@ fn client() -> impl Strategy<Value = ClientState> {
         .prop_map(|(channel, kind, end, known)| ReportedState { channel, kind, end, known });
     let behind = (any::<u64>(), origin, bytes(), any::<bool>(), vec(reported, 0..3))
         .prop_map(|(cursor, origin, partial, ends, reported)| BehindState { cursor, origin, partial, ends, reported });
-    let rest = (option::of(behind), option::of((bytes(), form)), option::of(any::<(u32, u32)>()));
+    let (gzip, subject) = (option::of(any::<(u32, u32)>()), option::of("[ -~]{0,9}"));
+    let rest = (option::of(behind), option::of((bytes(), form)), gzip, subject);
     (vec(any::<u32>(), 0..4), kind, option::of(any::<u64>()), any::<u64>(), rest).prop_map(
-        |(channels, kind, expires, silent, (behind, poll, gzip))| ClientState {
+        |(channels, kind, expires, silent, (behind, poll, gzip, subject))| ClientState {
             channels,
             kind,
             expires,
@@ -43,6 +44,7 @@ fn client() -> impl Strategy<Value = ClientState> {
             behind,
             poll,
             gzip,
+            subject,
         },
     )
 }
@@ -86,6 +88,7 @@ fn client_behind() -> ClientState {
         behind: Some(behind),
         poll: None,
         gzip: None,
+        subject: None,
     }
 }
 
@@ -126,4 +129,19 @@ fn an_unknown_kind_of_client_refuses_the_snapshot() {
     bytes[at + 2] = 5;
     let error = Snapshot::decode(&bytes, 2).unwrap_err();
     assert!(matches!(error, SnapshotError::Section { tag: CLIENTS, .. }), "{error}");
+}
+
+#[test]
+fn clients_without_an_identity_need_no_section_and_an_unknown_client_refuses_the_snapshot() {
+    let bytes = snapshot_of(vec![client_behind()]).encode().unwrap();
+    let grants: Option<Vec<(u32, String)>> = Reader::new(&bytes, KNOWN).unwrap().read_if_present(GRANTS).unwrap();
+    assert_eq!(grants, None, "an older program can read it");
+    let bytes = Writer::new()
+        .section(CHANNELS, 1, &((0_u64, GapCause::Began), Vec::<ChannelState>::new()))
+        .and_then(|writer| writer.section(CLIENTS, 1, &Vec::<ClientState>::new()))
+        .and_then(|writer| writer.section(GRANTS, 1, &vec![(3_u32, "alice")]))
+        .unwrap()
+        .finish();
+    let error = Snapshot::decode(&bytes, 2).unwrap_err();
+    assert!(matches!(error, SnapshotError::UnknownClient(3)), "{error}");
 }

@@ -125,6 +125,7 @@ mod tests {
             behind: None,
             poll: None,
             gzip: None,
+            subject: None,
         }
     }
 
