@@ -136,6 +136,14 @@ impl Decoder {
         self.head.is_some() && matches!(self.framing, Framing::Complete | Framing::Length(0))
     }
 
+    /// How many bytes belong to this response for certain: the next read may take as many, and no byte of the next response.
+    pub(crate) fn bytes_left(&self) -> usize {
+        match (&self.head, &self.framing) {
+            (Some(_), Framing::Length(left) | Framing::Chunk(left)) => (*left).max(1),
+            _ => 1,
+        }
+    }
+
     /// Whether the response is complete if the connection ends here.
     pub(crate) fn is_complete_at_close(&self) -> bool {
         self.head.is_some() && (self.is_complete() || self.framing == Framing::UntilClose)

@@ -133,12 +133,12 @@ impl Publish for ByAdmin {
 
 /// Reads the next answer on a connection that stays open: its status and body.
 pub(super) fn read_answer(socket: &mut Socket) -> (u16, String) {
-    let (mut decoder, mut body, mut byte) = (Decoder::default(), Vec::new(), [0]);
+    let (mut decoder, mut body, mut bytes) = (Decoder::default(), Vec::new(), [0; 64 << 10]);
     while !decoder.is_complete() {
-        // Byte by byte, so that no byte of the next answer is read.
-        let count = socket.read(&mut byte).unwrap();
+        let most = decoder.bytes_left().min(bytes.len());
+        let count = socket.read(&mut bytes[..most]).unwrap();
         assert_ne!(count, 0, "a connection was closed without an answer: {decoder:?}");
-        decoder.feed(&byte, &mut body);
+        decoder.feed(&bytes[..count], &mut body);
     }
     (decoder.head().unwrap().status, String::from_utf8(body).unwrap())
 }
