@@ -11,7 +11,7 @@ use std::{fmt::Write as _, time::Duration};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    cursor::{Cursor, NodeId, Position},
+    cursor::{Cursor, NodeId, Position, Start},
     name::{ChannelName, EventType},
 };
 
@@ -81,6 +81,27 @@ pub fn encode_ping(cursor: &Cursor) -> Bytes {
 pub fn encode_close(retry: Duration, cursor: &Cursor) -> Bytes {
     let mut frame = BytesMut::with_capacity(96);
     put_own_event(&mut frame, own_event::CLOSE, Some(retry), cursor);
+    frame.freeze()
+}
+
+/// Encodes the whole stream of a client that is answered before its stream could begin: how long to wait before reconnecting. It
+/// does not change what the client knows: it repeats a cursor. A client with an id that is no cursor gets no event, since an event
+/// without the id would make it forget the id, and it would not get the gap event that it is owed.
+#[must_use]
+pub fn encode_retry(retry: Duration, start: Start) -> Bytes {
+    let mut frame = BytesMut::with_capacity(96);
+    frame.put_slice(b":\n");
+    match start {
+        Start::After(cursor) => put_own_event(&mut frame, own_event::CLOSE, Some(retry), &cursor),
+        // Some clients ignore the time without an event.
+        Start::Now => {
+            put_event_type(&mut frame, Some(own_event::CLOSE));
+            put_retry(&mut frame, retry);
+            put_data(&mut frame, b"{}");
+            frame.put_u8(b'\n');
+        }
+        Start::Unknown => put_retry(&mut frame, retry),
+    }
     frame.freeze()
 }
 
@@ -247,6 +268,10 @@ mod tests {
         let retry = Duration::from_millis(1500);
         assert_eq!(encode_open(retry, &cursor), ":\nevent: ssecast.open\nretry: 1500\ndata: {}\nid: abcdefgh-9\n\n");
         assert_eq!(encode_ping(&cursor), "event: ssecast.ping\ndata: {}\nid: abcdefgh-9\n\n");
-        assert_eq!(encode_close(retry, &cursor), "event: ssecast.close\nretry: 1500\ndata: {}\nid: abcdefgh-9\n\n");
+        let close = "event: ssecast.close\nretry: 1500\ndata: {}\nid: abcdefgh-9\n\n";
+        assert_eq!(encode_close(retry, &cursor), close);
+        assert_eq!(encode_retry(retry, Start::After(cursor)), format!(":\n{close}"));
+        assert_eq!(encode_retry(retry, Start::Now), ":\nevent: ssecast.close\nretry: 1500\ndata: {}\n\n");
+        assert_eq!(encode_retry(retry, Start::Unknown), ":\nretry: 1500\n");
     }
 }

@@ -5,12 +5,18 @@ mod guard;
 mod inspect;
 mod messages;
 mod publish;
+mod publishers;
 mod reload;
 mod routes;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use hyper::{Request, StatusCode, body::Incoming, header, server::conn::http1};
+use hyper::{
+    Request, StatusCode,
+    body::{Body as _, Incoming},
+    header,
+    server::conn::http1,
+};
 use hyper_util::rt::TokioTimer;
 use serde_json::json;
 use tokio::{sync::watch, time::sleep};
@@ -18,6 +24,7 @@ use tokio::{sync::watch, time::sleep};
 use self::guard::Caller;
 pub use self::{
     body::Bodies,
+    publishers::Publishers,
     reload::{ReloadRequest, Reloaded, Reloads},
 };
 use crate::{
@@ -61,6 +68,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The memory for bodies of requests.
     pub bodies: Bodies,
+    /// The publishes under way.
+    pub publishers: Publishers,
 }
 
 /// A request, and what is known about it before its body is read.
@@ -120,7 +129,13 @@ impl Admin {
             return body::refuse(asked.request.into_body(), reply).await;
         }
         match routes::find(asked.request.method(), asked.request.uri().path()) {
-            Ok((route, name)) => (route.handler)(self, Asked { name, ..asked }).await,
+            Ok((route, name)) => {
+                let leaves_body = !route.reads_body() && !asked.request.body().is_end_stream();
+                match (route.handler)(self, Asked { name, ..asked }).await {
+                    Answer::Response(reply) if leaves_body => Answer::Response(reply::closing(reply)),
+                    answer => answer,
+                }
+            }
             Err(reply) => body::refuse(asked.request.into_body(), *reply).await,
         }
     }

@@ -36,6 +36,7 @@ impl Admin {
 
     async fn take(&self, asked: Asked, channel: Option<Vec<u8>>) -> Answer<Infallible> {
         let Asked { request, caller, ending, .. } = asked;
+        let _under_way = self.publishers.begin(caller.clone());
         let (head, incoming) = request.into_parts();
         let query = head.uri.query().unwrap_or_default();
         let publisher = match self.publisher(&caller, &head.headers, query, channel.is_none()) {

@@ -73,6 +73,11 @@ impl Route {
         }
     }
 
+    /// Whether the handler reads the request's body to its end, or says itself that the connection is to be closed.
+    pub(super) fn reads_body(&self) -> bool {
+        self.path.starts_with("/publish")
+    }
+
     fn allows(&self, method: &Method) -> bool {
         self.method == method.as_str() || (self.method == "GET" && method == Method::HEAD)
     }

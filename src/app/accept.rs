@@ -130,7 +130,13 @@ impl Accepting {
     /// # Errors
     /// A request has taken longer than `within`.
     pub(super) async fn pause(&mut self, within: Duration) -> anyhow::Result<()> {
-        timeout(within, self.end(TO_BE_WHOLE)).await.context("a publish under way takes too long")
+        let paused = timeout(within, self.end(TO_BE_WHOLE)).await;
+        paused.with_context(|| {
+            let publishers = self.service.publishers.names();
+            format!(
+                "a publish under way takes longer than {within:?} ({publishers}): see why its source does not answer"
+            )
+        })
     }
 
     /// After [`Accepting::pause`]: the descriptors of the open connections on the admin socket, each with the bytes that were read

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{exit_guard::ExitGuards, sources::Sources, upgrade::sender::until};
 use crate::{
-    admin::{Admin, Bodies, Reloads},
+    admin::{Admin, Bodies, Publishers, Reloads},
     broker::{Checkpoint, Dispatcher, Embedded, Outlet, Publisher, SourceId},
     client_limit::ClientLimit,
     clock::unix_micros,
@@ -152,6 +152,7 @@ impl Daemon {
             reloads,
             metrics: Arc::clone(&self.metrics),
             bodies: Bodies::new(config.publish.max_message),
+            publishers: Publishers::default(),
         })
     }
 

@@ -320,7 +320,8 @@ impl Serving {
             // Accepting and publishing stop first, so that no client is missed. They get only a part of the time: the rest is for
             // draining the clients.
             if timeout(within / 2, accepting.stop(within / 4)).await.is_err() {
-                tracing::warn!("a publish under way takes too long; it may be lost");
+                let publishers = self.admin.publishers.names();
+                tracing::warn!(publishers, "a publish under way takes too long; it may be lost");
             }
             self.daemon.drain(self.config.drain.spread).await;
         });

@@ -10,16 +10,22 @@ mod unanswered;
 #[cfg(test)]
 mod identity_tests;
 
-use std::{cell::Cell, future::Future, pin::Pin, rc::Rc, sync::Arc};
+use std::{cell::Cell, future::Future, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
-use hyper::{Method, Request, body::Incoming};
+use hyper::{
+    Method, Request,
+    body::{Body as _, Incoming},
+};
 
 use self::unanswered::Unanswered;
 use crate::{
     access::{Anyone, Authorizer},
     client_limit::{ClientLimit, ClientPermit, ConnectionPermit},
     config::Config,
-    http::{Answer, reply::Reply},
+    http::{
+        Answer,
+        reply::{self, Reply},
+    },
     metrics::Metrics,
     shard::{Hold, Joining, ServeConnection, ShardHandle},
     stream::Stream,
@@ -80,6 +86,26 @@ fn serve(public: Public) -> ServeConnection {
 }
 
 async fn answer(request: &Request<Incoming>, shard: &ShardHandle, public: &Public, permit: &Permit) -> Answer<Taking> {
+    match respond(request, shard, public, permit).await {
+        // Nothing reads a body here, and a successor must not read it as a request.
+        Answer::Response(reply) if !request.body().is_end_stream() => Answer::Response(reply::closing(reply)),
+        answer => answer,
+    }
+}
+
+/// The response to a request that still waits when the daemon stops. Its client is to reconnect after `retry`.
+fn stopping(request: &Request<Incoming>, public: &Public, retry: Duration) -> Reply {
+    let (query, headers, config) =
+        (request.uri().query().unwrap_or_default(), request.headers(), &public.config.stream);
+    let mut reply = match request::parse(query, headers, config) {
+        Ok(asked) => response::stopping(&asked, retry),
+        Err(error) => response::bad_request(&error),
+    };
+    response::cors(headers, config).put(&mut reply);
+    reply
+}
+
+async fn respond(request: &Request<Incoming>, shard: &ShardHandle, public: &Public, permit: &Permit) -> Answer<Taking> {
     match request.uri().path() {
         // The nginx snippet strips the prefix; another configuration may not.
         "/" | "/sse/" | "/sse" => {}

@@ -1,5 +1,7 @@
 //! Makes the responses of the public socket: heads of streams and polls, CORS headers, errors. It decides nothing.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::{
@@ -10,11 +12,13 @@ use hyper::{
 use super::request::{RequestError, SubscribeRequest};
 use crate::{
     config::Stream,
+    cursor::Start,
     event::Coding,
     http::reply::{self, Reply},
     hub::Kind,
     name::ChannelName,
     shard::PollReply,
+    sse,
 };
 
 /// The standard has UTF-8 for every event stream (WHATWG HTML, 9.2.5). Some clients other than browsers need the charset here.
@@ -139,6 +143,24 @@ pub(super) fn refused_by_source(channel: &ChannelName) -> Reply {
 pub(super) fn too_many_clients(max: usize, config: &Stream) -> Reply {
     let what = format!("{max} clients are connected, and no more are allowed (stream.max_clients): try again later");
     reply::unavailable("too_many_clients", &what, config.retry.pick().as_secs().max(1))
+}
+
+/// The response to a request that still waits for a source when the daemon stops. An `EventSource` reconnects only after a 200,
+/// so a stream gets a whole, empty stream; so does a poll that reads one, without an event, which its client could take for a
+/// message. A poll in JSON gets a 503.
+pub(super) fn stopping(request: &SubscribeRequest, retry: Duration) -> Reply {
+    let mut reply = match request.reply {
+        Some(PollReply::Json) => {
+            let what = "ssecast is stopping: try again later";
+            reply::unavailable("stopping", what, retry.as_secs().max(1))
+        }
+        Some(PollReply::EventStream(_)) => {
+            reply::with_type(StatusCode::OK, EVENT_STREAM, sse::encode_retry(retry, Start::Unknown))
+        }
+        None => reply::with_type(StatusCode::OK, EVENT_STREAM, sse::encode_retry(retry, request.start)),
+    };
+    reply.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply::closing(reply)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! One connection on the public socket: hyper serves its requests until one of them becomes a stream or poll. Then the connection is
 //! taken from hyper and passed to the shard. A request that still waits when an upgrade begins crosses with its connection: the
-//! successor answers it. It parses nothing itself.
+//! successor answers it. If the daemon stops instead, it is answered at once. It parses nothing itself.
 
-use std::{future::pending, rc::Rc, time::Duration};
+use std::{future::Future, rc::Rc, time::Duration};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
+use tokio::time::sleep;
 
-use super::{Permit, Public, Taking, answer, unanswered};
+use super::{Permit, Public, Taking, answer, stopping, unanswered};
 use crate::{
     http::{self, Answer, Ended},
     shard::ShardHandle,
@@ -20,6 +21,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_HEAD_BYTES: usize = 32 << 10;
 /// Most header lines of a request.
 const MAX_HEADERS: usize = 100;
+
+/// At a stop, how long a connection without a request stays open: a request that has just been sent is answered.
+const IDLE_AT_STOP: Duration = Duration::from_millis(100);
+/// At a stop, longest wait for a client that does not read its answer.
+const UNREAD_AT_STOP: Duration = Duration::from_secs(1);
 
 /// Serves one connection until it ends or is passed to the shard.
 pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Public>) {
@@ -39,6 +45,7 @@ pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Pub
                 tokio::select! {
                     biased;
                     answer = answer(&request, &shard, &public, &permit) => answer,
+                    retry = shard.draining() => Answer::Response(stopping(&request, &public, retry)),
                     // It waits for a source. The successor answers it, so that the upgrade does not wait too.
                     () = shard.pausing() => Answer::Take(Taking::ForSuccessor(unanswered::rewrite(&request))),
                 }
@@ -48,8 +55,12 @@ pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Pub
             Ok(attached) => attached,
             Err(error) => return tracing::warn!(%error, "a connection was dropped: it could not be registered"),
         };
-        let left = match http::serve(attached, &builder, answer, shard.pausing(), pending()).await {
-            Ended::Closed | Ended::Unread => return,
+        let left = match http::serve(attached, &builder, answer, leave(&shard), give_up(&shard)).await {
+            Ended::Closed => return,
+            Ended::Unread => {
+                public.metrics.unread.add(1);
+                return tracing::debug!("a connection was closed at the stop: its client does not read its answer");
+            }
             Ended::Taken(taken, _, Taking::ByShard(joining, hold)) => {
                 return match taken.detach() {
                     Ok(fd) => shard.attach(fd, *joining, hold),
@@ -66,10 +77,33 @@ pub(super) async fn serve(mut stream: Stream, shard: ShardHandle, public: Rc<Pub
             },
             Ended::Left(left) => left,
         };
+        if shard.is_draining() {
+            return;
+        }
         if shard.is_pausing() {
             return shard.keep_for_successor(left);
         }
         // The upgrade failed before its request was answered: it is served here again.
         stream = left;
+    }
+}
+
+/// Resolves when a connection is to end between two requests: at once for an upgrade, a little later for a stop.
+fn leave(shard: &ShardHandle) -> impl Future<Output = ()> + use<> {
+    let (pausing, draining) = (shard.pausing(), shard.draining());
+    async move {
+        tokio::select! {
+            () = pausing => {}
+            _ = draining => sleep(IDLE_AT_STOP).await,
+        }
+    }
+}
+
+/// Resolves when a connection is to be closed although its client has not read the answer.
+fn give_up(shard: &ShardHandle) -> impl Future<Output = ()> + use<> {
+    let draining = shard.draining();
+    async move {
+        draining.await;
+        sleep(UNREAD_AT_STOP).await;
     }
 }

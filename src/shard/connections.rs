@@ -5,9 +5,10 @@ use std::{
     cell::{Cell, RefCell},
     mem,
     rc::Rc,
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::stream::Stream;
 
@@ -22,6 +23,12 @@ pub(super) struct Connections {
     pausing: Cell<bool>,
     /// Notified when `pausing` becomes true.
     pause: Notify,
+    /// Set when the daemon stops: the time within which clients are to reconnect.
+    draining: Cell<Option<Duration>>,
+    /// Notified when `draining` is set.
+    drain: Notify,
+    /// While the daemon stops: dropped when hyper serves no connection any more.
+    gone: RefCell<Option<Rc<oneshot::Sender<()>>>>,
     /// Connections that are kept for the successor.
     kept: RefCell<Vec<Stream>>,
 }
@@ -69,6 +76,31 @@ impl Connections {
         }
     }
 
+    /// The daemon stops: requests that wait are to be answered, and all connections end. Clients are to reconnect within `spread`.
+    /// `gone` is dropped when no connection is left.
+    pub(super) fn begin_draining(&self, spread: Duration, gone: Rc<oneshot::Sender<()>>) {
+        self.draining.set(Some(spread));
+        if self.open.get() > 0 {
+            self.gone.replace(Some(gone));
+        }
+        self.drain.notify_waiters();
+    }
+
+    /// Whether the daemon stops.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get().is_some()
+    }
+
+    /// Resolves when the daemon stops, with the time within which clients are to reconnect.
+    pub(super) async fn draining(&self) -> Duration {
+        loop {
+            if let Some(spread) = self.draining.get() {
+                return spread;
+            }
+            self.drain.notified().await;
+        }
+    }
+
     /// Keeps a connection for the successor.
     pub(super) fn keep(&self, stream: Stream) {
         self.kept.borrow_mut().push(stream);
@@ -84,6 +116,9 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
         self.0.ended.notify_one();
+        if self.0.open.get() == 0 {
+            self.0.gone.take();
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     collections::HashMap,
     io,
     ops::{Deref, DerefMut},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -41,7 +42,7 @@ pub(super) struct Shard {
     waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
     /// Set once all clients are to be closed, also those that join later: the time within which they are to reconnect, and a
     /// sender that is dropped when no client is left.
-    draining: Option<(Duration, oneshot::Sender<()>)>,
+    draining: Option<(Duration, Rc<oneshot::Sender<()>>)>,
 }
 
 /// A shard whose batches are all sent. When this is dropped, clients that have ended are removed.
@@ -136,7 +137,7 @@ impl Shard {
 
     /// From now on clients that join are closed as well; they are to reconnect within `spread`. `gone` is dropped when no client
     /// is left.
-    pub(super) fn begin_draining(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
+    pub(super) fn begin_draining(&mut self, spread: Duration, gone: Rc<oneshot::Sender<()>>) {
         self.draining = Some((spread, gone));
     }
 
@@ -167,7 +168,7 @@ impl Shard {
             && let Some((spread, _)) = self.draining.take()
         {
             // Dropping the sender reports that no client is left. Nothing waits for clients that join later.
-            self.draining = Some((spread, oneshot::channel().0));
+            self.draining = Some((spread, Rc::new(oneshot::channel().0)));
         }
     }
 }

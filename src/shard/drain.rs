@@ -1,7 +1,7 @@
 //! Closes clients and says when to reconnect: all clients when the daemon stops, some when a channel is refused. It does not end
 //! the shard.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -21,10 +21,15 @@ use crate::{
 /// Shortest time before a closed client is to reconnect. By then the next process should serve.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
 
+/// Picks how long a closed client is to wait before it reconnects: at most `spread`, or the shortest time if that is longer.
+pub(super) fn pick_retry(spread: Duration) -> Duration {
+    DurationRange { min: SHORTEST_RETRY, max: spread.max(SHORTEST_RETRY) }.pick()
+}
+
 impl Flushed<'_> {
     /// Closes all clients, and those that join later. They are to reconnect within `spread`. `gone` is dropped when no client is
     /// left.
-    pub(super) fn drain(&mut self, spread: Duration, gone: oneshot::Sender<()>) {
+    pub(super) fn drain(&mut self, spread: Duration, gone: Rc<oneshot::Sender<()>>) {
         self.begin_draining(spread, gone);
         for slot in self.clients.slots() {
             self.close_with_retry(slot, spread);
@@ -66,8 +71,7 @@ impl Flushed<'_> {
 
 impl Shard {
     fn closing_event(&self, slot: u32, spread: Duration, reader: &Reader) -> Bytes {
-        let retry = DurationRange { min: SHORTEST_RETRY, max: spread.max(SHORTEST_RETRY) }.pick();
-        let event = sse::encode_close(retry, &self.hub.cursor_at(reader.cursor));
+        let event = sse::encode_close(pick_retry(spread), &self.hub.cursor_at(reader.cursor));
         match self.hub.kind(self.clients[slot].group()) {
             Kind::Stream(_, Coding::Gzip) => gzip::store(&event),
             Kind::Stream(_, Coding::Identity) | Kind::Poll => event,

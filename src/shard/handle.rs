@@ -6,9 +6,10 @@ use std::{
     future::Future,
     os::fd::OwnedFd,
     rc::Rc,
+    time::Duration,
 };
 
-use super::{client::Joining, connections::Connections, core::Shard};
+use super::{client::Joining, connections::Connections, core::Shard, drain::pick_retry};
 use crate::{
     clock::Uptime,
     cursor::Start,
@@ -95,6 +96,19 @@ impl ShardHandle {
     pub fn pausing(&self) -> impl Future<Output = ()> + use<> {
         let connections = Rc::clone(&self.connections);
         async move { connections.pausing().await }
+    }
+
+    /// Resolves when the daemon stops: then a request that waits is to be answered at once. Returns how long its client is to wait
+    /// before it reconnects.
+    pub fn draining(&self) -> impl Future<Output = Duration> + use<> {
+        let connections = Rc::clone(&self.connections);
+        async move { pick_retry(connections.draining().await) }
+    }
+
+    /// Whether the daemon stops.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.connections.is_draining()
     }
 
     /// Whether connections are kept for a successor now.

@@ -22,7 +22,8 @@ pub enum Op {
     Deliver(Delivery),
     /// Serve a connection.
     Accept(Stream),
-    /// Close all clients; they are to reconnect within the time. The sender is dropped when no client is left.
+    /// Close all clients; they are to reconnect within the time. The sender is dropped when no client and no
+    /// connection that hyper serves is left.
     Drain(Duration, oneshot::Sender<()>),
     /// Begin no requests, and report to the sender when those under way have ended.
     Pause(oneshot::Sender<()>),

@@ -159,6 +159,9 @@ impl Driver<'_> {
             self.ops = Vec::new(); // The large buffer of a burst is freed.
         }
         self.spawn(turned.accepted);
+        if let Some((spread, gone)) = turned.drain {
+            self.handle.connections().begin_draining(spread, gone);
+        }
         if turned.resume {
             (self.pausing, self.capturing) = (None, None);
             self.resume();

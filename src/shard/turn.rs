@@ -1,6 +1,10 @@
 //! Does what a shard's queue holds. What needs connections or the runtime is left to the loop ([`super::runner`]).
 
-use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::{
+    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
+    rc::Rc,
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -28,6 +32,8 @@ pub(super) struct Turned {
     pub(super) pause: Option<oneshot::Sender<()>>,
     pub(super) capture: Option<oneshot::Sender<Transfer>>,
     pub(super) resume: bool,
+    /// The time within which clients are to reconnect, and what is dropped when no client and no request is left.
+    pub(super) drain: Option<(Duration, Rc<oneshot::Sender<()>>)>,
 }
 
 impl Shard {
@@ -50,7 +56,11 @@ impl Shard {
                 Op::Deliver(Delivery::Query(query)) => self.answer(query),
                 Op::Accept(stream) => turned.accepted.push(stream),
                 Op::Deliver(delivery) => self.flush().handle(delivery),
-                Op::Drain(spread, gone) => self.flush().drain(spread, gone),
+                Op::Drain(spread, gone) => {
+                    let gone = Rc::new(gone);
+                    turned.drain = Some((spread, Rc::clone(&gone)));
+                    self.flush().drain(spread, gone);
+                }
                 Op::Pause(wanted) => turned.pause = Some(wanted),
                 Op::Capture(wanted) => turned.capture = Some(wanted),
                 Op::Resume => {

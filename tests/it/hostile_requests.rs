@@ -412,3 +412,24 @@ fn too_many_connections_leave_file_descriptors_for_publishing_reloads_and_redis(
     assert!(log.contains("stream.max_clients is lowered") && log.contains("lowered_to=64"), "{log}");
     assert!(log.matches("connections are refused").count() <= 2, "one line a process and minute: {log}");
 }
+
+/// If an upgrade began right after the answer, the successor could read the body as the next request.
+#[test]
+fn a_connection_ends_after_the_answer_to_a_request_whose_body_nobody_reads() {
+    let folder = Folder::new();
+    let daemon = Daemon::start(&folder, "");
+    for (endpoint, target) in
+        [(daemon.public(), "/nothing"), (daemon.public(), "/healthz"), (daemon.admin(), "/healthz")]
+    {
+        let next = get("/healthz", "");
+        let head = get(target, &format!("Content-Length: {}\r\n", next.len()));
+        let mut socket = endpoint.connect().unwrap();
+        socket.set_timeout(Duration::from_secs(15));
+        socket.write_all(&joined(&[&head, &next])).unwrap();
+        let mut answers = Vec::new();
+        let _ = socket.read_to_end(&mut answers); // The end may be a reset, because the body was not read.
+        let answers = String::from_utf8(answers).unwrap().to_ascii_lowercase();
+        assert_eq!(answers.matches("http/1.1 ").count(), 1, "{answers}");
+        assert!(answers.contains("\r\nconnection: close\r\n"), "{answers}");
+    }
+}

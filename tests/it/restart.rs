@@ -22,7 +22,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Daemon, Decoder, Event, Folder, PATIENCE, Parser, Request, Response, Stream, Subscription, eventually, publisher,
+    Daemon, Decoder, Event, Folder, PATIENCE, Parser, RedisServer, Request, Response, Stream, Subscription, eventually,
+    publisher, relay::Relay,
 };
 
 const CLIENTS: usize = 9_000;
@@ -299,4 +300,54 @@ fn clients_get_a_retry_time_although_a_publish_never_ends() {
     assert!(publisher::refused(answer, 503).contains("nothing was published"));
     assert!(daemon.child().wait().success());
     assert!(asked.elapsed() < Duration::from_secs(1) + crate::support::daemon::GRACE, "{:?}", asked.elapsed());
+}
+
+/// Their connections were cut without an answer.
+#[test]
+fn requests_that_wait_for_a_source_at_a_stop_get_a_retry_time_and_keep_their_id() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let relay = Relay::start(redis.port());
+    let tables = format!("[redis]\nurl = \"redis://127.0.0.1:{}\"\n[drain]\nspread = \"2s\"\n", relay.port());
+    let mut daemon = Daemon::start(&folder, &tables);
+    let id = Subscription::to(&["cats"]).open(daemon.public()).last_event_id();
+    relay.hold_replies_of(0..usize::MAX, "late");
+    let subscription = || Subscription::to(&["late"]);
+    let requests = [
+        subscription().request(daemon.public()),
+        subscription().after(&id).request(daemon.public()),
+        subscription().after("no cursor").request(daemon.public()),
+        Request::get("/?channels=late").header("Accept", "application/json"),
+    ];
+    let sockets = requests.map(|request| {
+        let mut socket = daemon.public().connect().unwrap();
+        socket.set_timeout(PATIENCE);
+        socket.write_all(&request.to_bytes()).unwrap();
+        socket
+    });
+    eventually("Redis has the subscription", || (redis.subscribers("late") == 1).then_some(()));
+    // The daemon must have read all requests: else they do not wait.
+    thread::sleep(Duration::from_millis(200));
+    daemon.terminate();
+    let [new, resumed, unknown, poll] = sockets.map(|socket| Response::read_head(socket).unwrap());
+    let text = |response: Response| {
+        assert_eq!(
+            (response.status(), response.header("Content-Type").unwrap().starts_with("text/event-stream")),
+            (200, true)
+        );
+        let text = response.text();
+        let (before, rest) = text.split_once("retry: ").unwrap();
+        let (retry, after) = rest.split_once('\n').unwrap();
+        assert!((1_000..=2_000).contains(&retry.parse::<u64>().unwrap()), "{retry}");
+        format!("{before}{after}")
+    };
+    assert_eq!(text(new), ":\nevent: ssecast.close\ndata: {}\n\n");
+    assert_eq!(text(resumed), format!(":\nevent: ssecast.close\ndata: {{}}\nid: {id}\n\n"));
+    assert_eq!(text(unknown), ":\n", "no event, which would make the client forget its id");
+    assert_eq!(poll.status(), 503);
+    assert!(poll.header("Retry-After").is_some());
+    assert_eq!(poll.json()["code"], "stopping");
+    assert!(daemon.child().wait().success());
+    assert!(!daemon.child().log().contains("process.drain is over"), "{}", daemon.child().log());
 }
