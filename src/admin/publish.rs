@@ -22,6 +22,9 @@ use crate::{
     },
 };
 
+/// Longest text of an error about a body, in characters.
+const LONGEST_ERROR: usize = 500;
+
 impl Admin {
     /// Publishes a form, JSON, an array or NDJSON.
     pub(super) async fn publish(&self, asked: Asked) -> Answer<Infallible> {
@@ -176,5 +179,11 @@ fn unsupported(content_type: &str) -> Reply {
 
 fn refused(error: &BodyError) -> Reply {
     let status = if error.is_too_large() { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-    reply::error(status, error.code(), &error.to_string())
+    let mut what = error.to_string();
+    // serde's errors quote a value of the wrong type, which may be as long as the body.
+    if let Some((end, _)) = what.char_indices().nth(LONGEST_ERROR) {
+        what.truncate(end);
+        what.push('…');
+    }
+    reply::error(status, error.code(), &what)
 }

@@ -382,3 +382,22 @@ fn an_empty_list_publishes_nothing_and_succeeds() {
     let response = daemon.post("/publish", "application/json", "[]");
     assert_eq!((response.status(), response.json()), (200, json!([])));
 }
+
+/// An error repeated names and values that were as long as the body, and compared such a name whole.
+#[test]
+fn errors_about_a_body_are_short_however_long_its_names_and_values_are() {
+    let (_folder, daemon) = daemon("");
+    let long = "\u{1}é".repeat(2_000_000);
+    let json = |value: &Value| Request::post("/publish", "application/json", value.to_string());
+    for request in [
+        Request::post("/publish", "application/x-www-form-urlencoded", long.clone()),
+        json(&json!({ long.as_str(): 1 })),
+        json(&json!({ "channel": "cats", "message": "m", "event": [long] })),
+        json(&json!([long])),
+    ] {
+        let response = request.send(daemon.admin());
+        assert_eq!(response.status(), 400);
+        let error = response.json()["error"].as_str().unwrap().to_owned();
+        assert!(error.chars().count() <= 501, "{} bytes: {}", error.len(), error.chars().take(200).collect::<String>());
+    }
+}

@@ -10,8 +10,13 @@ pub(super) const FIELDS: [&str; 4] = ["channel", "message", "event", "key"];
 /// Least similarity to a known name for which a typing error is likely (Jaro-Winkler).
 const LIKE: f64 = 0.8;
 
-/// The error text for a name that is not in `known`, with the most similar one.
+/// Longest part of an unknown name that is compared and shown, in characters.
+const LONGEST_SHOWN: usize = 64;
+
+/// The error text for a name that is not in `known`, with the most similar one. A long name is cut: it may be as long as a body.
 pub(super) fn unknown(name: &str, known: &[&str]) -> String {
+    let end = name.char_indices().nth(LONGEST_SHOWN).map_or(name.len(), |(at, _)| at);
+    let name = &name[..end];
     let likeness = |known: &&&str| strsim::jaro_winkler(name, known);
     let nearest =
         known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|known| likeness(known) > LIKE);
