@@ -24,7 +24,7 @@ use crate::stream::{AttachedStream, Stream};
 
 /// The outcome of a request.
 pub enum Answer<T> {
-    /// The response. If it has `Connection: close`, the connection ends after it, and is not handed over.
+    /// The response. If it has `Connection: close`, the connection ends after it, and no successor gets it.
     Response(Response<Full<Bytes>>),
     /// The request takes the connection: hyper writes nothing more to it.
     Take(T),
@@ -83,17 +83,22 @@ impl Exchange {
     }
 }
 
-/// The exchange of a connection, which its requests and its loop share. Locked for one instruction only.
+/// The exchange of a connection, which its requests and its loop share.
 #[derive(Clone)]
-struct SharedExchange(Arc<Mutex<Exchange>>, Arc<AtomicBool>);
+struct SharedExchange {
+    /// Locked for one instruction only.
+    exchange: Arc<Mutex<Exchange>>,
+    /// Whether the socket is full, and hyper has more to write.
+    stalled: Arc<AtomicBool>,
+}
 
 impl SharedExchange {
     fn set(&self, exchange: Exchange) {
-        *crate::lock::lock(&self.0) = exchange;
+        *crate::lock::lock(&self.exchange) = exchange;
     }
 
     fn allows(&self) -> Allowed {
-        crate::lock::lock(&self.0).allows(self.1.load(Ordering::Relaxed))
+        crate::lock::lock(&self.exchange).allows(self.stalled.load(Ordering::Relaxed))
     }
 }
 
@@ -110,7 +115,7 @@ where
     F: Future<Output = Answer<T>>,
 {
     let (take, mut taken) = mpsc::channel::<T>(1);
-    let exchange = SharedExchange(Arc::new(Mutex::new(Exchange::Idle)), stream.stalled());
+    let exchange = SharedExchange { exchange: Arc::new(Mutex::new(Exchange::Idle)), stalled: stream.stalled() };
     let service = service_fn(|request| {
         exchange.set(Exchange::Answering);
         let (answering, take, exchange) = (answer(request), take.clone(), exchange.clone());
@@ -118,7 +123,7 @@ where
         Box::pin(async move {
             match answering.await {
                 Answer::Response(response) => {
-                    // After `Connection: close`, the rest of the bytes may be an unread body, so the connection is not handed over.
+                    // After `Connection: close`, the rest of the bytes may be an unread body, so no successor gets the connection.
                     let closes = response.headers().contains_key(header::CONNECTION);
                     exchange.set(if closes { Exchange::Closing } else { Exchange::Idle });
                     Ok::<_, Infallible>(response)

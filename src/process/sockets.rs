@@ -1,4 +1,4 @@
-//! The public and the admin sockets of the daemon: handed over by the service manager under their names, or bound. Accepts nothing.
+//! The public and the admin sockets of the daemon: passed by the service manager under their names, or bound. Accepts nothing.
 
 use std::{
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
@@ -21,10 +21,10 @@ pub struct Sockets {
     pub admin: Vec<Listener>,
 }
 
-/// The descriptors that the predecessor has handed over, sorted.
+/// The descriptors that the predecessor has passed on, sorted.
 #[derive(Debug)]
 pub struct HandedOver {
-    /// All sockets: handed over, or bound where the configuration names another address.
+    /// All sockets: passed by the service manager, or bound where the configuration names another address.
     pub sockets: Sockets,
     /// The pidfile and its path, which may no longer be the one that is configured.
     pub pidfile: Option<(PathBuf, OwnedFd)>,
@@ -66,7 +66,7 @@ impl HandedOver {
     }
 }
 
-/// A socket that the predecessor has handed over.
+/// A socket that the predecessor has passed on.
 fn inherited(
     name: &str,
     fd: OwnedFd,
@@ -89,11 +89,11 @@ impl Sockets {
         Self::open(Inherited::default(), config)
     }
 
-    /// Takes each socket that was handed over as `public` or `admin` (or `ssecast-public` and `ssecast-admin`). Binds the public
-    /// socket as configured if it was not handed over, and the admin sockets if none was.
+    /// Takes each socket that was passed as `public` or `admin` (or `ssecast-public` and `ssecast-admin`). Binds the public
+    /// socket as configured if it was not passed, and the admin sockets if none was.
     ///
     /// # Errors
-    /// A socket that was handed over under another name, or is not a listening one; two public ones; or a socket that can't be
+    /// A socket that was passed under another name, or is not a listening one; two public ones; or a socket that can't be
     /// bound.
     pub fn open(inherited: Inherited, config: &Config) -> Result<Self, ListenError> {
         let (mut public, mut admin) = (None, Vec::new());
@@ -218,15 +218,15 @@ mod tests {
         Config { listen, ..Config::default() }
     }
 
-    fn handed_over(folder: &tempfile::TempDir, names: &[&str]) -> Inherited {
+    fn passed(folder: &tempfile::TempDir, names: &[&str]) -> Inherited {
         let socket = |name: &&str| ((*name).to_owned(), UnixListener::bind(folder.path().join(name)).unwrap().into());
         Inherited(names.iter().map(socket).collect())
     }
 
     #[test]
-    fn what_is_handed_over_is_not_bound() {
+    fn what_the_service_manager_passes_is_not_bound() {
         let folder = tempfile::tempdir().unwrap();
-        let sockets = Sockets::open(handed_over(&folder, &["ssecast-admin"]), &config(&folder)).unwrap();
+        let sockets = Sockets::open(passed(&folder, &["ssecast-admin"]), &config(&folder)).unwrap();
         assert!(folder.path().join("public").exists() && !folder.path().join("admin").exists());
         drop(sockets);
         assert!(!folder.path().join("public").exists() && folder.path().join("ssecast-admin").exists());
@@ -235,16 +235,16 @@ mod tests {
     #[test]
     fn a_socket_without_a_use_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Sockets::open(handed_over(&folder, &["public", "ssecast.socket"]), &config(&folder)).unwrap_err();
+        let error = Sockets::open(passed(&folder, &["public", "ssecast.socket"]), &config(&folder)).unwrap_err();
         assert!(matches!(error, ListenError::UnknownName(_)), "{error}");
         let folder = tempfile::tempdir().unwrap();
-        let error = Sockets::open(handed_over(&folder, &["public", "ssecast-public"]), &config(&folder)).unwrap_err();
+        let error = Sockets::open(passed(&folder, &["public", "ssecast-public"]), &config(&folder)).unwrap_err();
         assert!(matches!(error, ListenError::Twice(_)), "{error}");
     }
 
     /// 0.0.0.0 from the service manager, and no keys: anybody could publish.
     #[test]
-    fn an_admin_socket_on_tcp_that_is_handed_over_needs_a_key_unless_it_is_loopback() {
+    fn an_admin_socket_on_tcp_of_the_service_manager_needs_a_key_unless_it_is_loopback() {
         let folder = tempfile::tempdir().unwrap();
         let open = |address: &str, change: fn(&mut config::Publish)| {
             let socket = TcpListener::bind(address).unwrap();
@@ -285,12 +285,12 @@ mod tests {
 
     /// Two sockets with the name `admin` were refused, so that a publisher on TCP and one on the package's socket excluded each other.
     #[test]
-    fn several_admin_sockets_of_the_service_manager_are_taken_and_handed_over() {
+    fn several_admin_sockets_of_the_service_manager_are_taken_and_passed_on() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&folder);
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = format!("tcp://{}", tcp.local_addr().unwrap());
-        let mut inherited = handed_over(&folder, &["admin"]);
+        let mut inherited = passed(&folder, &["admin"]);
         inherited.0.push(("admin".into(), tcp.into()));
         let sockets = Sockets::open(inherited, &config).unwrap();
         let expected = [folder.path().join("admin").display().to_string(), port];
@@ -336,7 +336,7 @@ mod tests {
     fn a_unix_socket_that_version_1_has_not_made_is_the_service_managers() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&folder);
-        let sockets = Sockets::open(handed_over(&folder, &["ssecast-public", "ssecast-admin"]), &config).unwrap();
+        let sockets = Sockets::open(passed(&folder, &["ssecast-public", "ssecast-admin"]), &config).unwrap();
         let mut fds = duplicates(&sockets);
         for (what, _) in &mut fds {
             if let InheritedFd::Public { by_manager, .. } | InheritedFd::Admin { by_manager, .. } = what {

@@ -38,7 +38,7 @@ impl Shard {
     fn send_batch(&mut self, group: GroupId, events: &[Arc<Event>], form: Form) {
         let bytes = self.encoder.batch(events, form);
         let now = self.clients.now();
-        let mut fallen_behind = Vec::new();
+        let mut now_behind = Vec::new();
         let mut delivered = 0;
         for &slot in self.hub.clients(group) {
             let client = &mut self.clients[slot];
@@ -47,16 +47,16 @@ impl Shard {
             }
             match client.send(bytes, now) {
                 Sent::All => delivered += events.len() as u64,
-                Sent::Part(n) => fallen_behind.push((slot, n)),
-                Sent::Full | Sent::Retry => fallen_behind.push((slot, 0)),
+                Sent::Part(n) => now_behind.push((slot, n)),
+                Sent::Full | Sent::Retry => now_behind.push((slot, 0)),
                 Sent::Gone => self.clients.end(slot),
             }
         }
         self.counts.delivered(delivered);
-        for (slot, sent) in fallen_behind {
+        for (slot, sent) in now_behind {
             let frames = events.iter().map(|event| (event.position(), event.frame(form)));
             let (cursor, rest) = cursor_after(events[0].position(), frames, sent);
-            self.fall_behind(slot, cursor, rest);
+            self.put_behind(slot, cursor, rest);
         }
     }
 
@@ -66,7 +66,7 @@ impl Shard {
         let now = self.clients.now();
         let (first, last) = (batch.events[0].position(), batch.events[batch.events.len() - 1].position());
         let mut deflated: Option<GzipBatch> = None;
-        let (mut fallen_behind, mut others) = (Vec::new(), Vec::new());
+        let (mut now_behind, mut others) = (Vec::new(), Vec::new());
         let mut delivered = 0;
         for &slot in self.hub.clients(batch.group) {
             let client = &mut self.clients[slot];
@@ -84,20 +84,20 @@ impl Shard {
                     client.set_gzip_before(last);
                     delivered += batch.events.len() as u64;
                 }
-                Sent::Part(n) => fallen_behind.push((slot, n)),
-                Sent::Full | Sent::Retry => fallen_behind.push((slot, 0)),
+                Sent::Part(n) => now_behind.push((slot, n)),
+                Sent::Full | Sent::Retry => now_behind.push((slot, 0)),
                 Sent::Gone => self.clients.end(slot),
             }
         }
         self.counts.delivered(delivered);
         if let Some(deflated) = deflated {
-            for (slot, sent) in fallen_behind {
+            for (slot, sent) in now_behind {
                 let frames = deflated.frames.iter().map(|(position, bytes)| (*position, bytes));
                 let (cursor, rest) = cursor_after(first, frames, sent);
                 if cursor >= first {
                     self.clients[slot].set_gzip_before(cursor);
                 }
-                self.fall_behind(slot, cursor, rest);
+                self.put_behind(slot, cursor, rest);
             }
         }
         for slot in others {

@@ -34,7 +34,7 @@ const BYTES_A_POLL: usize = 64 << 10;
 
 impl Shard {
     /// The socket of a live client is full. The client has every event up to `cursor` when `rest` is written.
-    pub(super) fn fall_behind(&mut self, slot: u32, cursor: Position, rest: Bytes) {
+    pub(super) fn put_behind(&mut self, slot: u32, cursor: Position, rest: Bytes) {
         self.counts.fell_behind();
         self.set_state(slot, ClientState::catching_up(Reader::live(cursor), rest));
         self.clients.watch_writable_once(slot);
@@ -218,7 +218,7 @@ impl Shard {
         }
         if sent < bytes.len() {
             let rest = if sent > 0 { bytes.slice(sent..) } else { Bytes::new() };
-            self.fall_behind(slot, self.hub.last(), rest);
+            self.put_behind(slot, self.hub.last(), rest);
         }
     }
 }

@@ -19,19 +19,19 @@ pub enum ListenError {
     /// The group of `public_group` or `admin_group` does not exist.
     #[error("group {0:?} does not exist: create it, or name another in [listen]")]
     NoGroup(String),
-    /// A descriptor that was handed over is not a listening stream socket.
+    /// A descriptor that was passed is not a listening stream socket.
     #[error(
-        "what was handed over as {0:?} is not a listening stream socket: see ListenStream= and Accept=no in the socket unit"
+        "what the service manager passed as {0:?} is not a listening stream socket: see ListenStream= and Accept=no in the socket unit"
     )]
     NotListening(String),
-    /// A socket was handed over under an unknown name.
+    /// A socket was passed under an unknown name.
     #[error(
-        "a socket was handed over as {0:?}: say which one it is by FileDescriptorName=public or =admin in its socket unit"
+        "the service manager passed a socket as {0:?}: say which one it is by FileDescriptorName=public or =admin in its socket unit"
     )]
     UnknownName(String),
-    /// Two public sockets were handed over.
+    /// Two public sockets were passed.
     #[error(
-        "two sockets were handed over as {0:?}, and ssecast takes one: keep one ListenStream= of that name; only the admin \
+        "the service manager passed two sockets as {0:?}, and ssecast takes one: keep one ListenStream= of that name; only the admin \
          socket may have several"
     )]
     Twice(String),
