@@ -10,8 +10,9 @@ pub(super) struct Unanswered {
     has_body: bool,
 }
 
-/// Writes the head of `request`, which is not longer than it was when it arrived. A body is left out, since no request on the
-/// public socket needs one; then the connection ends after the answer, so that the body is not read as a request.
+/// Writes the head of `request`. It is no longer than it was when it arrived, except for one byte a line where lines ended with LF
+/// alone. A body is left out, since no request on the public socket needs one; then the connection ends after the answer, so that
+/// the body is not read as a request.
 pub(super) fn rewrite(request: &Request<impl Body>) -> Unanswered {
     let has_body = !request.body().is_end_stream();
     let mut head = BytesMut::with_capacity(1024);

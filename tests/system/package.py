@@ -95,7 +95,7 @@ class Life:
         )
 
     def can_reload(self) -> bool:
-        """Whether this ssecast can hand over to another process."""
+        """Whether this ssecast can be upgraded by another process."""
         return self.machine.succeeds("ssecast reload --help")
 
     def log(self) -> str:
