@@ -2,13 +2,14 @@
 //! disconnected. It never sees a client.
 
 mod backoff;
+mod redis;
 mod redis_pubsub;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use self::redis_pubsub::RedisConfig;
+pub use self::redis::RedisConfig;
 use self::redis_pubsub::RedisPubSub;
 use crate::{
     broker::{Accepted, Checkpoint, Dispatcher, Generation, Interest, Publisher, SourceId, Spec},
@@ -39,8 +40,7 @@ pub struct SourceError {
 pub fn configured(config: &Config) -> Result<Vec<Box<dyn Source>>, SourceError> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let Some(redis) = config.sources.get::<RedisConfig>() {
-        let source = RedisPubSub::new(redis, config.publish.max_message);
-        sources.push(Box::new(source.map_err(|error| SourceError { key: "redis.url", why: error.to_string() })?));
+        sources.push(Box::new(RedisPubSub::new(redis, config.publish.max_message)?));
     }
     Ok(sources)
 }

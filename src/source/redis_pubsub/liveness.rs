@@ -11,8 +11,10 @@ use std::{
 use redis::{RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::sleep;
 
-use super::wire;
-use crate::source::Sink;
+use crate::source::{
+    Sink,
+    redis::{broken, is_forbidden},
+};
 
 /// How often Redis is asked. An event may be stamped with the time for as long as half of `history.skew` after the last
 /// answer, so the default of that is well above twice this.
@@ -81,7 +83,7 @@ pub(super) async fn watch(mut connection: MultiplexedConnection, sink: Sink, hea
                 return orphan();
             }
             // While it changed, messages were lost: clients get a gap.
-            Ok(role) if health.note(role) => return wire::broken("its role in the replication has changed"),
+            Ok(role) if health.note(role) => return broken("its role in the replication has changed"),
             Ok(_) => {}
         }
         sink.watermark(asked);
@@ -91,9 +93,9 @@ pub(super) async fn watch(mut connection: MultiplexedConnection, sink: Sink, hea
 
 async fn ping(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     match redis::cmd("PING").query_async::<()>(connection).await {
-        Err(error) if wire::is_forbidden(&error) => Err(wire::broken(
-            "its user may not PING, without which a loss is not noticed: allow it with ACL SETUSER … +ping",
-        )),
+        Err(error) if is_forbidden(&error) => {
+            Err(broken("its user may not PING, without which a loss is not noticed: allow it with ACL SETUSER … +ping"))
+        }
         done => done,
     }
 }
@@ -120,7 +122,7 @@ fn role_of(fields: &[Value]) -> Role {
 }
 
 fn orphan() -> RedisError {
-    wire::broken("it is a replica and has lost its primary")
+    broken("it is a replica and has lost its primary")
 }
 
 /// Returns how many connections Redis has closed because their output buffer was full. `None` before Redis 7.4, which does not

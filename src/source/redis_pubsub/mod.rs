@@ -1,7 +1,6 @@
 //! Events from Redis PUBLISH (`[redis]`): a channel is subscribed to when its first client joins. Publishes go out by
 //! `publish`.
 
-mod config;
 mod wire;
 mod tap;
 mod receive;
@@ -13,9 +12,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-pub use self::config::RedisConfig;
 use self::{liveness::Health, publish::RedisPublisher};
-use super::{Running, Sink, Source};
+use super::{
+    Running, Sink, Source, SourceError,
+    redis::{RedisConfig, Server},
+};
 use crate::broker::{Checkpoint, Delivers, Dispatcher, Interest, Interested, Publisher, Spec};
 
 /// A message in Redis may be this many times longer than `publish.max_message`, like a list of messages on the admin socket.
@@ -23,7 +24,7 @@ const LONGEST: usize = 16;
 
 /// The source for `[redis]`.
 pub struct RedisPubSub {
-    client: redis::Client,
+    server: Server,
     prefix: String,
     origin: String,
     /// The server, without a password.
@@ -37,10 +38,10 @@ impl RedisPubSub {
     /// A source for a server. `max_message`: `publish.max_message`, in bytes.
     ///
     /// # Errors
-    /// The URL can't be read.
-    pub fn new(config: &RedisConfig, max_message: usize) -> Result<Self, redis::RedisError> {
+    /// Keys of the table contradict each other, or a certificate can't be used.
+    pub fn new(config: &RedisConfig, max_message: usize) -> Result<Self, SourceError> {
         Ok(Self {
-            client: wire::client(&config.url)?,
+            server: Server::new(config)?,
             prefix: config.prefix.clone(),
             origin: format!("{} {}", config.url, config.prefix),
             address: config.address(),
@@ -64,8 +65,8 @@ impl Source for RedisPubSub {
     }
 
     fn publisher(&self, dispatcher: &Arc<Dispatcher>) -> Option<Arc<dyn Publisher>> {
-        let (client, prefix, health) = (self.client.clone(), self.prefix.clone(), Arc::clone(&self.health));
-        Some(Arc::new(RedisPublisher::new(client, prefix, Arc::clone(dispatcher), health)))
+        let (server, prefix, health) = (self.server.clone(), self.prefix.clone(), Arc::clone(&self.health));
+        Some(Arc::new(RedisPublisher::new(server, prefix, Arc::clone(dispatcher), health)))
     }
 
     fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>, _: Option<Checkpoint>) -> Running {

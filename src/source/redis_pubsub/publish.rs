@@ -7,21 +7,26 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use redis::{PushInfo, PushKind, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, PushInfo, PushKind};
 use tokio::{sync::watch, time::timeout};
 
 use super::{Health, wire};
 use crate::{
     broker::{Dispatcher, PublishError, Published, Publisher, Publishing},
     event::Message,
+    source::redis::{Connection, Server, explain, is_forbidden},
 };
+
+/// Longest wait for a publish, with the connection that it may need.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A connection to publish on.
 #[derive(Clone)]
 struct Connected {
-    connection: MultiplexedConnection,
+    connection: Arc<Connection>,
     /// Set when it is closed.
     gone: Arc<AtomicBool>,
 }
@@ -41,7 +46,7 @@ enum Shared {
 
 /// Publishes with PUBLISH, on a connection of its own: messages for subscribers don't delay it.
 pub(super) struct RedisPublisher {
-    client: redis::Client,
+    server: Server,
     prefix: String,
     dispatcher: Arc<Dispatcher>,
     health: Arc<Health>,
@@ -51,8 +56,8 @@ pub(super) struct RedisPublisher {
 
 impl RedisPublisher {
     /// A publisher to a server. `health` is what the source knows of it.
-    pub(super) fn new(client: redis::Client, prefix: String, dispatcher: Arc<Dispatcher>, health: Arc<Health>) -> Self {
-        Self { client, prefix, dispatcher, health, shared: Arc::default() }
+    pub(super) fn new(server: Server, prefix: String, dispatcher: Arc<Dispatcher>, health: Arc<Health>) -> Self {
+        Self { server, prefix, dispatcher, health, shared: Arc::default() }
     }
 
     /// Returns the connection, which it makes first if there is none.
@@ -63,10 +68,10 @@ impl RedisPublisher {
             shared => {
                 let (result, attempt) = watch::channel(None);
                 *shared = Shared::Connecting(attempt.clone());
-                let (client, shared) = (self.client.clone(), Arc::clone(&self.shared));
+                let (server, shared) = (self.server.clone(), Arc::clone(&self.shared));
                 // The attempt is a task of its own: it continues if the publish that began it is cancelled.
                 tokio::spawn(async move {
-                    let made = connect(&client).await.map_err(|error| Arc::from(wire::explain(&error)));
+                    let made = connect(&server).await.map_err(|error| Arc::from(explain(&error)));
                     *lock(&shared) = made.clone().map_or(Shared::None, Shared::Connected);
                     let _ = result.send(Some(made)); // Nobody may be waiting any more.
                 });
@@ -85,7 +90,7 @@ impl RedisPublisher {
             return Err(unavailable(why.to_owned()));
         }
         let made = self.connection().await;
-        let Connected { mut connection, .. } =
+        let Connected { connection, .. } =
             made.map_err(|error| unavailable(format!("Redis is disconnected ({error})")))?;
         let mut commands = redis::pipe();
         if messages.len() > 1 {
@@ -96,13 +101,13 @@ impl RedisPublisher {
             commands.publish(channel, &wire::encode(message)[..]);
         }
         sent.store(true, Ordering::Relaxed);
-        let taken: Result<Vec<u64>, _> = commands.query_async(&mut connection).await;
+        let taken: Result<Vec<u64>, _> = commands.query_async(&mut connection.commands.clone()).await;
         let Err(error) = taken else { return Ok(()) };
         if error.is_unrecoverable_error() || error.is_timeout() {
             self.disconnect();
         }
-        let why = format!("Redis refused the publish ({})", wire::explain(&error));
-        if wire::is_forbidden(&error) {
+        let why = format!("Redis refused the publish ({})", explain(&error));
+        if is_forbidden(&error) {
             return Err(PublishError::Refused(format!("{why}; nothing was published: allow it in Redis's ACL")));
         }
         // An answer with a code refuses the whole list. Without an answer, the list may have arrived.
@@ -118,17 +123,17 @@ impl RedisPublisher {
     }
 }
 
-async fn connect(client: &redis::Client) -> redis::RedisResult<Connected> {
+async fn connect(server: &Server) -> redis::RedisResult<Connected> {
     let gone = Arc::new(AtomicBool::new(false));
     let watched = Arc::clone(&gone);
-    let options = wire::options().set_push_sender(move |push: PushInfo| {
+    let options = AsyncConnectionConfig::new().set_push_sender(move |push: PushInfo| {
         if push.kind == PushKind::Disconnection {
             watched.store(true, Ordering::Release);
         }
         Ok::<(), ()>(())
     });
-    let connection = client.get_multiplexed_async_connection_with_config(&options).await?;
-    Ok(Connected { connection, gone })
+    let connection = server.connect(&options).await?;
+    Ok(Connected { connection: Arc::new(connection), gone })
 }
 
 fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
@@ -142,11 +147,11 @@ impl Publisher for RedisPublisher {
                 return Ok(Vec::new());
             }
             let sent = AtomicBool::new(false);
-            match timeout(wire::PUBLISH_TIMEOUT, self.send(&messages, &sent)).await {
+            match timeout(PUBLISH_TIMEOUT, self.send(&messages, &sent)).await {
                 Ok(done) => done?,
                 Err(_) => {
                     self.disconnect();
-                    let why = format!("Redis gave no answer in {:?}", wire::PUBLISH_TIMEOUT);
+                    let why = format!("Redis gave no answer in {:?}", PUBLISH_TIMEOUT);
                     return Err(PublishError::Unavailable { why, may_have_arrived: sent.into_inner() });
                 }
             }

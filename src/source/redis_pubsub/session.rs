@@ -11,12 +11,9 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, ConnectionAddr, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
     sync::{Notify, mpsc::UnboundedReceiver},
-    task::JoinSet,
     time::{Instant, timeout},
 };
 
@@ -24,13 +21,16 @@ use super::{
     RedisPubSub, liveness,
     receive::{Gathered, Receiver},
     tap::Tap,
-    wire,
 };
 use crate::{
     broker::{Generation, Interest},
     log_rate::LogRate,
     name::ChannelName,
-    source::{Sink, backoff::Backoff},
+    source::{
+        Sink,
+        backoff::Backoff,
+        redis::{Connection, broken, explain, is_forbidden, login_refused},
+    },
 };
 
 /// Most channels in one SUBSCRIBE.
@@ -63,11 +63,11 @@ impl Session {
         loop {
             let mut wait = None;
             let error = match self.connect_and_subscribe().await {
-                Ok((mut connected, began)) => {
+                Ok((connected, began)) => {
                     if tries > 0 {
                         tracing::info!(channels = self.wanted.len(), "Redis reconnected; clients got a gap event");
                     }
-                    let known = liveness::output_cuts(&connected.connection).await;
+                    let known = liveness::output_cuts(&connected.connection.commands).await;
                     if known.zip(cuts).is_some_and(|(known, before)| known > before) {
                         tracing::warn!(
                             "Redis has closed a connection because its output buffer was full, perhaps this one: raise \
@@ -76,9 +76,9 @@ impl Session {
                     }
                     cuts = known.or(cuts);
                     tries = 0;
-                    let error = self.serve(connected.connection, &connected.gone).await;
+                    let error = self.serve(connected.connection.commands.clone(), &connected.gone).await;
                     // Messages that it still delivers come before the loss, not after it.
-                    connected.driver.shutdown().await;
+                    connected.connection.close().await;
                     if began.elapsed() >= STEADY {
                         retry.reset();
                         unsteady.reset();
@@ -92,8 +92,8 @@ impl Session {
             if self.interest.is_closed() {
                 return;
             }
-            let why = wire::explain(&error);
-            if wire::login_refused(&error).is_some() {
+            let why = explain(&error);
+            if login_refused(&error).is_some() {
                 self.sink.login_refused(&why);
             } else {
                 self.sink.disconnected(&why);
@@ -123,7 +123,7 @@ impl Session {
     /// Connects, asks whether Redis can be relied on, and subscribes to all that is wanted.
     async fn connect_and_subscribe(&mut self) -> RedisResult<(Connected, Instant)> {
         let connected = self.connect().await?;
-        let mut connection = connected.connection.clone();
+        let mut connection = connected.connection.commands.clone();
         liveness::check(&mut connection, &self.source.health).await?;
         while let Ok(interest) = self.interest.try_recv() {
             note(&mut self.wanted, interest);
@@ -140,43 +140,15 @@ impl Session {
         let gone = Arc::new(Notify::new());
         let receiver = Receiver::new(self.sink.clone(), self.source.prefix.clone(), Arc::clone(&gone));
         let gathered = Gathered::new(receiver.clone());
-        let options = wire::options().set_push_sender(move |push| {
+        let options = AsyncConnectionConfig::new().set_push_sender(move |push| {
             receiver.receive(push);
             Ok::<(), ()>(())
         });
-        let mut driver = JoinSet::new();
+        let server = &self.source.server;
+        let address = server.find().await?;
         let longest = self.source.longest;
-        let connecting = async {
-            match self.source.client.get_connection_info().addr() {
-                ConnectionAddr::Tcp(host, port) => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                    stream.set_nodelay(true)?;
-                    self.log_in(Tap::new(stream, gathered, longest), options, &mut driver).await
-                }
-                ConnectionAddr::Unix(path) => {
-                    let stream = UnixStream::connect(path).await?;
-                    self.log_in(Tap::new(stream, gathered, longest), options, &mut driver).await
-                }
-                // An address that only the library can open: the library reads the messages as well.
-                _ => self.source.client.get_multiplexed_async_connection_with_config(&options).await,
-            }
-        };
-        let connection = timeout(wire::CONNECT_TIMEOUT, connecting)
-            .await
-            .unwrap_or_else(|_| Err(wire::broken("no answer while connecting")))?;
-        Ok(Connected { connection, gone, driver })
-    }
-
-    async fn log_in<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        &self,
-        stream: S,
-        options: AsyncConnectionConfig,
-        driver: &mut JoinSet<()>,
-    ) -> RedisResult<MultiplexedConnection> {
-        let login = self.source.client.get_connection_info().redis_settings();
-        let (connection, drive) = MultiplexedConnection::new_with_config(login, stream, options).await?;
-        driver.spawn(drive);
-        Ok(connection)
+        let connection = server.open(&address, &options, |stream| Tap::new(stream, gathered, longest)).await?;
+        Ok(Connected { connection, gone })
     }
 
     /// Subscribes and unsubscribes as it is asked until the connection is lost; gives the reason.
@@ -188,10 +160,10 @@ impl Session {
             let done = tokio::select! {
                 // First, since a subscription on a closed connection would wait for its timeout.
                 biased;
-                () = gone.notified() => return wire::broken("the connection was closed"),
+                () = gone.notified() => return broken("the connection was closed"),
                 interest = self.interest.recv() => match interest {
                     Some(interest) => self.meet(&mut connection, interest).await,
-                    None => return wire::broken("ssecast is stopping"),
+                    None => return broken("ssecast is stopping"),
                 },
                 error = silent.as_mut() => return error,
             };
@@ -240,7 +212,7 @@ impl Session {
         let mut refused = Vec::new();
         for names in names.chunks(CHANNELS_A_COMMAND) {
             match connection.subscribe(self.in_redis(names)).await {
-                Err(error) if wire::is_forbidden(&error) => {
+                Err(error) if is_forbidden(&error) => {
                     self.subscribe_one_by_one(connection, names, &mut refused).await?;
                 }
                 done => done?,
@@ -257,9 +229,9 @@ impl Session {
     ) -> RedisResult<()> {
         for name in names {
             match connection.subscribe(self.in_redis(std::slice::from_ref(name))).await {
-                Err(error) if wire::is_forbidden(&error) => {
+                Err(error) if is_forbidden(&error) => {
                     if let Some(generation) = self.wanted.remove(name) {
-                        refused.push((name.clone(), generation, wire::explain(&error)));
+                        refused.push((name.clone(), generation, explain(&error)));
                     }
                 }
                 done => done?,
@@ -310,9 +282,7 @@ fn note(wanted: &mut HashMap<ChannelName, Generation>, interest: Interest) -> Ch
 }
 
 struct Connected {
-    connection: MultiplexedConnection,
+    connection: Connection,
     /// Notified when the connection is closed.
     gone: Arc<Notify>,
-    /// The task that reads and writes; it ends with this.
-    driver: JoinSet<()>,
 }

@@ -1,0 +1,155 @@
+//! The table `[redis]`: its keys and their checks. Files that it names are read here.
+
+use std::{fmt, path::PathBuf};
+
+use super::{
+    tls::{self, Certificates, PrivateKey, certificates, private_key},
+    url::{RedisUrl, UrlError},
+};
+use crate::config::{
+    errors::Problem,
+    table::table,
+    value::Value,
+    values::{plain_text, text},
+};
+
+table! {
+    /// `[redis]`: where events come from, and publishes go to.
+    pub struct RedisConfig from [redis] else "Without this table, which may be empty, events come from the admin socket alone." {
+        /// The Redis server: `redis://`, `rediss://` (TLS), `redis+unix://`, `redis+sentinel://` or `redis+cluster://`; see docs/sources.md.
+        pub url: String = redis_url("redis://127.0.0.1:6379");
+        /// A file with the password of the URL's user, so that the URL needs none.
+        pub password_file: Option<Secret> = secret("");
+        /// A file with the certificate authorities (PEM) that may have signed Redis's certificate; without it, the system's.
+        pub ca_file: Option<Certificates> = certificates("");
+        /// A file with the client's certificate (PEM) for TLS.
+        pub cert_file: Option<Certificates> = certificates("");
+        /// A file with the private key of `redis.cert_file` (PEM, without a passphrase).
+        pub key_file: Option<PrivateKey> = private_key("");
+        /// Sentinel's own user, if it has users; the URL's user is that of Redis.
+        pub sentinel_user: String = plain_text("");
+        /// A file with Sentinel's own password, if it has one.
+        pub sentinel_password_file: Option<Secret> = secret("");
+        /// Put before a channel's name to make the name in Redis.
+        pub prefix: String = plain_text("");
+    }
+}
+
+/// A file with a secret, and the secret. It is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    path: PathBuf,
+    secret: String,
+}
+
+impl Secret {
+    /// The secret.
+    pub(super) fn expose(&self) -> &str {
+        &self.secret
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.path)
+    }
+}
+
+impl RedisConfig {
+    /// The URL without user, password and options, for the log.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let url = self.url.split_once('?').map_or(self.url.as_str(), |(url, _)| url);
+        let Some((scheme, rest)) = url.split_once("://") else { return String::new() };
+        let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+        // A password may have an @ of its own.
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        format!("{scheme}://{host}{path}")
+    }
+}
+
+/// The URL of a Redis. Messages never repeat it: it may have a password.
+fn redis_url(value: &Value) -> Result<String, Problem> {
+    let fix = "write \"redis://[user[:password]@]host[:port][/db]\", \"rediss://…\" for TLS, \
+               \"redis+unix:///path[?db=N&user=U&pass=P]\", \"redis+sentinel://[user:password@]host[:port],…/name[/db]\" or \
+               \"redis+cluster://[user:password@]host[:port],…\"";
+    let url = text(value, fix)?;
+    match RedisUrl::parse(url) {
+        Ok(_) => Ok(url.to_owned()),
+        Err(error @ UrlError::NoName) => Err(Problem::new(
+            error.to_string(),
+            "write it after the hosts, as in \"redis+sentinel://host:26379/mymaster\"",
+        )),
+        Err(error) => Err(Problem::new(error.to_string(), fix)),
+    }
+}
+
+/// The first line of a file; `None` for the empty text.
+fn secret(value: &Value) -> Result<Option<Secret>, Problem> {
+    let Some((path, content)) = tls::read(value, "a file with a password")? else { return Ok(None) };
+    let line = std::str::from_utf8(&content).ok().and_then(|content| content.lines().next()).map(str::trim_end);
+    match line {
+        Some(secret) if !secret.is_empty() => Ok(Some(Secret { path, secret: secret.to_owned() })),
+        _ => Err(Problem::new(format!("{path:?} has no password"), "write it into the file's first line, as text")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Config, source};
+
+    fn parse(text: &str) -> Result<Config, Vec<String>> {
+        Config::parse(text, "t.toml", source::TABLES).map_err(|errors| errors.lines().collect())
+    }
+
+    #[test]
+    fn the_table_turns_redis_on() {
+        assert_eq!(parse("").unwrap().sources.get::<RedisConfig>(), None);
+        assert_eq!(parse("[redis]").unwrap().sources.get(), Some(&RedisConfig::default()));
+        let config = parse("[redis]\nurl = \"redis+unix:///run/redis.sock?db=2\"\nprefix = \"site:\"").unwrap();
+        let url = "redis+unix:///run/redis.sock?db=2".into();
+        let expected = RedisConfig { url, prefix: "site:".into(), ..RedisConfig::default() };
+        assert_eq!(config.sources.get(), Some(&expected));
+    }
+
+    /// One value a line, and what the error says.
+    #[test]
+    fn wrong_values_say_what_to_write() {
+        for (line, words) in [
+            (r#"redis.url = "redis+sentinel://h""#, "lacks the primary's name; write it after the hosts"),
+            (r#"redis.password_file = "/nonexistent""#, "\"/nonexistent\" can't be read (No such file or directory)"),
+            (r#"redis.ca_file = "/nonexistent""#, "\"/nonexistent\" can't be read"),
+            (r#"redis.cert_file = "/dev/null""#, "\"/dev/null\" has no certificate; write"),
+            (r#"redis.key_file = "/dev/null""#, "\"/dev/null\" has no private key"),
+            (r#"redis.sentinel_password_file = "/dev/null""#, "\"/dev/null\" has no password; write it"),
+            (r#"redis.url = "h:6379""#, "this is not the URL of a Redis; write \"redis://"),
+            (r#"redis.url = "redis://h:x""#, "this is not the URL of a Redis"),
+            (r#"redis.url = "redis://u:secret@h/x""#, "not the URL of a Redis (Invalid database number); write"),
+            (r#"redis.url = """#, "this is not the URL of a Redis"),
+            ("redis.url = 1.5", "can't be the number 1.5; write \"redis://"),
+            ("redis.prefix = 1.5", "can't be the number 1.5; write a text in quotes"),
+            (r#"redis.prefix = "a\n""#, "control character"),
+        ] {
+            let found = parse(line).unwrap_err();
+            assert!(
+                found.len() == 1 && found[0].starts_with("t.toml:1: redis.") && found[0].contains(words),
+                "{line}: {found:#?}"
+            );
+            assert!(!found[0].contains("secret"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn the_address_of_redis_has_no_password() {
+        for (url, address) in [
+            ("redis://h", "redis://h"),
+            ("redis://u:p@h:6380/2", "redis://h:6380/2"),
+            ("redis://:p@ss@h/", "redis://h/"),
+            ("redis+unix:///run/redis.sock?db=2&pass=p", "redis+unix:///run/redis.sock"),
+            ("redis+sentinel://u:p@a:1,b:2/main", "redis+sentinel://a:1,b:2/main"),
+        ] {
+            assert_eq!(RedisConfig { url: url.into(), ..RedisConfig::default() }.address(), address);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! What the sources that read from Redis share: the table `[redis]`, the URL, TLS, Sentinel, and how a connection is opened and
+//! logged in. It subscribes to nothing, reads no events and never reconnects.
+
+mod url;
+mod error;
+mod version;
+mod config;
+mod tls;
+mod server;
+
+pub use self::config::RedisConfig;
+pub(super) use self::{
+    error::{broken, explain, is_forbidden, login_refused},
+    server::{Connection, Server},
+    url::{Address, Topology},
+};
