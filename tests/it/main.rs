@@ -30,6 +30,7 @@ mod polls;
 mod proxy;
 mod publish;
 mod random_losses;
+mod redis_at_scale;
 mod redis_source;
 mod replay;
 mod restart;

@@ -13,4 +13,5 @@ pub(super) use self::{
     error::{broken, explain, is_forbidden, login_refused},
     server::{Connection, Server},
     url::{Address, Topology},
+    version::Product,
 };

@@ -29,6 +29,8 @@ use super::{
 };
 use crate::{config::reason, source::SourceError};
 
+/// Longest wait for TLS, within [`CONNECT_TIMEOUT`].
+const TLS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for one Sentinel, with the connection to it. The next one is asked after that.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -194,9 +196,11 @@ impl Server {
         let Some(tls) = &self.0.tls else { return Ok(Box::new(stream)) };
         let name = ServerName::try_from(host.clone())
             .map_err(|_| broken(format!("{host} is neither a host's name nor an IP address")))?;
-        match tls.connect(name, stream).await {
-            Ok(stream) => Ok(Box::new(stream)),
-            Err(error) => Err(broken(format!("TLS with {address} failed: {}", tls::explain(&error)))),
+        match timeout(TLS_TIMEOUT, tls.connect(name, stream)).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(broken(format!("TLS with {address} failed: {}", tls::explain(&error)))),
+            // Redis waits for more where it takes the greeting of TLS for a long command.
+            Err(_) => Err(broken(format!("TLS with {address} failed: no answer; perhaps this port has no TLS"))),
         }
     }
 

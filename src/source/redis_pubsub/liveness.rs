@@ -1,9 +1,10 @@
-//! Whether Redis can be relied on: it answers PING, and it is no replica that has lost its primary. It never reconnects.
+//! Whether Redis can be relied on: it answers PING, its part in the replication stays the same, it is no replica that has lost its
+//! primary, and what is published comes back (`probe`). It never reconnects.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -11,9 +12,10 @@ use std::{
 use redis::{RedisError, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::sleep;
 
+use super::probe::Prober;
 use crate::source::{
     Sink,
-    redis::{broken, is_forbidden},
+    redis::{Product, broken, is_forbidden},
 };
 
 /// How often Redis is asked. An event may be stamped with the time for as long as half of `history.skew` after the last
@@ -22,7 +24,11 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The server's role as the source knows it, for its publish route.
 #[derive(Debug, Default)]
-pub(super) struct Health(AtomicU8);
+pub(super) struct Health {
+    role: AtomicU8,
+    /// How often the source has connected or disconnected.
+    changes: AtomicU64,
+}
 
 /// The server's part in its replication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +49,18 @@ impl Health {
         )
     }
 
+    /// The source has connected or disconnected: another server may be the primary now.
+    pub(super) fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that changes when the source connects or disconnects.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     fn role(&self) -> Role {
-        match self.0.load(Ordering::Relaxed) {
+        match self.role.load(Ordering::Relaxed) {
             0 => Role::Primary,
             1 => Role::Replica,
             _ => Role::Orphan,
@@ -53,7 +69,7 @@ impl Health {
 
     /// Notes the role; true if it has changed.
     fn note(&self, role: Role) -> bool {
-        self.0.swap(role as u8, Ordering::Relaxed) != role as u8
+        self.role.swap(role as u8, Ordering::Relaxed) != role as u8
     }
 }
 
@@ -69,9 +85,14 @@ pub(super) async fn check(connection: &mut MultiplexedConnection, health: &Healt
 }
 
 /// Asks the server at intervals until it does not answer or can't be relied on; returns the reason.
-pub(super) async fn watch(mut connection: MultiplexedConnection, sink: Sink, health: Arc<Health>) -> RedisError {
+pub(super) async fn watch(
+    mut connection: MultiplexedConnection,
+    mut prober: Prober,
+    sink: Sink,
+    health: Arc<Health>,
+) -> RedisError {
     loop {
-        // Messages that were published before the question arrive before the answer.
+        // Messages that were published before the question and the probe arrive before the answer and the probe.
         let asked = sink.now();
         if let Err(error) = ping(&mut connection).await {
             return error;
@@ -86,7 +107,11 @@ pub(super) async fn watch(mut connection: MultiplexedConnection, sink: Sink, hea
             Ok(role) if health.note(role) => return broken("its role in the replication has changed"),
             Ok(_) => {}
         }
-        sink.watermark(asked);
+        match prober.check().await {
+            Ok(true) => sink.watermark(asked),
+            Ok(false) => {}
+            Err(error) => return error,
+        }
         sleep(INTERVAL).await;
     }
 }
@@ -104,8 +129,11 @@ async fn role(connection: &mut MultiplexedConnection) -> RedisResult<Role> {
     match redis::cmd("ROLE").query_async::<Value>(connection).await {
         Ok(Value::Array(fields)) => Ok(role_of(&fields)),
         Ok(_) => Ok(Role::Primary),
-        // The user may not ask, or the server has no such command: then it is taken for a primary.
-        Err(error) if error.code().is_some() && !error.is_io_error() => Ok(Role::Primary),
+        // The user may not ask, or the server has no such command. Every user may ask for less.
+        Err(error) if error.code().is_some() && !error.is_io_error() => {
+            let product = Product::ask(connection).await?;
+            Ok(if product.is_primary { Role::Primary } else { Role::Replica })
+        }
         Err(error) => Err(error),
     }
 }

@@ -3,6 +3,7 @@
 
 mod wire;
 mod tap;
+mod probe;
 mod receive;
 mod liveness;
 mod session;

@@ -29,6 +29,8 @@ struct Connected {
     connection: Arc<Connection>,
     /// Set when it is closed.
     gone: Arc<AtomicBool>,
+    /// [`Health::changes`] when it was made.
+    changes: u64,
 }
 
 /// The result of an attempt to connect.
@@ -63,15 +65,16 @@ impl RedisPublisher {
     /// Returns the connection, which it makes first if there is none.
     async fn connection(&self) -> Attempt {
         let mut attempt = match &mut *lock(&self.shared) {
-            Shared::Connected(connected) if !connected.gone.load(Ordering::Acquire) => return Ok(connected.clone()),
+            Shared::Connected(connected) if self.is_usable(connected) => return Ok(connected.clone()),
             Shared::Connecting(attempt) => attempt.clone(),
             shared => {
                 let (result, attempt) = watch::channel(None);
                 *shared = Shared::Connecting(attempt.clone());
                 let (server, shared) = (self.server.clone(), Arc::clone(&self.shared));
+                let changes = self.health.changes();
                 // The attempt is a task of its own: it continues if the publish that began it is cancelled.
                 tokio::spawn(async move {
-                    let made = connect(&server).await.map_err(|error| Arc::from(explain(&error)));
+                    let made = connect(&server, changes).await.map_err(|error| Arc::from(explain(&error)));
                     *lock(&shared) = made.clone().map_or(Shared::None, Shared::Connected);
                     let _ = result.send(Some(made)); // Nobody may be waiting any more.
                 });
@@ -82,6 +85,12 @@ impl RedisPublisher {
             Ok(Some(made)) => made.clone(),
             _ => Err("the attempt to connect was cancelled".into()),
         }
+    }
+
+    /// Whether it is open, and made since the source has connected: another server may be the primary otherwise, and a server
+    /// that was demoted takes publishes that reach nobody.
+    fn is_usable(&self, connected: &Connected) -> bool {
+        !connected.gone.load(Ordering::Acquire) && connected.changes == self.health.changes()
     }
 
     async fn send(&self, messages: &[Message], sent: &AtomicBool) -> Result<(), PublishError> {
@@ -123,7 +132,7 @@ impl RedisPublisher {
     }
 }
 
-async fn connect(server: &Server) -> redis::RedisResult<Connected> {
+async fn connect(server: &Server, changes: u64) -> redis::RedisResult<Connected> {
     let gone = Arc::new(AtomicBool::new(false));
     let watched = Arc::clone(&gone);
     let options = AsyncConnectionConfig::new().set_push_sender(move |push: PushInfo| {
@@ -133,7 +142,7 @@ async fn connect(server: &Server) -> redis::RedisResult<Connected> {
         Ok::<(), ()>(())
     });
     let connection = server.connect(&options).await?;
-    Ok(Connected { connection: Arc::new(connection), gone })
+    Ok(Connected { connection: Arc::new(connection), gone, changes })
 }
 
 fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use super::{tap::Messages, wire};
+use super::{probe::Probe, tap::Messages, wire};
 use crate::{
     event::Message,
     name::ChannelName,
@@ -59,20 +59,25 @@ impl Receiver {
 /// The messages of one read.
 pub(super) struct Gathered {
     receiver: Receiver,
+    probe: Arc<Probe>,
     /// The last message's channel, by its name in Redis and here: the next message is often on the same channel.
     name: Option<(Vec<u8>, ChannelName)>,
     messages: Vec<Message>,
 }
 
 impl Gathered {
-    pub(super) fn new(receiver: Receiver) -> Self {
-        Self { receiver, name: None, messages: Vec::new() }
+    pub(super) fn new(receiver: Receiver, probe: Arc<Probe>) -> Self {
+        Self { receiver, probe, name: None, messages: Vec::new() }
     }
 }
 
 impl Messages for Gathered {
     fn take(&mut self, channel: &[u8], payload: &[u8]) {
         if self.name.as_ref().is_none_or(|(in_redis, _)| in_redis != channel) {
+            if self.probe.is_on(channel) {
+                self.flush();
+                return self.probe.take(payload);
+            }
             self.name = self.receiver.name(channel).map(|name| (channel.to_vec(), name));
         }
         if let Some((_, name)) = &self.name {

@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     RedisPubSub, liveness,
+    probe::{Probe, Prober},
     receive::{Gathered, Receiver},
     tap::Tap,
 };
@@ -76,7 +77,8 @@ impl Session {
                     }
                     cuts = known.or(cuts);
                     tries = 0;
-                    let error = self.serve(connected.connection.commands.clone(), &connected.gone).await;
+                    let error = self.serve(&connected).await;
+                    self.source.health.note_change();
                     // Messages that it still delivers come before the loss, not after it.
                     connected.connection.close().await;
                     if began.elapsed() >= STEADY {
@@ -122,9 +124,14 @@ impl Session {
 
     /// Connects, asks whether Redis can be relied on, and subscribes to all that is wanted.
     async fn connect_and_subscribe(&mut self) -> RedisResult<(Connected, Instant)> {
-        let connected = self.connect().await?;
+        let mut connected = self.connect().await?;
         let mut connection = connected.connection.commands.clone();
         liveness::check(&mut connection, &self.source.health).await?;
+        self.source.health.note_change();
+        connected.is_probed = match connection.subscribe(connected.probe.channel()).await {
+            Err(error) if is_forbidden(&error) => false,
+            done => done.map(|()| true)?,
+        };
         while let Ok(interest) = self.interest.try_recv() {
             note(&mut self.wanted, interest);
         }
@@ -139,7 +146,8 @@ impl Session {
     async fn connect(&self) -> RedisResult<Connected> {
         let gone = Arc::new(Notify::new());
         let receiver = Receiver::new(self.sink.clone(), self.source.prefix.clone(), Arc::clone(&gone));
-        let gathered = Gathered::new(receiver.clone());
+        let probe = Arc::new(Probe::new(&self.source.prefix));
+        let gathered = Gathered::new(receiver.clone(), Arc::clone(&probe));
         let options = AsyncConnectionConfig::new().set_push_sender(move |push| {
             receiver.receive(push);
             Ok::<(), ()>(())
@@ -148,14 +156,17 @@ impl Session {
         let address = server.find().await?;
         let longest = self.source.longest;
         let connection = server.open(&address, &options, |stream| Tap::new(stream, gathered, longest)).await?;
-        Ok(Connected { connection, gone })
+        Ok(Connected { connection, probe, is_probed: false, gone })
     }
 
     /// Subscribes and unsubscribes as it is asked until the connection is lost; gives the reason.
-    async fn serve(&mut self, mut connection: MultiplexedConnection, gone: &Notify) -> RedisError {
+    async fn serve(&mut self, connected: &Connected) -> RedisError {
+        let Connected { connection, probe, is_probed, gone } = connected;
         // Runs beside the subscriptions, which don't wait for its answer.
-        let (watched, sink, health) = (connection.clone(), self.sink.clone(), Arc::clone(&self.source.health));
-        let mut silent = pin!(liveness::watch(watched, sink, health));
+        let prober = Prober::new(self.source.server.clone(), Arc::clone(probe), connection, *is_probed);
+        let (sink, health) = (self.sink.clone(), Arc::clone(&self.source.health));
+        let mut silent = pin!(liveness::watch(connection.commands.clone(), prober, sink, health));
+        let mut connection = connection.commands.clone();
         loop {
             let done = tokio::select! {
                 // First, since a subscription on a closed connection would wait for its timeout.
@@ -283,6 +294,9 @@ fn note(wanted: &mut HashMap<ChannelName, Generation>, interest: Interest) -> Ch
 
 struct Connected {
     connection: Connection,
+    probe: Arc<Probe>,
+    /// Whether the probe's channel is subscribed to.
+    is_probed: bool,
     /// Notified when the connection is closed.
     gone: Arc<Notify>,
 }

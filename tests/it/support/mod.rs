@@ -2,6 +2,7 @@
 //!
 //! The clients share no code with the daemon. Otherwise a bug in shared code would go unnoticed.
 
+pub(crate) mod certificates;
 mod child;
 pub(crate) mod daemon;
 mod event_stream;
@@ -14,6 +15,7 @@ pub(crate) mod publisher;
 pub(crate) mod redis;
 pub(crate) mod relay;
 mod response;
+pub(crate) mod sentinel;
 mod socket;
 mod stream;
 mod times;

@@ -17,15 +17,20 @@ pub(crate) struct RedisServer {
 
 impl RedisServer {
     pub(crate) fn start(folder: &Folder) -> Self {
-        Self::start_with(folder, None)
+        Self::start_with(folder, None, &[])
+    }
+
+    /// A server with options of redis-server, such as `["--tls-port", "12345"]`.
+    pub(crate) fn start_with_options(folder: &Folder, options: &[&str]) -> Self {
+        Self::start_with(folder, None, options)
     }
 
     /// A server whose default user has a password.
     pub(crate) fn start_with_password(folder: &Folder, password: &'static str) -> Self {
-        Self::start_with(folder, Some(password))
+        Self::start_with(folder, Some(password), &[])
     }
 
-    fn start_with(folder: &Folder, password: Option<&'static str>) -> Self {
+    fn start_with(folder: &Folder, password: Option<&'static str>, options: &[&str]) -> Self {
         let (socket, log, port) = (folder.path("redis.sock"), folder.path("redis.log"), free_port());
         let mut command = Command::new(program_in_path("redis-server"));
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
@@ -33,6 +38,7 @@ impl RedisServer {
         if let Some(password) = password {
             command.args(["--requirepass", password]);
         }
+        command.args(options);
         let child = Child::start("redis-server", &mut command, log.clone());
         let mut server = Self { child, command, log, socket, port, password };
         server.wait_until_it_answers();

@@ -1,15 +1,20 @@
-//! A relay in front of Redis that can delay the replies of Redis.
+//! A relay in front of Redis that can delay the replies of Redis, and can lead new connections to another Redis.
 
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     ops::Range,
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
     thread,
 };
 
 pub(crate) struct Relay {
     port: u16,
+    /// Where new connections lead.
+    target: Arc<AtomicU16>,
     gate: Arc<Gate>,
 }
 
@@ -55,11 +60,15 @@ impl Relay {
         let port = listener.local_addr().unwrap().port();
         let gate = Arc::new(Gate::default());
         let for_replies = Arc::clone(&gate);
+        let target = Arc::new(AtomicU16::new(target));
+        let target_now = Arc::clone(&target);
         thread::spawn(move || {
             for (number, client) in listener.incoming().enumerate() {
                 let client = client.unwrap();
                 // If Redis doesn't listen, close the connection.
-                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)) else { continue };
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, target_now.load(Ordering::SeqCst))) else {
+                    continue;
+                };
                 let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 let gate = Arc::clone(&for_replies);
                 gate.change(|state| state.connections = number + 1);
@@ -67,7 +76,7 @@ impl Relay {
                 thread::spawn(move || copy(server, to_client, |reply| gate.pass(number, reply)));
             }
         });
-        Self { port, gate }
+        Self { port, target, gate }
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -77,6 +86,11 @@ impl Relay {
     /// Number of connections so far.
     pub(crate) fn connections(&self) -> usize {
         self.gate.state.lock().unwrap().connections
+    }
+
+    /// Leads new connections to another loopback port. Those that exist stay where they are.
+    pub(crate) fn lead_to(&self, target: u16) {
+        self.target.store(target, Ordering::SeqCst);
     }
 
     /// From now on, delays a reply that contains `word`, and all that follow.

@@ -22,6 +22,7 @@ use crate::support::{Folder, Gap, RedisServer, Response, Stream, Subscription, e
 /// Every channel with a subscriber, including ssecast's own.
 fn all_channels(redis: &RedisServer) -> Vec<String> {
     let mut channels: Vec<String> = redis.query(redis::cmd("PUBSUB").arg("CHANNELS"));
+    channels.retain(|name| !name.contains("ssecast:probe:"));
     channels.sort();
     channels
 }
