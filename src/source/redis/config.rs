@@ -10,7 +10,7 @@ use crate::config::{
     errors::Problem,
     table::table,
     value::Value,
-    values::{plain_text, text},
+    values::{flag, plain_text, text},
 };
 
 table! {
@@ -30,6 +30,8 @@ table! {
         pub sentinel_user: String = plain_text("");
         /// A file with Sentinel's own password, if it has one.
         pub sentinel_password_file: Option<Secret> = secret("");
+        /// In a cluster of Redis 7.0 or later: SSUBSCRIBE and SPUBLISH, of which only the channel's node knows. `false`: SUBSCRIBE and PUBLISH.
+        pub sharded: bool = flag(true);
         /// Put before a channel's name to make the name in Redis.
         pub prefix: String = plain_text("");
     }

@@ -4,6 +4,7 @@
 mod url;
 mod error;
 mod version;
+mod slots;
 mod config;
 mod tls;
 mod server;
@@ -12,6 +13,7 @@ pub use self::config::RedisConfig;
 pub(super) use self::{
     error::{broken, explain, is_forbidden, login_refused},
     server::{Connection, Server},
+    slots::{Slots, slot},
     url::{Address, Topology},
     version::Product,
 };

@@ -3,14 +3,15 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use redis::{
-    AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, aio::MultiplexedConnection,
+    AsyncConnectionConfig, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Value,
+    aio::MultiplexedConnection,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -22,17 +23,21 @@ use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 use super::{
     config::RedisConfig,
-    error::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, broken, explain, too_old},
+    error::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, broken, explain, login_refused, too_old},
+    slots::Slots,
     tls,
     url::{Address, RedisUrl, Topology},
     version::{OLDEST, Product},
 };
-use crate::{config::reason, source::SourceError};
+use crate::{config::reason, lock::lock, source::SourceError};
 
 /// Longest wait for TLS, within [`CONNECT_TIMEOUT`].
 const TLS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for one Sentinel, with the connection to it. The next one is asked after that.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait for one node of a cluster that is asked about the others, with the connection to it. The next one is asked after
+/// that.
+const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The bytes of a connection: TCP, TLS or a Unix socket.
 pub(in crate::source) type Stream = Box<dyn Socket>;
@@ -53,6 +58,8 @@ struct Inner {
     sentinel_login: RedisConnectionInfo,
     /// The Sentinel that answered last, which is asked first.
     sentinel: AtomicUsize,
+    /// Nodes of the cluster that are known beside those of the URL.
+    nodes: Mutex<Vec<Address>>,
 }
 
 /// A connection that is logged in. It is closed when this is dropped.
@@ -120,7 +127,14 @@ impl Server {
         let connector = || tls::connector(authorities.as_ref(), own.as_ref(), key.as_ref());
         let tls = url.tls.then(connector).transpose()?;
         let topology = url.topology;
-        Ok(Self(Arc::new(Inner { topology, tls, login, sentinel_login, sentinel: AtomicUsize::new(0) })))
+        Ok(Self(Arc::new(Inner {
+            topology,
+            tls,
+            login,
+            sentinel_login,
+            sentinel: AtomicUsize::new(0),
+            nodes: Mutex::default(),
+        })))
     }
 
     /// How its servers belong together.
@@ -138,16 +152,58 @@ impl Server {
     }
 
     /// The address to connect to: the server's or, with Sentinel, the primary's at this moment. In a cluster it is that of the
-    /// first node of the URL.
+    /// first node that can be reached.
     ///
     /// # Errors
-    /// No Sentinel answers, or none knows the primary.
+    /// No Sentinel answers, or none knows the primary; no node of the cluster can be reached.
     pub(in crate::source) async fn find(&self) -> RedisResult<Address> {
         match &self.0.topology {
             Topology::Single(address) => Ok(address.clone()),
             Topology::Sentinel { sentinels, primary } => self.ask_sentinels(sentinels, primary).await,
-            Topology::Cluster(nodes) => nodes.first().cloned().ok_or_else(|| broken("the URL names no node")),
+            Topology::Cluster(_) => {
+                let reach = |server: Self, address| async move { server.stream(&address).await.map(|_| address) };
+                self.try_nodes(reach).await
+            }
         }
+    }
+
+    /// Asks the cluster which node owns which slot. Also returns the product of the node that answered.
+    ///
+    /// # Errors
+    /// No node of the cluster answers.
+    pub(in crate::source) async fn slots(&self) -> RedisResult<(Slots, Product)> {
+        let (slots, product) = self.try_nodes(|server, address| async move { server.slots_at(&address).await }).await?;
+        *lock(&self.0.nodes) = slots.primaries();
+        Ok((slots, product))
+    }
+
+    async fn slots_at(&self, address: &Address) -> RedisResult<(Slots, Product)> {
+        let mut connection = self.open(address, &AsyncConnectionConfig::new(), |stream| stream).await?;
+        if !connection.product.is_cluster {
+            return Err(broken("it is no node of a cluster; let redis.url begin with \"redis://\" or \"rediss://\""));
+        }
+        let answer: Value = redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection.commands).await?;
+        Ok((Slots::of(&answer, address), connection.product))
+    }
+
+    /// Tries the known nodes of the cluster one after the other, until one does what is asked.
+    async fn try_nodes<T, F>(&self, attempt: impl Fn(Self, Address) -> F) -> RedisResult<T>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let Topology::Cluster(named) = &self.0.topology else { return Err(broken("this is no cluster")) };
+        let mut nodes = named.clone();
+        nodes.extend(lock(&self.0.nodes).iter().filter(|node| !named.contains(node)).cloned());
+        let mut failures = Vec::new();
+        for node in nodes {
+            let tried = timeout(NODE_TIMEOUT, attempt(self.clone(), node.clone())).await;
+            match tried.unwrap_or_else(|_| Err(broken("no answer"))) {
+                Err(error) if login_refused(&error).is_some() => return Err(error),
+                Err(error) => failures.push(format!("{node}: {}", explain(&error))),
+                done => return done,
+            }
+        }
+        Err(broken(format!("no node of the cluster can be used ({})", failures.join("; "))))
     }
 
     /// Opens a connection to one address, and logs in. `wrap` may put something between the socket and the client library.

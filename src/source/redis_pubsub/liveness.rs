@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::probe::Prober;
 use crate::source::{
     Sink,
-    redis::{Product, broken, is_forbidden},
+    redis::{Address, Product, broken, explain, is_forbidden},
 };
 
 /// How often Redis is asked. An event may be stamped with the time for as long as half of `history.skew` after the last
@@ -84,44 +84,61 @@ pub(super) async fn check(connection: &mut MultiplexedConnection, health: &Healt
     if role == Role::Orphan { Err(orphan()) } else { Ok(()) }
 }
 
-/// Asks the server at intervals until it does not answer or can't be relied on; returns the reason.
-pub(super) async fn watch(
-    mut connection: MultiplexedConnection,
-    mut prober: Prober,
-    sink: Sink,
-    health: Arc<Health>,
-) -> RedisError {
+/// A connection that is watched.
+pub(super) struct Watched {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) address: Address,
+    pub(super) prober: Prober,
+}
+
+/// Asks all servers at intervals until one does not answer or can't be relied on; returns the reason.
+pub(super) async fn watch(mut all: Vec<Watched>, sink: Sink, health: Arc<Health>) -> RedisError {
+    let is_one = all.len() == 1;
     loop {
         // Messages that were published before the question and the probe arrive before the answer and the probe.
         let asked = sink.now();
-        if let Err(error) = ping(&mut connection).await {
-            return error;
-        }
-        match role(&mut connection).await {
-            Err(error) => return error,
-            Ok(Role::Orphan) => {
-                health.note(Role::Orphan);
-                return orphan();
+        let mut proved = true;
+        for watched in &mut all {
+            match watched.ask(&health).await {
+                Ok(delivers) => proved &= delivers,
+                Err(error) if is_one => return error,
+                Err(error) => return broken(format!("{}: {}", watched.address, explain(&error))),
             }
-            // While it changed, messages were lost: clients get a gap.
-            Ok(role) if health.note(role) => return broken("its role in the replication has changed"),
-            Ok(_) => {}
         }
-        match prober.check().await {
-            Ok(true) => sink.watermark(asked),
-            Ok(false) => {}
-            Err(error) => return error,
+        if proved {
+            sink.watermark(asked);
         }
         sleep(INTERVAL).await;
     }
 }
 
+impl Watched {
+    /// Asks once. False if it is not certain that everything arrives.
+    async fn ask(&mut self, health: &Health) -> RedisResult<bool> {
+        ping(&mut self.connection).await?;
+        match role(&mut self.connection).await? {
+            Role::Orphan => {
+                health.note(Role::Orphan);
+                return Err(orphan());
+            }
+            // While it changed, messages were lost: clients get a gap.
+            role if health.note(role) => return Err(broken("its role in the replication has changed")),
+            _ => {}
+        }
+        self.prober.check().await
+    }
+}
+
 async fn ping(connection: &mut MultiplexedConnection) -> RedisResult<()> {
-    match redis::cmd("PING").query_async::<()>(connection).await {
+    // An answer to another command would be another text.
+    let text = format!("{:016x}", fastrand::u64(..));
+    match redis::cmd("PING").arg(&text).query_async::<Value>(connection).await {
+        Ok(Value::BulkString(answer)) if answer == text.as_bytes() => Ok(()),
+        Ok(_) => Err(broken("its answers are out of order")),
         Err(error) if is_forbidden(&error) => {
             Err(broken("its user may not PING, without which a loss is not noticed: allow it with ACL SETUSER … +ping"))
         }
-        done => done,
+        Err(error) => Err(error),
     }
 }
 

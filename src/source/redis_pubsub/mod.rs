@@ -6,7 +6,9 @@ mod tap;
 mod probe;
 mod receive;
 mod liveness;
+mod link;
 mod session;
+mod outgoing;
 mod publish;
 
 use std::sync::Arc;
@@ -27,6 +29,8 @@ const LONGEST: usize = 16;
 pub struct RedisPubSub {
     server: Server,
     prefix: String,
+    /// Whether a cluster is used by SSUBSCRIBE and SPUBLISH, if it has them.
+    sharded: bool,
     origin: String,
     /// The server, without a password.
     address: String,
@@ -44,6 +48,7 @@ impl RedisPubSub {
         Ok(Self {
             server: Server::new(config)?,
             prefix: config.prefix.clone(),
+            sharded: config.sharded,
             origin: format!("{} {}", config.url, config.prefix),
             address: config.address(),
             longest: max_message.saturating_mul(LONGEST),
@@ -66,8 +71,7 @@ impl Source for RedisPubSub {
     }
 
     fn publisher(&self, dispatcher: &Arc<Dispatcher>) -> Option<Arc<dyn Publisher>> {
-        let (server, prefix, health) = (self.server.clone(), self.prefix.clone(), Arc::clone(&self.health));
-        Some(Arc::new(RedisPublisher::new(server, prefix, Arc::clone(dispatcher), health)))
+        Some(Arc::new(RedisPublisher::new(self, Arc::clone(dispatcher))))
     }
 
     fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>, _: Option<Checkpoint>) -> Running {

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     log_rate::LogRate,
-    source::redis::{Address, Connection, Server, Topology, broken, explain, is_forbidden},
+    source::redis::{Address, Connection, Server, Topology, broken, explain, is_forbidden, slot},
 };
 
 /// Longest time for the probe to come back.
@@ -30,11 +30,16 @@ const RENEW: Duration = Duration::from_secs(5);
 /// Publishers may still be connected to it. It soon becomes a replica, which is noticed; a gap event before that would be too early.
 const FAILOVER: Duration = Duration::from_secs(10);
 
+/// How many channels are tried to find one in the slots of a node. A node with one slot of 16384 is nearly always found.
+const CHANNELS_TRIED: u32 = 200_000;
+
 /// The probe of one connection, on the side that receives it.
 #[derive(Debug)]
 pub(super) struct Probe {
     /// The channel's name in Redis. No other connection has it.
     channel: String,
+    /// Whether it is published with SPUBLISH.
+    is_sharded: bool,
     /// The number of the last probe that has arrived.
     seen: AtomicU64,
     arrived: Notify,
@@ -43,13 +48,29 @@ pub(super) struct Probe {
 impl Probe {
     /// A probe for a new connection. `prefix`: `redis.prefix`. It is on a channel that clients can't subscribe to.
     pub(super) fn new(prefix: &str) -> Self {
-        let channel = format!("{prefix}ssecast:probe:{:016x}", fastrand::u64(..));
-        Self { channel, seen: AtomicU64::new(0), arrived: Notify::new() }
+        Self::on(format!("{prefix}ssecast:probe:{:016x}", fastrand::u64(..)), false)
+    }
+
+    /// A probe for a node of a cluster, on a channel in one of its slots. `None` if there is no such channel: `redis.prefix` decides
+    /// the slot of every channel.
+    pub(super) fn in_slots(prefix: &str, owns: impl Fn(u16) -> bool) -> Option<Self> {
+        let own = fastrand::u64(..);
+        let mut channels = (0..CHANNELS_TRIED).map(|tag| format!("{prefix}ssecast:probe:{{{tag}}}:{own:016x}"));
+        channels.find(|channel| owns(slot(channel.as_bytes()))).map(|channel| Self::on(channel, true))
+    }
+
+    fn on(channel: String, is_sharded: bool) -> Self {
+        Self { channel, is_sharded, seen: AtomicU64::new(0), arrived: Notify::new() }
     }
 
     /// The channel's name in Redis.
     pub(super) fn channel(&self) -> &str {
         &self.channel
+    }
+
+    /// Whether its channel is one of SSUBSCRIBE.
+    pub(super) fn is_sharded(&self) -> bool {
+        self.is_sharded
     }
 
     /// Whether messages on this channel of Redis are probes.
@@ -74,7 +95,8 @@ impl Probe {
 /// Publishes probes for one subscription.
 pub(super) struct Prober {
     server: Server,
-    probe: Arc<Probe>,
+    /// `None`: there is none for this node of a cluster.
+    probe: Option<Arc<Probe>>,
     /// The subscription's server.
     subscribed_at: Address,
     /// The subscription's connection, on which the probe is published while there is no other.
@@ -85,16 +107,11 @@ pub(super) struct Prober {
     /// Since when Sentinel names another primary.
     superseded: Option<Instant>,
     number: u64,
-    /// Whether probes are published: not if the ACL forbids it.
-    is_allowed: bool,
 }
 
 impl Prober {
-    /// A prober for a subscription. `is_subscribed`: whether Redis has let the connection subscribe to the probe's channel.
-    pub(super) fn new(server: Server, probe: Arc<Probe>, connection: &Connection, is_subscribed: bool) -> Self {
-        if !is_subscribed {
-            log_forbidden(&probe);
-        }
+    /// A prober for a subscription. `probe`: the probe whose channel the connection is subscribed to, if there is one.
+    pub(super) fn new(server: Server, probe: Option<Arc<Probe>>, connection: &Connection) -> Self {
         Self {
             server,
             probe,
@@ -104,7 +121,6 @@ impl Prober {
             renewed: None,
             superseded: None,
             number: 0,
-            is_allowed: is_subscribed,
         }
     }
 
@@ -114,27 +130,28 @@ impl Prober {
     /// # Errors
     /// The probe does not come back, or Sentinel names another primary than that of the subscription.
     pub(super) async fn check(&mut self) -> RedisResult<bool> {
-        if self.superseded.is_some() || self.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEW) {
+        // Each node of a cluster knows which slots it owns, and says so.
+        let is_sharded = self.probe.as_ref().is_some_and(|probe| probe.is_sharded);
+        let is_due = self.superseded.is_some() || self.renewed.is_none_or(|renewed| renewed.elapsed() >= RENEW);
+        if is_due && !is_sharded {
             self.renew().await?;
         }
         if self.superseded.is_some() {
             return Ok(false);
         }
-        if !self.is_allowed {
-            return Ok(true);
-        }
+        let Some(probe) = self.probe.clone() else { return Ok(true) };
         self.number += 1;
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(self.probe.channel()).arg(self.number);
+        let mut publish = redis::cmd(if is_sharded { "SPUBLISH" } else { "PUBLISH" });
+        publish.arg(probe.channel()).arg(self.number);
         if let Err(error) = self.publish(&publish).await {
             if is_forbidden(&error) {
-                log_forbidden(&self.probe);
-                self.is_allowed = false;
+                log_forbidden(probe.channel());
+                self.probe = None;
                 return Ok(true);
             }
             return Err(error);
         }
-        timeout(LIMIT, self.probe.arrival(self.number)).await.map(|()| true).map_err(|_| {
+        timeout(LIMIT, probe.arrival(self.number)).await.map(|()| true).map_err(|_| {
             let publisher = self.own.as_ref().map_or(&self.subscribed_at, |own| &own.address);
             broken(format!(
                 "it answers, but what is published does not arrive: a probe published at {publisher} did not come back in {} s",
@@ -158,7 +175,10 @@ impl Prober {
         self.renewed = Some(Instant::now());
         let found = match self.server.find().await {
             Ok(address) => address,
-            Err(error) => return Ok(self.log_unrenewed(&explain(&error))),
+            Err(error) => {
+                self.log_unrenewed(&explain(&error));
+                return Ok(());
+            }
         };
         let is_superseded = matches!(self.server.topology(), Topology::Sentinel { .. }) && found != self.subscribed_at;
         if is_superseded {
@@ -167,7 +187,7 @@ impl Prober {
             return if since.elapsed() < FAILOVER { Ok(()) } else { Err(superseded(&found, &self.subscribed_at)) };
         }
         self.superseded = None;
-        if self.is_allowed {
+        if self.probe.is_some() {
             match self.server.open(&found, &AsyncConnectionConfig::new(), |stream| stream).await {
                 Ok(connection) => self.own = Some(connection),
                 Err(error) => self.log_unrenewed(&explain(&error)),
@@ -194,11 +214,11 @@ fn superseded(found: &Address, subscribed_at: &Address) -> RedisError {
 }
 
 /// Logs, once in this process, that probes are not allowed.
-fn log_forbidden(probe: &Probe) {
+pub(super) fn log_forbidden(channel: &str) {
     static LOGGED: AtomicBool = AtomicBool::new(false);
     if !LOGGED.swap(true, Ordering::Relaxed) {
         tracing::warn!(
-            channel = probe.channel(),
+            channel,
             "Redis's ACL does not allow the probe that checks delivery: only PING and ROLE are checked; allow its user to \
              SUBSCRIBE and PUBLISH on ssecast:probe:* (with redis.prefix before it)"
         );
@@ -214,6 +234,15 @@ mod tests {
         let (one, other) = (Probe::new("site:"), Probe::new("site:"));
         assert!(one.channel().starts_with("site:ssecast:probe:"));
         assert!(one.is_on(one.channel().as_bytes()) && !one.is_on(other.channel().as_bytes()));
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_has_a_probe_in_its_slots() {
+        for owned in [0, 1, 16383] {
+            let probe = Probe::in_slots("site:", |slot| slot == owned).unwrap();
+            assert_eq!(slot(probe.channel().as_bytes()), owned);
+        }
+        assert!(Probe::in_slots("{site}:", |at| at != slot(b"site")).is_none(), "all channels are in one slot");
     }
 
     #[tokio::test]

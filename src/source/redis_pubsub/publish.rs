@@ -10,25 +10,29 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, PushInfo, PushKind};
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
-use super::{Health, wire};
+use super::{
+    Health, RedisPubSub,
+    link::{MOVE_WAIT, has_moved},
+    outgoing::{Failure, Outgoing},
+};
 use crate::{
     broker::{Dispatcher, PublishError, Published, Publisher, Publishing},
     event::Message,
-    source::redis::{Connection, Server, explain, is_forbidden},
+    source::redis::{Server, explain, is_forbidden},
 };
 
 /// Longest wait for a publish, with the connection that it may need.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A connection to publish on.
+/// Connections to publish on.
 #[derive(Clone)]
 struct Connected {
-    connection: Arc<Connection>,
-    /// Set when it is closed.
-    gone: Arc<AtomicBool>,
+    connections: Arc<Outgoing>,
     /// [`Health::changes`] when it was made.
     changes: u64,
 }
@@ -49,6 +53,7 @@ enum Shared {
 /// Publishes with PUBLISH, on a connection of its own: messages for subscribers don't delay it.
 pub(super) struct RedisPublisher {
     server: Server,
+    sharded: bool,
     prefix: String,
     dispatcher: Arc<Dispatcher>,
     health: Arc<Health>,
@@ -57,9 +62,16 @@ pub(super) struct RedisPublisher {
 }
 
 impl RedisPublisher {
-    /// A publisher to a server. `health` is what the source knows of it.
-    pub(super) fn new(server: Server, prefix: String, dispatcher: Arc<Dispatcher>, health: Arc<Health>) -> Self {
-        Self { server, prefix, dispatcher, health, shared: Arc::default() }
+    /// A publisher for the server of a source.
+    pub(super) fn new(source: &RedisPubSub, dispatcher: Arc<Dispatcher>) -> Self {
+        Self {
+            server: source.server.clone(),
+            sharded: source.sharded,
+            prefix: source.prefix.clone(),
+            dispatcher,
+            health: Arc::clone(&source.health),
+            shared: Arc::default(),
+        }
     }
 
     /// Returns the connection, which it makes first if there is none.
@@ -71,10 +83,12 @@ impl RedisPublisher {
                 let (result, attempt) = watch::channel(None);
                 *shared = Shared::Connecting(attempt.clone());
                 let (server, shared) = (self.server.clone(), Arc::clone(&self.shared));
-                let changes = self.health.changes();
+                let (sharded, changes) = (self.sharded, self.health.changes());
                 // The attempt is a task of its own: it continues if the publish that began it is cancelled.
                 tokio::spawn(async move {
-                    let made = connect(&server, changes).await.map_err(|error| Arc::from(explain(&error)));
+                    let made = Outgoing::open(&server, sharded).await;
+                    let made = made.map(|made| Connected { connections: Arc::new(made), changes });
+                    let made = made.map_err(|error| Arc::from(explain(&error)));
                     *lock(&shared) = made.clone().map_or(Shared::None, Shared::Connected);
                     let _ = result.send(Some(made)); // Nobody may be waiting any more.
                 });
@@ -90,37 +104,44 @@ impl RedisPublisher {
     /// Whether it is open, and made since the source has connected: another server may be the primary otherwise, and a server
     /// that was demoted takes publishes that reach nobody.
     fn is_usable(&self, connected: &Connected) -> bool {
-        !connected.gone.load(Ordering::Acquire) && connected.changes == self.health.changes()
+        !connected.connections.is_closed() && connected.changes == self.health.changes()
     }
 
     async fn send(&self, messages: &[Message], sent: &AtomicBool) -> Result<(), PublishError> {
-        let unavailable = |why: String| PublishError::Unavailable { why, may_have_arrived: false };
         if let Some(why) = self.health.refuses_publishes() {
-            return Err(unavailable(why.to_owned()));
+            return Err(PublishError::Unavailable { why: why.to_owned(), may_have_arrived: false });
         }
-        let made = self.connection().await;
-        let Connected { connection, .. } =
-            made.map_err(|error| unavailable(format!("Redis is disconnected ({error})")))?;
-        let mut commands = redis::pipe();
-        if messages.len() > 1 {
-            commands.atomic(); // All of a list or, where one is refused, none.
+        let mut left: Vec<&Message> = messages.iter().collect();
+        let mut published = false;
+        // It ends after [`PUBLISH_TIMEOUT`] at the latest.
+        loop {
+            let made = self.connection().await;
+            let Connected { connections, .. } = made.map_err(|error| PublishError::Unavailable {
+                why: format!("Redis is disconnected ({error})"),
+                may_have_arrived: published,
+            })?;
+            sent.store(true, Ordering::Relaxed);
+            let Err(Failure { error, refused, is_partial }) = connections.publish(&left, &self.prefix).await else {
+                return Ok(());
+            };
+            published |= is_partial;
+            if !refused.is_empty() && has_moved(&error) {
+                // Slots of a cluster have moved. The nodes are asked again where they are.
+                left = refused.into_iter().map(|index| left[index]).collect();
+                self.disconnect();
+                sleep(MOVE_WAIT).await;
+                continue;
+            }
+            if error.is_unrecoverable_error() || error.is_timeout() {
+                self.disconnect();
+            }
+            let why = format!("Redis refused the publish ({})", explain(&error));
+            if is_forbidden(&error) && !published {
+                return Err(PublishError::Refused(format!("{why}; nothing was published: allow it in Redis's ACL")));
+            }
+            // An answer with a code refuses the whole list. Without an answer, the list may have arrived.
+            return Err(PublishError::Unavailable { why, may_have_arrived: published || error.code().is_none() });
         }
-        for message in messages {
-            let channel = format!("{}{}", self.prefix, message.channel);
-            commands.publish(channel, &wire::encode(message)[..]);
-        }
-        sent.store(true, Ordering::Relaxed);
-        let taken: Result<Vec<u64>, _> = commands.query_async(&mut connection.commands.clone()).await;
-        let Err(error) = taken else { return Ok(()) };
-        if error.is_unrecoverable_error() || error.is_timeout() {
-            self.disconnect();
-        }
-        let why = format!("Redis refused the publish ({})", explain(&error));
-        if is_forbidden(&error) {
-            return Err(PublishError::Refused(format!("{why}; nothing was published: allow it in Redis's ACL")));
-        }
-        // An answer with a code refuses the whole list. Without an answer, the list may have arrived.
-        Err(PublishError::Unavailable { why, may_have_arrived: error.code().is_none() })
     }
 
     /// Closes the connection: the next publish makes another.
@@ -130,19 +151,6 @@ impl RedisPublisher {
             drop(mem::take(&mut *shared));
         }
     }
-}
-
-async fn connect(server: &Server, changes: u64) -> redis::RedisResult<Connected> {
-    let gone = Arc::new(AtomicBool::new(false));
-    let watched = Arc::clone(&gone);
-    let options = AsyncConnectionConfig::new().set_push_sender(move |push: PushInfo| {
-        if push.kind == PushKind::Disconnection {
-            watched.store(true, Ordering::Release);
-        }
-        Ok::<(), ()>(())
-    });
-    let connection = server.connect(&options).await?;
-    Ok(Connected { connection: Arc::new(connection), gone, changes })
 }
 
 fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {

@@ -11,17 +11,16 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{RedisError, RedisResult};
 use tokio::{
-    sync::{Notify, mpsc::UnboundedReceiver},
+    sync::mpsc::UnboundedReceiver,
     time::{Instant, timeout},
 };
 
 use super::{
-    RedisPubSub, liveness,
-    probe::{Probe, Prober},
-    receive::{Gathered, Receiver},
-    tap::Tap,
+    RedisPubSub,
+    link::{Event, Link},
+    liveness,
 };
 use crate::{
     broker::{Generation, Interest},
@@ -30,12 +29,14 @@ use crate::{
     source::{
         Sink,
         backoff::Backoff,
-        redis::{Connection, broken, explain, is_forbidden, login_refused},
+        redis::{Topology, broken, explain, is_forbidden, login_refused},
     },
 };
 
 /// Most channels in one SUBSCRIBE.
 const CHANNELS_A_COMMAND: usize = 1000;
+/// Why a cluster takes no marker.
+const NO_ORDER: &str = "the nodes of a Redis Cluster have no common order of messages";
 /// A connection that is lost sooner than this counts as a failure: the next try waits longer, since each loss gives all clients
 /// a gap.
 const STEADY: Duration = Duration::from_secs(5);
@@ -60,27 +61,33 @@ impl Session {
     pub(super) async fn run(mut self) {
         let mut retry = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut unsteady = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
-        let (mut tries, mut cuts) = (0_u32, None);
+        let (mut tries, mut cuts, mut broke_off) = (0_u32, None, false);
         loop {
             let mut wait = None;
             let error = match self.connect_and_subscribe().await {
-                Ok((connected, began)) => {
+                Ok((mut link, began)) => {
                     if tries > 0 {
                         tracing::info!(channels = self.wanted.len(), "Redis reconnected; clients got a gap event");
                     }
-                    let known = liveness::output_cuts(&connected.connection.commands).await;
+                    let known = self.output_cuts(&link).await;
                     if known.zip(cuts).is_some_and(|(known, before)| known > before) {
                         tracing::warn!(
                             "Redis has closed a connection because its output buffer was full, perhaps this one: raise \
                              client-output-buffer-limit pubsub in redis.conf, or publish less at once"
                         );
+                    } else if known.is_none() && broke_off {
+                        tracing::warn!(
+                            "Redis closed the connection in the middle of a message, perhaps because its output buffer was full: \
+                             raise client-output-buffer-limit pubsub in redis.conf, or publish less at once"
+                        );
                     }
                     cuts = known.or(cuts);
                     tries = 0;
-                    let error = self.serve(&connected).await;
+                    let error = self.serve(&mut link).await;
                     self.source.health.note_change();
+                    broke_off = link.broke_off();
                     // Messages that it still delivers come before the loss, not after it.
-                    connected.connection.close().await;
+                    link.close().await;
                     if began.elapsed() >= STEADY {
                         retry.reset();
                         unsteady.reset();
@@ -123,57 +130,39 @@ impl Session {
     }
 
     /// Connects, asks whether Redis can be relied on, and subscribes to all that is wanted.
-    async fn connect_and_subscribe(&mut self) -> RedisResult<(Connected, Instant)> {
-        let mut connected = self.connect().await?;
-        let mut connection = connected.connection.commands.clone();
-        liveness::check(&mut connection, &self.source.health).await?;
+    async fn connect_and_subscribe(&mut self) -> RedisResult<(Link, Instant)> {
+        let mut link = Link::open(&self.source, &self.sink).await?;
         self.source.health.note_change();
-        connected.is_probed = match connection.subscribe(connected.probe.channel()).await {
-            Err(error) if is_forbidden(&error) => false,
-            done => done.map(|()| true)?,
-        };
         while let Ok(interest) = self.interest.try_recv() {
             note(&mut self.wanted, interest);
         }
         let asked = self.sink.now();
         let names: Vec<ChannelName> = self.wanted.keys().cloned().collect();
-        let refused = self.subscribe(&mut connection, &names).await?;
+        let refused = self.subscribe(&mut link, &names).await?;
         self.sink.reconnected(asked, self.wanted.iter().map(|(name, &generation)| (name, generation)));
         self.refuse(refused);
-        Ok((connected, Instant::now()))
+        Ok((link, Instant::now()))
     }
 
-    async fn connect(&self) -> RedisResult<Connected> {
-        let gone = Arc::new(Notify::new());
-        let receiver = Receiver::new(self.sink.clone(), self.source.prefix.clone(), Arc::clone(&gone));
-        let probe = Arc::new(Probe::new(&self.source.prefix));
-        let gathered = Gathered::new(receiver.clone(), Arc::clone(&probe));
-        let options = AsyncConnectionConfig::new().set_push_sender(move |push| {
-            receiver.receive(push);
-            Ok::<(), ()>(())
-        });
-        let server = &self.source.server;
-        let address = server.find().await?;
-        let longest = self.source.longest;
-        let connection = server.open(&address, &options, |stream| Tap::new(stream, gathered, longest)).await?;
-        Ok(Connected { connection, probe, is_probed: false, gone })
+    async fn output_cuts(&self, link: &Link) -> Option<u64> {
+        liveness::output_cuts(&link.any()?.commands).await
     }
 
-    /// Subscribes and unsubscribes as it is asked until the connection is lost; gives the reason.
-    async fn serve(&mut self, connected: &Connected) -> RedisError {
-        let Connected { connection, probe, is_probed, gone } = connected;
+    /// Subscribes and unsubscribes as it is asked until a connection is lost; gives the reason.
+    async fn serve(&mut self, link: &mut Link) -> RedisError {
         // Runs beside the subscriptions, which don't wait for its answer.
-        let prober = Prober::new(self.source.server.clone(), Arc::clone(probe), connection, *is_probed);
         let (sink, health) = (self.sink.clone(), Arc::clone(&self.source.health));
-        let mut silent = pin!(liveness::watch(connection.commands.clone(), prober, sink, health));
-        let mut connection = connection.commands.clone();
+        let mut silent = pin!(liveness::watch(link.watched(&self.source), sink, health));
         loop {
             let done = tokio::select! {
                 // First, since a subscription on a closed connection would wait for its timeout.
                 biased;
-                () = gone.notified() => return broken("the connection was closed"),
+                event = link.event() => match event {
+                    Event::Closed => return broken("the connection was closed"),
+                    Event::Moved(moved) => self.follow(link, &moved).await,
+                },
                 interest = self.interest.recv() => match interest {
-                    Some(interest) => self.meet(&mut connection, interest).await,
+                    Some(interest) => self.meet(link, interest).await,
                     None => return broken("ssecast is stopping"),
                 },
                 error = silent.as_mut() => return error,
@@ -184,8 +173,23 @@ impl Session {
         }
     }
 
+    /// Subscribes to channels whose slots have moved, at their new owners. What was published meanwhile may be lost.
+    async fn follow(&mut self, link: &mut Link, moved: &[Vec<u8>]) -> RedisResult<()> {
+        let name =
+            |in_redis: &Vec<u8>| ChannelName::from_bytes(in_redis.strip_prefix(self.source.prefix.as_bytes())?).ok();
+        let names: Vec<ChannelName> =
+            moved.iter().filter_map(name).filter(|name| self.wanted.contains_key(name)).collect();
+        // A gap event before, since the first message at the new owner may arrive before the second one.
+        names.iter().for_each(|name| self.sink.lost(name));
+        let refused = self.subscribe(link, &names).await?;
+        names.iter().for_each(|name| self.sink.lost(name));
+        self.refuse(refused);
+        tracing::info!(channels = names.len(), "slots of the Redis Cluster have moved; their clients got a gap event");
+        Ok(())
+    }
+
     /// Does what `first` asks for and what is queued behind it, in order, with as many channels in one command as fit.
-    async fn meet(&mut self, connection: &mut MultiplexedConnection, first: Interest) -> RedisResult<()> {
+    async fn meet(&mut self, link: &mut Link, first: Interest) -> RedisResult<()> {
         let mut next = Some(first);
         while let Some(interest) = next.take() {
             let subscribes = matches!(interest, Interest::Subscribe(..));
@@ -203,28 +207,32 @@ impl Session {
             }
             let names: Vec<ChannelName> = names.into_iter().collect();
             if subscribes {
-                let refused = self.subscribe(connection, &names).await?;
+                let refused = self.subscribe(link, &names).await?;
                 // `subscribe` has removed the refused ones.
                 self.sink.confirmed(names.iter().filter_map(|name| Some((name, *self.wanted.get(name)?))));
                 self.refuse(refused);
             } else {
-                connection.unsubscribe(self.in_redis(&names)).await?;
+                link.unsubscribe(self.in_redis(&names)).await?;
             }
         }
         Ok(())
     }
 
     /// Subscribes to the channels. Returns those that Redis's ACL refuses, and removes them from `wanted`.
-    async fn subscribe(
-        &mut self,
-        connection: &mut MultiplexedConnection,
-        names: &[ChannelName],
-    ) -> RedisResult<Vec<Refusal>> {
+    async fn subscribe(&mut self, link: &mut Link, names: &[ChannelName]) -> RedisResult<Vec<Refusal>> {
         let mut refused = Vec::new();
+        let mut names = names.to_vec();
+        if matches!(self.source.server.topology(), Topology::Cluster(_)) {
+            // Only the marker of a reload is reserved. Nodes of a cluster have no common order that it could divide.
+            for marker in names.extract_if(.., |name| name.is_reserved()) {
+                let generation = self.wanted.remove(&marker);
+                refused.extend(generation.map(|generation| (marker, generation, NO_ORDER.to_owned())));
+            }
+        }
         for names in names.chunks(CHANNELS_A_COMMAND) {
-            match connection.subscribe(self.in_redis(names)).await {
+            match link.subscribe(self.in_redis(names), &self.source).await {
                 Err(error) if is_forbidden(&error) => {
-                    self.subscribe_one_by_one(connection, names, &mut refused).await?;
+                    self.subscribe_one_by_one(link, names, &mut refused).await?;
                 }
                 done => done?,
             }
@@ -234,12 +242,12 @@ impl Session {
 
     async fn subscribe_one_by_one(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        link: &mut Link,
         names: &[ChannelName],
         refused: &mut Vec<Refusal>,
     ) -> RedisResult<()> {
         for name in names {
-            match connection.subscribe(self.in_redis(std::slice::from_ref(name))).await {
+            match link.subscribe(self.in_redis(std::slice::from_ref(name)), &self.source).await {
                 Err(error) if is_forbidden(&error) => {
                     if let Some(generation) = self.wanted.remove(name) {
                         refused.push((name.clone(), generation, explain(&error)));
@@ -254,7 +262,11 @@ impl Session {
     fn refuse(&self, refused: Vec<Refusal>) {
         static RATE: LogRate = LogRate::new();
         for (name, generation, reason) in refused {
-            if name.is_reserved() {
+            if reason == NO_ORDER {
+                tracing::info!(
+                    "a reload causes a gap event: the nodes of a Redis Cluster have no common order of messages"
+                );
+            } else if name.is_reserved() {
                 // No client subscribes to such a name: it is the marker of a reload.
                 tracing::warn!(
                     channel = %name,
@@ -290,13 +302,4 @@ fn note(wanted: &mut HashMap<ChannelName, Generation>, interest: Interest) -> Ch
             name
         }
     }
-}
-
-struct Connected {
-    connection: Connection,
-    probe: Arc<Probe>,
-    /// Whether the probe's channel is subscribed to.
-    is_probed: bool,
-    /// Notified when the connection is closed.
-    gone: Arc<Notify>,
 }

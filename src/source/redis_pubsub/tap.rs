@@ -17,6 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How every message on a subscribed channel begins in RESP3.
 const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n";
+/// The same on a channel of SSUBSCRIBE.
+const SHARDED_MESSAGE: &[u8] = b">3\r\n$8\r\nsmessage\r\n";
+/// How a frame begins that says that a channel of SSUBSCRIBE is not subscribed to any more. The name follows.
+const UNSUBSCRIBED: &[u8] = b">3\r\n$12\r\nsunsubscribe\r\n";
 /// Most bytes of one read, where messages are not longer.
 const CHUNK: usize = 64 << 10;
 
@@ -26,6 +30,13 @@ pub(super) trait Messages {
     fn take(&mut self, channel: &[u8], payload: &[u8]);
     /// A message on the channel was longer than the tap takes, and was dropped. It comes after all that were taken.
     fn too_long(&mut self, channel: &[u8], bytes: usize);
+    /// Redis has ended the subscription to a channel of SSUBSCRIBE. True if it was not asked to: the library must not see the frame,
+    /// which it would take for the answer to whatever it waits for.
+    fn ended(&mut self, _channel: &[u8]) -> bool {
+        false
+    }
+    /// The stream has ended in the middle of a frame: the server has dropped what it had still to send.
+    fn broke_off(&mut self) {}
     /// Nothing more has been read: publish what there is.
     fn flush(&mut self);
 }
@@ -67,7 +78,9 @@ impl<S, M: Messages> Tap<S, M> {
                 self.messages.too_long(channel, payload);
                 self.skip = length;
             } else if let Some(length) = frame_length(bytes) {
-                self.rest.extend_from_slice(&bytes[..length]);
+                if !unsubscribed(bytes).is_some_and(|channel| self.messages.ended(channel)) {
+                    self.rest.extend_from_slice(&bytes[..length]);
+                }
                 bytes = &bytes[length..];
             } else {
                 break;
@@ -107,8 +120,12 @@ impl<S: AsyncRead + Unpin, M: Messages + Unpin> AsyncRead for Tap<S, M> {
             }
             // This loop can't block other tasks of the thread: tokio's streams yield after a number of reads.
             let mut read = ReadBuf::new(&mut tap.buffer[tap.filled..]);
-            ready!(Pin::new(&mut tap.stream).poll_read(cx, &mut read))?;
+            let done = ready!(Pin::new(&mut tap.stream).poll_read(cx, &mut read));
             let bytes = read.filled().len();
+            if bytes == 0 && (tap.filled > 0 || tap.skip > 0) {
+                tap.messages.broke_off();
+            }
+            done?;
             tap.filled += bytes;
             tap.sort(bytes == 0);
             if bytes == 0 && tap.rest.is_empty() {
@@ -134,7 +151,7 @@ impl<S: AsyncWrite + Unpin, M: Unpin> AsyncWrite for Tap<S, M> {
 
 /// The message that `bytes` begin with, if it is one and all of it is there: channel, payload, and the length of it all.
 fn message(bytes: &[u8]) -> Option<(&[u8], &[u8], usize)> {
-    let (channel, rest) = bulk_string(bytes.strip_prefix(MESSAGE)?)?;
+    let (channel, rest) = bulk_string(after_kind(bytes)?)?;
     let (payload, rest) = bulk_string(rest)?;
     Some((channel, payload, bytes.len() - rest.len()))
 }
@@ -142,12 +159,22 @@ fn message(bytes: &[u8]) -> Option<(&[u8], &[u8], usize)> {
 /// The message that `bytes` begin with, if its payload is longer than `longest`, whether or not all of it is there: channel,
 /// length of the payload, and of it all.
 fn too_long(bytes: &[u8], longest: usize) -> Option<(&[u8], usize, usize)> {
-    let (channel, rest) = bulk_string(bytes.strip_prefix(MESSAGE)?)?;
+    let (channel, rest) = bulk_string(after_kind(bytes)?)?;
     let line = rest.strip_prefix(b"$")?;
     let digits = &line[..memchr::memchr(b'\r', line)?];
     let payload = number(digits).filter(|payload| *payload > longest)?;
     let before = bytes.len() - line.len() + digits.len() + 2;
     Some((channel, payload, before.saturating_add(payload).saturating_add(2)))
+}
+
+/// What follows the beginning of a message.
+fn after_kind(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.strip_prefix(MESSAGE).or_else(|| bytes.strip_prefix(SHARDED_MESSAGE))
+}
+
+/// The channel of a frame that says that it is not subscribed to any more.
+fn unsubscribed(frame: &[u8]) -> Option<&[u8]> {
+    bulk_string(frame.strip_prefix(UNSUBSCRIBED)?).map(|(channel, _)| channel)
 }
 
 fn bulk_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -276,6 +303,39 @@ mod tests {
         }
     }
 
+    /// Ends subscriptions without being asked for `moved`, and as it was asked for all others.
+    struct Ending(Taken);
+
+    impl Messages for Ending {
+        fn take(&mut self, channel: &[u8], payload: &[u8]) {
+            self.0.take(channel, payload);
+        }
+
+        fn too_long(&mut self, _: &[u8], _: usize) {}
+
+        fn ended(&mut self, channel: &[u8]) -> bool {
+            channel == b"moved"
+        }
+
+        fn flush(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn the_library_does_not_see_that_redis_has_ended_a_subscription_of_a_shard() {
+        let message: &[u8] = b">3\r\n$8\r\nsmessage\r\n$1\r\na\r\n$2\r\nxy\r\n";
+        let ended =
+            |name: &str| format!(">3\r\n$12\r\nsunsubscribe\r\n${}\r\n{name}\r\n:0\r\n", name.len()).into_bytes();
+        let all = [b"+OK\r\n", message, &ended("moved"), &ended("left"), message].concat();
+        for a_read in 1..all.len() {
+            let taken = Taken::default();
+            let mut rest = Vec::new();
+            let mut tap = Tap::new(Pieces(&all, a_read), Ending(taken.clone()), 100);
+            tap.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, [&b"+OK\r\n"[..], &ended("left")].concat(), "{a_read} bytes a read");
+            assert_eq!(taken.0.lock().unwrap().len(), 2);
+        }
+    }
+
     #[tokio::test]
     async fn a_message_that_is_too_long_is_dropped_without_being_kept() {
         let long = [MESSAGE, b"$1\r\na\r\n$11\r\nhello\r\nbye!\r\n"].concat();
@@ -346,6 +406,37 @@ mod tests {
                 rest = &rest[frame.len()..];
             }
             prop_assert!(rest.is_empty());
+        }
+    }
+
+    /// Counts streams that break off.
+    struct Breaks(Arc<Mutex<usize>>);
+
+    impl Messages for Breaks {
+        fn take(&mut self, _: &[u8], _: &[u8]) {}
+
+        fn too_long(&mut self, _: &[u8], _: usize) {}
+
+        fn broke_off(&mut self) {
+            *self.0.lock().unwrap() += 1;
+        }
+
+        fn flush(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_in_a_message_is_reported() {
+        let whole = [b"+OK\r\n", MESSAGE, b"$1\r\na\r\n$5\r\nhello\r\n"].concat();
+        for (bytes, longest, breaks) in [
+            (&whole[..], 10, 0),
+            (&whole[..whole.len() - 1], 10, 1),
+            (&whole[..whole.len() - 1], 2, 1),
+            (&whole[..5], 10, 0),
+        ] {
+            let counted = Arc::new(Mutex::new(0));
+            let mut tap = Tap::new(Pieces(bytes, 3), Breaks(Arc::clone(&counted)), longest);
+            tap.read_to_end(&mut Vec::new()).await.unwrap();
+            assert_eq!(*counted.lock().unwrap(), breaks, "{} bytes", bytes.len());
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod certificates;
 mod child;
+pub(crate) mod cluster;
 pub(crate) mod daemon;
 mod event_stream;
 mod folder;

@@ -120,6 +120,11 @@ impl RedisServer {
         let _: usize = self.query(redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub"));
     }
 
+    /// As [`RedisServer::query`], but `None` if the server does not answer or refuses the command.
+    pub(crate) fn try_query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Option<T> {
+        command.query(&mut self.client().get_connection().ok()?).ok()
+    }
+
     pub(crate) fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> T {
         command.query(&mut self.connect()).unwrap()
     }
