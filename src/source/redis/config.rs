@@ -16,7 +16,7 @@ use crate::config::{
 table! {
     /// `[redis]`: where events come from, and publishes go to.
     pub struct RedisConfig from [redis] else "Without this table, which may be empty, events come from the admin socket alone." {
-        /// The Redis server: `redis://`, `rediss://` (TLS), `redis+unix://`, `redis+sentinel://` or `redis+cluster://`; see docs/sources.md.
+        /// The Redis server: `redis://`, `rediss://` (TLS), `redis+unix://`, `redis+sentinel://` or `redis+cluster://`; see docs/redis.md.
         pub url: String = redis_url("redis://127.0.0.1:6379");
         /// A file with the password of the URL's user, so that the URL needs none.
         pub password_file: Option<Secret> = secret("");
