@@ -7,7 +7,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use super::{Failure, print};
+use super::{Failure, exit, print};
 use crate::{
     config::{Config, DEFAULT_PATH, default_document},
     source,
@@ -49,7 +49,8 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
     let answer = if args.defaults {
         default_document(&Config::definitions(source::TABLES))
     } else {
-        Config::assemble(args.config.as_deref(), &[], source::TABLES)?;
+        let config = Config::assemble(args.config.as_deref(), &[], source::TABLES)?;
+        source::configured(&config).map_err(|error| Failure::new(exit::USAGE, error))?;
         match &args.config {
             Some(path) => format!("{}: OK\n", path.display()),
             None if PathBuf::from(DEFAULT_PATH).exists() => format!("{DEFAULT_PATH}: OK\n"),

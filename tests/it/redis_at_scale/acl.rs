@@ -1,17 +1,23 @@
 //! A user of Redis with the least rights, and with less.
 
-use crate::support::{Daemon, Folder, RedisServer, Subscription, eventually};
+use crate::support::{Daemon, Folder, RedisServer, Subscription, cluster::Cluster, eventually};
 
-/// The least rights, as docs/sources.md gives them, but for the password and `redis.prefix`.
+/// The least rights, as docs/redis.md gives them, but for the prefix of the channels.
 const LEAST: &[&str] =
-    &["+ping", "+role", "+subscribe", "+unsubscribe", "+publish", "+multi", "+exec", "&news", "&ssecast:*"];
+    &["&news", "&ssecast:*", "+ping", "+role", "+info", "+subscribe", "+unsubscribe", "+publish", "+multi", "+exec"];
+/// What a cluster needs beside them.
+const LEAST_IN_CLUSTER: &[&str] = &["+cluster|slots", "+ssubscribe", "+sunsubscribe", "+spublish"];
+
+fn set_user(redis: &RedisServer, rights: &[&str]) {
+    let mut command = redis::cmd("ACL");
+    command.arg("SETUSER").arg("ssecast").arg("reset").arg("on").arg(">s3cret").arg(rights);
+    let _: () = redis.query(&command);
+}
 
 fn start(rights: &[&str]) -> (Folder, RedisServer, Daemon) {
     let folder = Folder::new();
     let redis = RedisServer::start(&folder);
-    let mut command = redis::cmd("ACL");
-    command.arg("SETUSER").arg("ssecast").arg("reset").arg("on").arg(">s3cret").arg(rights);
-    let _: () = redis.query(&command);
+    set_user(&redis, rights);
     let password = folder.write("password", "s3cret\n");
     let url = format!("redis://ssecast@127.0.0.1:{}", redis.port());
     let daemon = Daemon::start(&folder, &format!("[redis]\nurl = {url:?}\npassword_file = {password:?}\n"));
@@ -50,4 +56,38 @@ fn a_user_that_may_not_probe_delivers_and_is_logged_once() {
     eventually("it is subscribed to again", || (redis.publish("news", "2") == 1).then_some(()));
     assert_eq!(stream.texts(1), ["2"]);
     assert_eq!(daemon.child().log().matches(words).count(), 1);
+}
+
+#[test]
+fn a_list_fails_where_the_user_may_not_use_transactions_and_single_messages_go_on() {
+    needs!("redis-server");
+    let rights: Vec<&str> = LEAST.iter().copied().filter(|right| *right != "+multi").collect();
+    let (_folder, _redis, daemon) = start(&rights);
+    let mut stream = Subscription::to(&["other"]).request(daemon.public()).send(daemon.public());
+    assert_eq!(stream.status(), 403, "a channel that is not allowed: {}", stream.text());
+    daemon.publish("news", "one message needs none");
+    let list = r#"[{"channel":"news","message":"1"},{"channel":"news","message":"2"}]"#;
+    let answer = daemon.post("/publish", "application/json", list);
+    assert_eq!((answer.status(), answer.json()["code"].as_str()), (503, Some("maybe_published")));
+    daemon.publish("news", "again");
+}
+
+#[test]
+fn a_user_with_the_least_rights_is_enough_in_a_cluster() {
+    needs!("redis-server");
+    let (folder, cluster) = (Folder::new(), Cluster::start(0));
+    for server in &cluster.servers {
+        set_user(server, &[LEAST, LEAST_IN_CLUSTER].concat());
+    }
+    let password = folder.write("password", "s3cret");
+    let url = cluster.table().replace("redis+cluster://", "redis+cluster://ssecast@");
+    let tables = format!("{url}password_file = {password:?}\n[history]\nlinger = \"0s\"\n");
+    let mut daemon = Daemon::start(&folder, &tables);
+    let mut stream = Subscription::to(&["news"]).open(daemon.public());
+    cluster.publish("news", "by Redis");
+    daemon.publish("news", "by the admin socket");
+    assert_eq!(stream.texts(2), ["by Redis", "by the admin socket"]);
+    drop(stream);
+    eventually("it is unsubscribed", || (0..3).all(|server| cluster.subscribers(server, "news") == 0).then_some(()));
+    assert!(!daemon.child().log().contains("ACL"), "{}", daemon.child().log());
 }

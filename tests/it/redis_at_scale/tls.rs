@@ -114,8 +114,10 @@ fn a_file_that_can_not_be_used_is_named_with_the_reason() {
     ] {
         let config = folder.write("wrong.toml", &table(1, &files));
         let words = words.replace("MISSING", missing.to_str().unwrap());
-        let output = daemon::run(&["serve", "--config", config.to_str().unwrap()], b"");
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && error.contains(&words), "{words}: {error}");
+        for command in ["check", "serve"] {
+            let output = daemon::run(&[command, "--config", config.to_str().unwrap()], b"");
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert!(!output.status.success() && error.contains(&words), "{command}: {words}: {error}");
+        }
     }
 }
