@@ -80,7 +80,15 @@ impl NoAnswer {
 fn check(url: &str) -> anyhow::Result<()> {
     // A JSON string is a TOML string with the same value.
     let document = format!("redis.url = {}", serde_json::json!(url));
-    let Err(errors) = Config::parse(&document, "--redis-url", source::TABLES) else { return Ok(()) };
+    let Err(errors) = Config::parse(&document, "--redis-url", source::TABLES) else {
+        let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+        let is_plain = matches!(scheme, "redis" | "redis+unix" | "unix");
+        anyhow::ensure!(
+            is_plain,
+            "--redis-url: the demo reaches one Redis without TLS: write redis:// or redis+unix://"
+        );
+        return Ok(());
+    };
     let errors = errors.to_string();
     let problem = errors.split_once("redis.url: ").map_or(errors.as_str(), |(_, problem)| problem);
     anyhow::bail!("--redis-url: {}", problem.trim_end())

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::url::Address;
 
@@ -17,6 +17,12 @@ const NO_PASSWORD: &str = "Redis asks for a password: put one into the URL, redi
 pub(in crate::source) fn is_forbidden(error: &RedisError) -> bool {
     // A transaction gives the answers of its commands in its text alone.
     error.code() == Some("NOPERM") || error.code() == Some("EXECABORT") && error.to_string().contains("NoPerm")
+}
+
+/// Whether a node of a cluster answers that another one owns the slot, or that the slot is moving.
+pub(in crate::source) fn has_moved(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, Moved, TryAgain};
+    matches!(error.kind(), ErrorKind::Server(Moved | Ask | TryAgain))
 }
 
 /// An error of a connection that can't be relied on any more.

@@ -11,7 +11,7 @@ mod server;
 
 pub use self::config::RedisConfig;
 pub(super) use self::{
-    error::{broken, explain, is_forbidden, login_refused},
+    error::{broken, explain, has_moved, is_forbidden, login_refused},
     server::{Connection, Server},
     slots::{Slots, slot},
     url::{Address, Topology},

@@ -152,7 +152,7 @@ impl Server {
     }
 
     /// The address to connect to: the server's or, with Sentinel, the primary's at this moment. In a cluster it is that of the
-    /// first node that can be reached.
+    /// first primary that can be reached.
     ///
     /// # Errors
     /// No Sentinel answers, or none knows the primary; no node of the cluster can be reached.
@@ -161,8 +161,9 @@ impl Server {
             Topology::Single(address) => Ok(address.clone()),
             Topology::Sentinel { sentinels, primary } => self.ask_sentinels(sentinels, primary).await,
             Topology::Cluster(_) => {
+                let (slots, _) = self.slots().await?;
                 let reach = |server: Self, address| async move { server.stream(&address).await.map(|_| address) };
-                self.try_nodes(reach).await
+                self.try_each(slots.primaries(), reach).await
             }
         }
     }
@@ -172,7 +173,11 @@ impl Server {
     /// # Errors
     /// No node of the cluster answers.
     pub(in crate::source) async fn slots(&self) -> RedisResult<(Slots, Product)> {
-        let (slots, product) = self.try_nodes(|server, address| async move { server.slots_at(&address).await }).await?;
+        let Topology::Cluster(named) = &self.0.topology else { return Err(broken("this is no cluster")) };
+        let mut nodes = named.clone();
+        nodes.extend(lock(&self.0.nodes).iter().filter(|node| !named.contains(node)).cloned());
+        let ask = |server: Self, address| async move { server.slots_at(&address).await };
+        let (slots, product) = self.try_each(nodes, ask).await?;
         *lock(&self.0.nodes) = slots.primaries();
         Ok((slots, product))
     }
@@ -186,14 +191,11 @@ impl Server {
         Ok((Slots::of(&answer, address), connection.product))
     }
 
-    /// Tries the known nodes of the cluster one after the other, until one does what is asked.
-    async fn try_nodes<T, F>(&self, attempt: impl Fn(Self, Address) -> F) -> RedisResult<T>
+    /// Tries nodes of the cluster one after the other, until one does what is asked.
+    async fn try_each<T, F>(&self, nodes: Vec<Address>, attempt: impl Fn(Self, Address) -> F) -> RedisResult<T>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let Topology::Cluster(named) = &self.0.topology else { return Err(broken("this is no cluster")) };
-        let mut nodes = named.clone();
-        nodes.extend(lock(&self.0.nodes).iter().filter(|node| !named.contains(node)).cloned());
         let mut failures = Vec::new();
         for node in nodes {
             let tried = timeout(NODE_TIMEOUT, attempt(self.clone(), node.clone())).await;

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, ServerErrorKind};
+use redis::{AsyncConnectionConfig, RedisError, RedisResult};
 use tokio::{
     sync::{Notify, mpsc},
     time::sleep,
@@ -29,7 +29,7 @@ use crate::{
     lock::lock,
     source::{
         Sink,
-        redis::{Address, Connection, Slots, Topology, broken, is_forbidden, slot},
+        redis::{Address, Connection, Slots, Topology, broken, has_moved, is_forbidden, slot},
     },
 };
 
@@ -143,9 +143,14 @@ impl Link {
         self.nodes.iter().map(watched).collect()
     }
 
-    /// A connection to ask for statistics.
-    pub(super) fn any(&self) -> Option<&Connection> {
-        self.nodes.first().map(|node| &node.connection)
+    /// The address of a server, if there is one.
+    pub(super) fn address(&self) -> Option<Address> {
+        self.nodes.first().map(|node| node.connection.address.clone())
+    }
+
+    /// How many connections that server has closed because their output buffer was full, if it says so.
+    pub(super) async fn output_cuts(&self) -> Option<u64> {
+        liveness::output_cuts(&self.nodes.first()?.connection.commands).await
     }
 
     /// Whether a connection has ended in the middle of a message: Redis has dropped messages that it had still to send.
@@ -196,7 +201,15 @@ impl Link {
         for (node, channels) in self.by_node(&channels)? {
             lock(&node.leaving).extend(channels.iter().map(|channel| channel.as_bytes().to_vec()));
         }
-        match self.send("SUNSUBSCRIBE", &channels).await {
+        let done = self.send("SUNSUBSCRIBE", &channels).await;
+        // All are answered. What Redis ends from now on, it was not asked to.
+        for node in &self.nodes {
+            let mut leaving = lock(&node.leaving);
+            for channel in &channels {
+                leaving.remove(channel.as_bytes());
+            }
+        }
+        match done {
             // Where the slot has moved, Redis has ended the subscription.
             Err(error) if has_moved(&error) => Ok(()),
             done => done,
@@ -205,14 +218,18 @@ impl Link {
 
     /// Sends a command for each channel to the node that owns it: a command may have channels of one slot only.
     async fn send(&self, command: &str, channels: &[String]) -> RedisResult<()> {
+        let mut moved = Ok(());
         for (node, channels) in self.by_node(channels)? {
             let mut commands = redis::pipe();
             for channel in channels {
                 commands.cmd(command).arg(channel).ignore();
             }
-            commands.query_async::<()>(&mut node.connection.commands.clone()).await?;
+            match commands.query_async::<()>(&mut node.connection.commands.clone()).await {
+                Err(error) if has_moved(&error) => moved = Err(error),
+                done => done?,
+            }
         }
-        Ok(())
+        moved
     }
 
     /// The channels of each node.
@@ -244,10 +261,4 @@ impl Link {
 
 fn no_node() -> RedisError {
     broken("there is no connection")
-}
-
-/// Whether the node answers that another one owns the slot, or that the slot is moving.
-pub(super) fn has_moved(error: &RedisError) -> bool {
-    use ServerErrorKind::{Ask, Moved, TryAgain};
-    matches!(error.kind(), ErrorKind::Server(Moved | Ask | TryAgain))
 }

@@ -11,13 +11,10 @@ use std::{
 
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult};
 
-use super::{
-    link::{HAS_SHARDED, has_moved},
-    wire,
-};
+use super::{link::HAS_SHARDED, wire};
 use crate::{
     event::Message,
-    source::redis::{Connection, Server, Slots, Topology, broken, slot},
+    source::redis::{Connection, Server, Slots, Topology, broken, has_moved, slot},
 };
 
 /// Connections that are used together.

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     log_rate::LogRate,
-    source::redis::{Address, Connection, Server, Topology, broken, explain, is_forbidden, slot},
+    source::redis::{Address, Connection, Server, Topology, broken, explain, has_moved, is_forbidden, slot},
 };
 
 /// Longest time for the probe to come back.
@@ -149,7 +149,7 @@ impl Prober {
                 self.probe = None;
                 return Ok(true);
             }
-            return Err(error);
+            return Err(if has_moved(&error) { broken("a slot of the cluster has moved") } else { error });
         }
         timeout(LIMIT, probe.arrival(self.number)).await.map(|()| true).map_err(|_| {
             let publisher = self.own.as_ref().map_or(&self.subscribed_at, |own| &own.address);

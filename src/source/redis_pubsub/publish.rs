@@ -17,13 +17,13 @@ use tokio::{
 
 use super::{
     Health, RedisPubSub,
-    link::{MOVE_WAIT, has_moved},
+    link::MOVE_WAIT,
     outgoing::{Failure, Outgoing},
 };
 use crate::{
     broker::{Dispatcher, PublishError, Published, Publisher, Publishing},
     event::Message,
-    source::redis::{Server, explain, is_forbidden},
+    source::redis::{Server, explain, has_moved, is_forbidden},
 };
 
 /// Longest wait for a publish, with the connection that it may need.

@@ -69,8 +69,10 @@ impl Session {
                     if tries > 0 {
                         tracing::info!(channels = self.wanted.len(), "Redis reconnected; clients got a gap event");
                     }
-                    let known = self.output_cuts(&link).await;
-                    if known.zip(cuts).is_some_and(|(known, before)| known > before) {
+                    let known = link.output_cuts().await;
+                    // Another server has a count of its own.
+                    let before = cuts.take_if(|(address, _)| *address == link.address());
+                    if known.zip(before).is_some_and(|(known, (_, before))| known > before) {
                         tracing::warn!(
                             "Redis has closed a connection because its output buffer was full, perhaps this one: raise \
                              client-output-buffer-limit pubsub in redis.conf, or publish less at once"
@@ -81,7 +83,7 @@ impl Session {
                              raise client-output-buffer-limit pubsub in redis.conf, or publish less at once"
                         );
                     }
-                    cuts = known.or(cuts);
+                    cuts = known.map(|known| (link.address(), known));
                     tries = 0;
                     let error = self.serve(&mut link).await;
                     self.source.health.note_change();
@@ -144,10 +146,6 @@ impl Session {
         Ok((link, Instant::now()))
     }
 
-    async fn output_cuts(&self, link: &Link) -> Option<u64> {
-        liveness::output_cuts(&link.any()?.commands).await
-    }
-
     /// Subscribes and unsubscribes as it is asked until a connection is lost; gives the reason.
     async fn serve(&mut self, link: &mut Link) -> RedisError {
         // Runs beside the subscriptions, which don't wait for its answer.
@@ -179,6 +177,9 @@ impl Session {
             |in_redis: &Vec<u8>| ChannelName::from_bytes(in_redis.strip_prefix(self.source.prefix.as_bytes())?).ok();
         let names: Vec<ChannelName> =
             moved.iter().filter_map(name).filter(|name| self.wanted.contains_key(name)).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
         // A gap event before, since the first message at the new owner may arrive before the second one.
         names.iter().for_each(|name| self.sink.lost(name));
         let refused = self.subscribe(link, &names).await?;

@@ -63,7 +63,7 @@ fn a_list_fails_where_the_user_may_not_use_transactions_and_single_messages_go_o
     needs!("redis-server");
     let rights: Vec<&str> = LEAST.iter().copied().filter(|right| *right != "+multi").collect();
     let (_folder, _redis, daemon) = start(&rights);
-    let mut stream = Subscription::to(&["other"]).request(daemon.public()).send(daemon.public());
+    let stream = Subscription::to(&["other"]).request(daemon.public()).send(daemon.public());
     assert_eq!(stream.status(), 403, "a channel that is not allowed: {}", stream.text());
     daemon.publish("news", "one message needs none");
     let list = r#"[{"channel":"news","message":"1"},{"channel":"news","message":"2"}]"#;

@@ -1,11 +1,11 @@
 //! Redis over TLS: own authorities, client certificates, and errors that say what is wrong.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use crate::support::{
-    Daemon, Folder, RedisServer, Subscription,
+    Child, Daemon, Folder, RedisServer, Subscription,
     certificates::{Authority, Signed},
-    daemon, eventually, free_port,
+    daemon, eventually, free_port, program_in_path,
 };
 
 /// A Redis with TLS on the port that is returned. It asks for a client certificate if `asks` is true.
@@ -86,6 +86,35 @@ fn a_missing_client_certificate_is_reported_with_what_to_set() {
     let (_redis, port) = start(&folder, &authority, true);
     let mut daemon = Daemon::start_unready(&folder, &table(port, &[("ca_file", &authority.certificate())]));
     assert_reported(&mut daemon, "Redis asks for a client certificate: set redis.cert_file and redis.key_file");
+}
+
+#[test]
+fn sentinel_and_the_primary_that_it_names_are_reached_over_tls() {
+    needs!("redis-server", "openssl");
+    let (folder, sentinel_folder) = (Folder::new(), Folder::new());
+    let authority = Authority::new(&folder, "authority");
+    let (redis, port) = start(&folder, &authority, false);
+    let Signed { certificate, key } = authority.sign("sentinel");
+    let own_port = free_port();
+    let text = format!(
+        "port 0\ntls-port {own_port}\nbind 127.0.0.1\ndir {}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\n\
+         tls-auth-clients no\ntls-replication yes\nsentinel monitor main 127.0.0.1 {port} 1\n",
+        sentinel_folder.path("").display(),
+        certificate.display(),
+        key.display(),
+        authority.certificate().display(),
+    );
+    let config = sentinel_folder.write("sentinel.conf", &text);
+    let mut command = Command::new(program_in_path("redis-server"));
+    command.arg(config).arg("--sentinel");
+    let _sentinel = Child::start("redis-sentinel", &mut command, sentinel_folder.path("sentinel.log"));
+    let url = format!("rediss+sentinel://127.0.0.1:{own_port}/main");
+    let ca_file = authority.certificate();
+    let daemon = Daemon::start(&folder, &format!("[redis]\nurl = {url:?}\nca_file = {ca_file:?}\n"));
+    let mut stream = Subscription::to(&["cats"]).open(daemon.public());
+    redis.publish("cats", "by Redis");
+    daemon.publish("cats", "by the admin socket");
+    assert_eq!(stream.texts(2), ["by Redis", "by the admin socket"]);
 }
 
 #[test]
