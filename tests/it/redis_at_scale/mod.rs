@@ -2,7 +2,7 @@
 
 mod acl;
 mod cluster;
-mod deaf;
+mod moved_address;
 mod numbers;
 mod sentinel;
 mod tls;

@@ -6,7 +6,7 @@ use std::{thread, time::Duration};
 use nix::sys::signal::Signal;
 
 use super::numbers::{Numbers, check, read_until};
-use crate::support::{Daemon, Folder, Subscription, eventually, publisher::refused, sentinel::Sentinel};
+use crate::support::{Daemon, Folder, RedisServer, Subscription, eventually, publisher::refused, sentinel::Sentinel};
 
 /// Publishes numbers while `fail` makes the replica the primary, until a publish on the admin socket arrives after that.
 fn assert_followed(fail: impl FnOnce(&mut Sentinel)) {
@@ -55,6 +55,30 @@ fn a_primary_that_hangs_is_replaced_and_losses_lie_under_a_gap() {
 fn a_primary_that_sentinel_demotes_is_replaced_and_losses_lie_under_a_gap() {
     needs!("redis-server");
     assert_followed(|sentinel| sentinel.fail_over());
+}
+
+/// As behind a network that is cut: the old primary does not learn that it was replaced. It takes 10 to 15 seconds, since
+/// publishers may still be at the old primary.
+#[test]
+fn a_primary_that_is_replaced_but_not_demoted_is_left_after_a_while() {
+    needs!("redis-server");
+    let (folder, other_folder) = (Folder::new(), Folder::new());
+    let sentinel = Sentinel::start(None);
+    let other = RedisServer::start(&other_folder);
+    let mut daemon = Daemon::start(&folder, &sentinel.table());
+    let mut stream = Subscription::to(&["numbers"]).open(daemon.public());
+    sentinel.name_instead(other.port());
+    sentinel.servers[0].publish("numbers", "1");
+    assert_eq!(stream.texts(1), ["1"], "a publisher that is still at the old primary");
+    let port = other.port();
+    let numbers = Numbers::begin(move || Some(port));
+    eventually("the source follows", || (other.subscribers("numbers") == 1).then_some(()));
+    daemon.wait_until_ready();
+    assert!(daemon.child().log().contains("Sentinel names another primary"), "{}", daemon.child().log());
+    let published = numbers.end();
+    assert_eq!(daemon.post_form(&[("channel", "numbers"), ("message", "last")]).status(), 200);
+    let (missing, gaps) = check(&read_until(&mut stream, "last"), &published);
+    assert!(missing > 0 && gaps == 1, "{missing} lost, {gaps} gap events");
 }
 
 #[test]

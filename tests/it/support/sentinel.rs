@@ -77,6 +77,15 @@ impl Sentinel {
         primary(&mut client.get_connection().ok()?)
     }
 
+    /// Names another server as the primary, without demoting the one that is it.
+    pub(crate) fn name_instead(&self, port: u16) {
+        let mut sentinel = self.connect().unwrap();
+        let _: () = redis::cmd("SENTINEL").arg("REMOVE").arg("main").query(&mut sentinel).unwrap();
+        let mut monitor = redis::cmd("SENTINEL");
+        monitor.arg("MONITOR").arg("main").arg("127.0.0.1").arg(port).arg(1);
+        let _: () = monitor.query(&mut sentinel).unwrap();
+    }
+
     /// Asks for a failover: the replica becomes the primary, and the primary its replica.
     pub(crate) fn fail_over(&self) {
         eventually("Sentinel begins a failover", || {
