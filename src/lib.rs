@@ -12,7 +12,6 @@ mod client_limit;
 mod clock;
 mod lock;
 mod index;
-mod config;
 mod name;
 mod cursor;
 mod gzip;
@@ -21,8 +20,10 @@ mod metrics;
 mod sse;
 mod stream;
 mod log_rate;
+mod pattern;
 
 mod event;
+mod config;
 
 mod snapshot;
 mod hub;

@@ -13,7 +13,10 @@ pub const MAX_EVENT_TYPE_BYTES: usize = 255;
 const RESERVED: [&str; 2] = ["__", "ssecast:"];
 
 /// The name of a channel: 1 to 255 bytes of UTF-8 without control characters, commas (they separate names in a query) or
-/// the pattern characters `*`, `?`, `[`, `]` and `\`. Cheap to clone.
+/// the characters `*`, `?`, `[`, `]` and `\`. Cheap to clone.
+///
+/// Where something is subscribed to, this may also be a pattern, in which each `*` stands for any characters
+/// ([`ChannelName::subscribable`]). A message never has a pattern for its channel.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
@@ -37,6 +40,16 @@ pub enum ChannelError {
         /// The first character that is not allowed.
         found: char,
     },
+    /// The pattern had a character that neither names nor patterns can have.
+    #[error(
+        "channel name {name:?} has {found:?}; control characters, commas and ? [ ] \\ are not allowed, and * makes it a pattern"
+    )]
+    ForbiddenInPattern {
+        /// The pattern as received.
+        name: String,
+        /// The first character that is not allowed.
+        found: char,
+    },
 }
 
 impl ChannelName {
@@ -45,16 +58,23 @@ impl ChannelName {
     /// # Errors
     /// [`ChannelError`] says which rule the name breaks.
     pub fn new(name: &str) -> Result<Self, ChannelError> {
-        if name.is_empty() {
-            return Err(ChannelError::Empty);
+        check_length(name)?;
+        match name.chars().find(|&c| c == '*' || is_never_allowed(c)) {
+            Some(found) => Err(ChannelError::Forbidden { name: name.to_owned(), found }),
+            None => Ok(Self(name.into())),
         }
-        if name.len() > MAX_CHANNEL_BYTES {
-            return Err(ChannelError::TooLong(name.len()));
+    }
+
+    /// Checks `name`, in which `*` is allowed: with one it is a pattern.
+    ///
+    /// # Errors
+    /// [`ChannelError`] says which rule the name breaks.
+    pub fn subscribable(name: &str) -> Result<Self, ChannelError> {
+        check_length(name)?;
+        match name.chars().find(|&c| is_never_allowed(c)) {
+            Some(found) => Err(ChannelError::ForbiddenInPattern { name: name.to_owned(), found }),
+            None => Ok(Self(name.into())),
         }
-        if let Some(found) = name.chars().find(|c| c.is_control() || matches!(c, ',' | '*' | '?' | '[' | ']' | '\\')) {
-            return Err(ChannelError::Forbidden { name: name.to_owned(), found });
-        }
-        Ok(Self(name.into()))
     }
 
     /// Checks `name`, given as bytes.
@@ -71,11 +91,30 @@ impl ChannelName {
         RESERVED.iter().any(|start| self.0.starts_with(start))
     }
 
+    /// Whether it is a pattern, and not a name.
+    #[must_use]
+    pub fn is_pattern(&self) -> bool {
+        self.0.contains('*')
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn check_length(name: &str) -> Result<(), ChannelError> {
+    match name.len() {
+        0 => Err(ChannelError::Empty),
+        1..=MAX_CHANNEL_BYTES => Ok(()),
+        length => Err(ChannelError::TooLong(length)),
+    }
+}
+
+/// Whether a character is allowed neither in names nor in patterns.
+fn is_never_allowed(c: char) -> bool {
+    c.is_control() || matches!(c, ',' | '?' | '[' | ']' | '\\')
 }
 
 impl fmt::Display for ChannelName {
@@ -175,6 +214,17 @@ mod tests {
         for good in ["cats", "user:42", "news/2024", "größe", "a b", "a.b-c_d"] {
             assert_eq!(ChannelName::new(good).unwrap().as_str(), good);
         }
+    }
+
+    #[test]
+    fn a_star_makes_a_pattern_where_something_is_subscribed_to() {
+        assert!(ChannelName::subscribable("news.*").unwrap().is_pattern());
+        assert!(!ChannelName::subscribable("news").unwrap().is_pattern());
+        assert!(ChannelName::subscribable("ssecast:*").unwrap().is_reserved());
+        for bad in ["a?*", "[a]*", "a,*", "*\n", "*\\"] {
+            assert!(matches!(ChannelName::subscribable(bad), Err(ChannelError::ForbiddenInPattern { .. })), "{bad:?}");
+        }
+        assert_eq!(ChannelName::subscribable(&"*".repeat(256)), Err(ChannelError::TooLong(256)));
     }
 
     #[test]

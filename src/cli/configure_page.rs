@@ -15,7 +15,7 @@ fn sections() -> String {
     let mut text = String::new();
     for table in Config::definitions(source::TABLES) {
         // Writing into a String cannot fail.
-        let _ = write!(text, "\n### [{}]\n\n", table.name);
+        let _ = write!(text, "\n### {}\n\n", table.heading());
         if !table.without.is_empty() {
             let _ = write!(text, "{}\n\n", table.without);
         }

@@ -89,7 +89,7 @@ fn configuration_page() -> String {
         roman(" prints a file with every key at its default."),
     ]);
     for table in Config::definitions(source::TABLES) {
-        page.control("SH", [format!("[{}]", table.name).as_str()]);
+        page.control("SH", [table.heading().as_str()]);
         if !table.without.is_empty() {
             page.text([roman(table.without)]);
         }

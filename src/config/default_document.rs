@@ -14,9 +14,9 @@ pub(crate) fn default_document(tables: &[&Definition]) -> String {
     for table in tables {
         // Writing into a String cannot fail.
         let _ = match table.without {
-            "" => writeln!(document, "\n[{}]", table.name),
+            "" => writeln!(document, "\n{}", table.heading()),
             // The table turns something on, so its heading is commented out too.
-            without => writeln!(document, "\n# {without}\n# [{}]", table.name),
+            without => writeln!(document, "\n# {without}\n# {}", table.heading()),
         };
         for key in table.keys {
             let _ = writeln!(document, "# {} = {}  # {}", key.name, key.default, key.plain_help());

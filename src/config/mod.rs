@@ -17,12 +17,14 @@ pub(crate) mod table;
 pub(crate) mod values;
 mod source_tables;
 mod tables;
+mod channel_rules;
 mod load;
 mod default_document;
 #[cfg(test)]
 mod tests;
 
 pub use address::Address;
+pub use channel_rules::{ChannelRules, Rule, RuleId};
 pub(crate) use default_document::default_document;
 pub use duration_range::DurationRange;
 pub use errors::{ConfigErrors, reason};
@@ -31,4 +33,4 @@ pub use raw::Override;
 pub use source_tables::SourceTable;
 pub use tables::{Account, Config, History, Listen, LogFormat, Process, Publish, Stream};
 #[cfg(test)]
-pub use tables::{Drain, KeyFiles};
+pub use tables::{Channel, Drain, Keep, KeyFiles};

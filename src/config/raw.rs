@@ -30,6 +30,8 @@ pub(super) struct Raw {
     known: Vec<&'static Definition>,
     /// The tables that the file or a flag has, by name.
     given: BTreeMap<&'static str, Entries>,
+    /// The tables that the file may have several times: each one with its place, in the order of the file.
+    repeated: BTreeMap<&'static str, Vec<(Place, Entries)>>,
 }
 
 /// The values of a table, by key.
@@ -41,7 +43,7 @@ impl Raw {
     pub(super) fn parse(text: &str, known: Vec<&'static Definition>, errors: &mut Vec<ConfigError>) -> Self {
         let lines = Lines(text);
         let (document, syntax) = DeTable::parse_recoverable(text);
-        let mut raw = Self { known, given: BTreeMap::new() };
+        let mut raw = Self { known, given: BTreeMap::new(), repeated: BTreeMap::new() };
         let mut found = Vec::new();
         for (name, value) in document.get_ref() {
             raw.read_table(lines, name, value, &mut found);
@@ -54,7 +56,8 @@ impl Raw {
             let is_heading = |line: usize| text.lines().nth(line - 1).is_some_and(|line| line.trim().starts_with('['));
             let broken_heading = broken.iter().any(|&line| is_heading(line));
             found.retain(|error| !is_broken(error.place) && (error.key.contains('.') || !broken_heading));
-            for entries in raw.given.values_mut() {
+            let repeated = raw.repeated.values_mut().flatten().map(|(_, entries)| entries);
+            for entries in raw.given.values_mut().chain(repeated) {
                 entries.retain(|_, entry| !is_broken(entry.place));
             }
         }
@@ -83,6 +86,11 @@ impl Raw {
         self.given.get(name)
     }
 
+    /// The tables of this name, which the file may have several times; each with its place.
+    pub(super) fn tables(&self, name: &str) -> &[(Place, Entries)] {
+        self.repeated.get(name).map_or(&[], Vec::as_slice)
+    }
+
     fn read_table(
         &mut self,
         lines: Lines<'_>,
@@ -92,7 +100,7 @@ impl Raw {
     ) {
         let place = lines.place(name.span().start);
         let name = name.get_ref().as_ref();
-        let Some(table) = self.known.iter().find(|known| known.name == name) else {
+        let Some(table) = self.known.iter().find(|known| known.name == name).copied() else {
             let problem = match value.get_ref() {
                 DeValue::Table(_) | DeValue::Array(_) => suggest::unknown_table(&self.known, name),
                 _ => suggest::unknown_key(&self.known, "", name),
@@ -100,12 +108,42 @@ impl Raw {
             errors.push(ConfigError { place, key: syntax::show(name), problem });
             return;
         };
-        let DeValue::Table(entries) = value.get_ref() else {
-            let problem = Problem::new("is a table, not a value", format!("write [{name}], and its keys below it"));
-            errors.push(ConfigError { place, key: syntax::show(name), problem });
-            return;
+        let is_no_table = |place: Place| {
+            let (what, heading) = (if table.repeated { "is a list of tables" } else { "is a table" }, table.heading());
+            let not = if matches!(value.get_ref(), DeValue::Table(_)) { "one table" } else { "a value" };
+            let problem = Problem::new(format!("{what}, not {not}"), format!("write {heading}, and its keys below it"));
+            ConfigError { place, key: syntax::show(name), problem }
         };
-        let given = self.given.entry(table.name).or_default();
+        match value.get_ref() {
+            DeValue::Table(entries) if !table.repeated => {
+                let mut given = self.given.remove(table.name).unwrap_or_default();
+                self.read_entries(lines, table, entries, &mut given, errors);
+                self.given.insert(table.name, given);
+            }
+            DeValue::Array(items) if table.repeated => {
+                for item in items {
+                    let place = lines.place(item.span().start);
+                    let DeValue::Table(entries) = item.get_ref() else {
+                        errors.push(is_no_table(place));
+                        continue;
+                    };
+                    let mut given = Entries::new();
+                    self.read_entries(lines, table, entries, &mut given, errors);
+                    self.repeated.entry(table.name).or_default().push((place, given));
+                }
+            }
+            _ => errors.push(is_no_table(place)),
+        }
+    }
+
+    fn read_entries(
+        &self,
+        lines: Lines<'_>,
+        table: &'static Definition,
+        entries: &DeTable<'_>,
+        given: &mut Entries,
+        errors: &mut Vec<ConfigError>,
+    ) {
         for (name, value) in entries {
             let place = lines.place(name.span().start);
             match table.keys.iter().find(|key| key.name == name.get_ref()) {

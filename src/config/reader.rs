@@ -12,13 +12,24 @@ pub(crate) struct Reader<'r> {
     table: &'static Definition,
     /// `None` if neither has the table.
     entries: Option<&'r Entries>,
+    /// Where a table is that the file has several times; else the file as a whole.
+    place: Place,
     errors: &'r mut Vec<ConfigError>,
 }
 
 impl<'r> Reader<'r> {
     /// A reader of `table`, which adds its errors to `errors`.
     pub(super) fn new(table: &'static Definition, raw: &'r Raw, errors: &'r mut Vec<ConfigError>) -> Self {
-        Self { table, entries: raw.table(table.name), errors }
+        Self { table, entries: raw.table(table.name), place: Place::File, errors }
+    }
+
+    /// A reader of one of several tables of the same name.
+    pub(super) fn of_item(
+        table: &'static Definition,
+        (place, entries): &'r (Place, Entries),
+        errors: &'r mut Vec<ConfigError>,
+    ) -> Self {
+        Self { table, entries: Some(entries), place: *place, errors }
     }
 
     /// Returns the value of `key`. If there is none, or `check` refuses it, returns the default, so that the other keys can be read
@@ -46,7 +57,7 @@ impl<'r> Reader<'r> {
         let place = |key: &&str| self.entries.and_then(|entries| entries.get(*key)).map(|located| located.place);
         let given = keys.iter().filter_map(|key| Some((place(key)?, *key))).max();
         // The defaults fit together, so one of the keys is given.
-        let (place, key) = given.unwrap_or((Place::File, keys.first().copied().unwrap_or_default()));
+        let (place, key) = given.unwrap_or((self.place, keys.first().copied().unwrap_or_default()));
         self.report(key, place, problem);
     }
 

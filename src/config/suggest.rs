@@ -4,8 +4,8 @@ use super::{definition::Definition, errors::Problem};
 
 /// The problem of an unknown table `name`: suggests the most similar table, or lists all.
 pub(super) fn unknown_table(tables: &[&'static Definition], name: &str) -> Problem {
-    let known = tables.iter().map(|table| format!("[{}]", table.name)).collect::<Vec<_>>().join(", ");
-    let nearest = nearest(name, tables.iter().map(|table| (table.name, format!("[{}]", table.name))));
+    let known = tables.iter().map(|table| table.heading()).collect::<Vec<_>>().join(", ");
+    let nearest = nearest(name, tables.iter().map(|table| (table.name, table.heading())));
     Problem::new("there is no such table", nearest.unwrap_or_else(|| format!("known here: {known}")))
 }
 
@@ -14,7 +14,7 @@ pub(super) fn unknown_table(tables: &[&'static Definition], name: &str) -> Probl
 pub(super) fn unknown_key(tables: &[&'static Definition], table: &str, name: &str) -> Problem {
     let what = "there is no such key";
     if let Some(table) = tables.iter().find(|table| table.keys.iter().any(|key| key.name == name)) {
-        return Problem::new(what, format!("`{name}` belongs under [{}]", table.name));
+        return Problem::new(what, format!("`{name}` belongs under {}", table.heading()));
     }
     let fix = match tables.iter().find(|known| known.name == table) {
         Some(table) => nearest(name, table.keys.iter().map(|key| (key.name, format!("`{}`", key.name))))
@@ -26,7 +26,7 @@ pub(super) fn unknown_key(tables: &[&'static Definition], table: &str, name: &st
             let paths = tables.iter().flat_map(|table| table.keys.iter().map(move |key| (table.name, key.name)));
             nearest(name, paths.map(|(table, key)| (key, format!("`{table}.{key}`")))).unwrap_or_else(|| {
                 // There are too many keys to list.
-                let known: Vec<_> = tables.iter().map(|table| format!("[{}]", table.name)).collect();
+                let known: Vec<_> = tables.iter().map(|table| table.heading()).collect();
                 format!("keys belong under {}", known.join(", "))
             })
         }

@@ -26,14 +26,14 @@ pub(crate) trait Table: Sized {
 /// A key has a doc comment, a name, a type, a check and a default. The doc comment is one line, which is also the key's help in the
 /// documentation. The default is written as in the file. The check is a function from [`Value`](super::value::Value) to the type or
 /// to a problem (see [`super::values`]); the default must pass it. `from [redis] else "…"` is for a table that turns something on:
-/// the text says what happens without the table.
+/// the text says what happens without the table. `from [[channel]]` is for a table that the file may have several times.
 ///
 /// The macro makes the struct, its `Default`, and its [`Table`]. From `Table::DEFINITION` are made the parser's error messages,
 /// `ssecast check --defaults`, ssecast.toml(5) and docs/configure.md.
 macro_rules! table {
     (
         $(#[doc = $table_doc:literal])+
-        $visibility:vis struct $Name:ident from [$table:ident] $(else $without:literal)? {
+        $visibility:vis struct $Name:ident from $heading:tt $(else $without:literal)? {
             $(
                 #[doc = $doc:literal]
                 pub $key:ident: $Type:ty = $check:ident($default:tt);
@@ -57,11 +57,12 @@ macro_rules! table {
 
         impl $crate::config::table::Table for $Name {
             const DEFINITION: &'static $crate::config::definition::Definition = &$crate::config::definition::Definition {
-                name: stringify!($table),
+                name: $crate::config::table::heading!($heading).0,
+                repeated: $crate::config::table::heading!($heading).1,
                 without: concat!("" $(, $without)?),
                 keys: &[$(
                     $crate::config::definition::Key {
-                        name: stringify!($key),
+                        name: $crate::config::definition::key_name(stringify!($key)),
                         default: stringify!($default),
                         help: $doc.trim_ascii(),
                     },
@@ -69,10 +70,21 @@ macro_rules! table {
             };
 
             fn read(reader: &mut $crate::config::reader::Reader<'_>) -> Self {
-                Self { $($key: reader.get(stringify!($key), stringify!($default), $check),)+ }
+                use $crate::config::definition::key_name;
+                Self { $($key: reader.get(key_name(stringify!($key)), stringify!($default), $check),)+ }
             }
         }
     };
 }
 
-pub(crate) use table;
+/// The name of a table, and whether the file may have it several times.
+macro_rules! heading {
+    ([[$table:ident]]) => {
+        (stringify!($table), true)
+    };
+    ([$table:ident]) => {
+        (stringify!($table), false)
+    };
+}
+
+pub(crate) use {heading, table};

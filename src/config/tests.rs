@@ -3,6 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use super::{table::table, values::plain_text, *};
+use crate::name::ChannelName;
 
 table! {
     /// A table that a source owns.
@@ -24,6 +25,10 @@ fn errors(text: &str) -> Vec<String> {
     parse(text).unwrap_err().lines().collect()
 }
 
+fn name(name: &str) -> ChannelName {
+    ChannelName::subscribable(name).unwrap()
+}
+
 fn with_radio(radio: Radio) -> Config {
     let mut config = Config::default();
     config.sources.set(radio);
@@ -42,7 +47,8 @@ fn the_default_document_gives_the_defaults_commented_out_or_not() {
     assert_eq!(parse(&document).unwrap(), Config::default());
     let settings = |line: &&str| !line.starts_with("# ") || line.contains(" = ") || line.starts_with("# [");
     let all: Vec<_> = document.lines().filter(settings).map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
-    assert_eq!(parse(&all.join("\n")).unwrap(), with_radio(Radio::default()));
+    let expected = Config { channels: vec![Channel::default()], ..with_radio(Radio::default()) };
+    assert_eq!(parse(&all.join("\n")).unwrap(), expected);
 }
 
 #[test]
@@ -50,8 +56,8 @@ fn every_defined_key_is_read() {
     for table in Config::definitions(SOURCES) {
         for key in table.keys {
             let path = format!("{}.{}", table.name, key.name);
-            let found = errors(&format!("{path} = 1.5"));
-            assert!(found.len() == 1 && found[0].starts_with(&format!("t.toml:1: {path}: ")), "{found:?}");
+            let found = errors(&format!("{}\n{} = 1.5", table.heading(), key.name));
+            assert!(found.len() == 1 && found[0].starts_with(&format!("t.toml:2: {path}: ")), "{found:?}");
         }
     }
 }
@@ -94,6 +100,15 @@ fn every_key_can_be_set() {
         linger = "0s"
         skew = "1ms"
         stretch = "7s"
+        [[channel]]
+        match = "news.secret"
+        [[channel]]
+        match = "news.*"
+        messages = 7
+        age = "1m"
+        keep = "always"
+        patterns = true
+        pattern_messages = 70
         [radio]
         band = "AM"
         station = "Ö1"
@@ -145,6 +160,17 @@ fn every_key_can_be_set() {
             skew: Duration::from_millis(1),
             stretch: seconds(7),
         },
+        channels: vec![
+            Channel { r#match: name("news.secret"), ..Channel::default() },
+            Channel {
+                r#match: name("news.*"),
+                messages: Some(7),
+                age: Some(seconds(60)),
+                keep: Keep::Always,
+                patterns: true,
+                pattern_messages: 70,
+            },
+        ],
         sources: with_radio(Radio { band: "AM".into(), station: "Ö1".into() }).sources,
         publish: Publish {
             key_files: KeyFiles { paths: vec![keys], keys: vec!["one".into(), "two".into()] },
@@ -207,6 +233,16 @@ fn the_error_of_a_wrong_value_says_what_to_write() {
         (r#"listen.admin = "/run/ssecast/ssecast.sock""#, "both sockets would be /run/ssecast/ssecast.sock"),
         ("stream = 3", "stream: is a table, not a value; write [stream]"),
         ("[[stream]]", "stream: is a table, not a value"),
+        ("[channel]", "channel: is a list of tables, not one table; write [[channel]], and its keys below it"),
+        ("channel = 3", "channel: is a list of tables, not a value; write [[channel]], and its keys below it"),
+        ("channel = [3]", "channel: is a list of tables, not a value"),
+        ("channel = [{ match = \"a?\" }]", "control characters, commas and ? [ ] \\ are not allowed, and * makes it"),
+        ("channel = [{ match = \"ssecast:*\" }]", "\"ssecast:*\" matches no channel: names that begin with __ or"),
+        ("channel = [{ keep = \"ever\" }]", "channel.keep: \"ever\" is not understood; write \"on-demand\" or"),
+        ("channel = [{ messages = \"history.age\" }]", "can't be \"history.age\"; write a whole number"),
+        ("channel = [{ pattern = true }]", "channel.pattern: there is no such key; did you mean `patterns`?"),
+        ("channel = [{ match = \"a*\" }, { match = \"ab*\" }]", "channel.match: \"ab*\" is never used: an earlier"),
+        ("channel = [{}, {}]", "channel.match: \"*\" is never used: an earlier [[channel]] has \"*\""),
         ("messages = 3", "messages: there is no such key; `messages` belongs under [history]"),
         ("stream.linger = 1", "there is no such key; `linger` belongs under [history]"),
         ("stream.ping-intervall = 1", "did you mean `ping_interval`?"),
@@ -260,7 +296,7 @@ t.toml:8: stream.ping_interval: \"0s\" is too short; write \"1ms\" or more
 t.toml:9:10: not TOML: invalid float; texts, durations, sizes and modes are written in quotes
 t.toml:12: stream.allow_origins: \"bad.example\" is not an origin; write it as browsers send it, in lower case and without a path: \"https://www.example.com\", or \"*\"
 t.toml:14: stream.max_clients: can't be \"many\"; write a whole number without quotes
-t.toml:16: channels: there is no such table; known here: [listen], [process], [stream], [history], [radio], [publish], [drain]
+t.toml:16: channels: there is no such table; did you mean [[channel]]?
 t.toml:20: radio.band: can't be the number 3; write a text in quotes
 t.toml:21:1: radio.band: is there already on line 20; keep one of the two
 t.toml:24: history.bytes: \"lots\" is not a size; write a number with its unit, such as \"64MiB\" or \"500kB\"

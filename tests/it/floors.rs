@@ -9,9 +9,9 @@ use std::{
 
 /// The modules of each floor, lowest first.
 pub(crate) const FLOORS: [&[&str]; 10] = [
-    &["client_limit", "clock", "lock", "index", "config", "name", "cursor", "gzip", "metrics"],
-    &["sse", "stream", "log_rate"],
-    &["event"],
+    &["client_limit", "clock", "lock", "index", "name", "cursor", "gzip", "metrics"],
+    &["sse", "stream", "log_rate", "pattern"],
+    &["event", "config"],
     &["snapshot", "hub", "http"],
     &["broker", "access"],
     &["shard"],

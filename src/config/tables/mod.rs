@@ -1,6 +1,7 @@
 //! The tables of the configuration file, one file for each, with the checks between the keys of a table. Here they are combined into
 //! one `Config`. The tables of sources are defined by the sources.
 
+mod channel;
 mod drain;
 mod history;
 mod listen;
@@ -8,6 +9,7 @@ mod process;
 mod publish;
 mod stream;
 
+pub use channel::{Channel, Keep};
 pub use drain::Drain;
 pub use history::History;
 pub use listen::Listen;
@@ -37,6 +39,8 @@ pub struct Config {
     pub stream: Stream,
     /// `[history]`
     pub history: History,
+    /// `[[channel]]`, in the order of the file.
+    pub channels: Vec<Channel>,
     /// `[redis]` and the tables of other sources. Without any, events come from the admin socket alone.
     pub sources: SourceTables,
     /// `[publish]`
@@ -49,6 +53,7 @@ impl Config {
     /// Every table, in the order of the documentation.
     pub(crate) fn definitions(sources: &[SourceTable]) -> Vec<&'static Definition> {
         let mut tables = vec![Listen::DEFINITION, Process::DEFINITION, Stream::DEFINITION, History::DEFINITION];
+        tables.push(Channel::DEFINITION);
         tables.extend(sources.iter().map(|source| source.definition));
         tables.extend([Publish::DEFINITION, Drain::DEFINITION]);
         tables
@@ -64,6 +69,7 @@ impl Config {
             process: table(raw, errors),
             stream: table(raw, errors),
             history: table(raw, errors),
+            channels: Self::read_channels(raw, errors),
             sources: SourceTables::read(sources, raw, errors),
             publish: table(raw, errors),
             drain: table(raw, errors),
@@ -73,5 +79,15 @@ impl Config {
         config.listen.check(&mut listen);
         config.publish.check(&config.listen, &mut listen);
         config
+    }
+
+    fn read_channels(raw: &Raw, errors: &mut Vec<ConfigError>) -> Vec<Channel> {
+        let items = raw.tables(Channel::DEFINITION.name);
+        let read = |item| Channel::read(&mut Reader::of_item(Channel::DEFINITION, item, errors));
+        let channels: Vec<Channel> = items.iter().map(read).collect();
+        channel::check_order(&channels, |index, problem| {
+            channel::refuse(&mut Reader::of_item(Channel::DEFINITION, &items[index], errors), problem);
+        });
+        channels
     }
 }
