@@ -79,6 +79,13 @@ impl<T> PatternIndex<T> {
         }
     }
 
+    /// The value of a pattern.
+    #[must_use]
+    pub fn get(&self, pattern: &ChannelName) -> Option<&T> {
+        let patterns = self.by_beginning.get(beginning(pattern))?;
+        patterns.iter().find(|(known, _)| known == pattern).map(|(_, value)| value)
+    }
+
     /// Whether there is no pattern.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -119,7 +126,8 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_characters_and_for_none() {
-        for (pattern, name) in [("news.*", "news."), ("*", "größe"), ("*.de", "a.de"), ("a*b*c", "abc"), ("a**", "a")] {
+        for (pattern, name) in [("news.*", "news."), ("*", "größe"), ("*.de", "a.de"), ("a*b*c", "abc"), ("a**", "a")]
+        {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("news.*", "news"), ("a*a", "a"), ("*ab*ab", "xab"), ("a", "ab"), ("a*b", "acbd")] {

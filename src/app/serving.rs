@@ -200,6 +200,7 @@ impl Serving {
                 let mut daemon = Daemon::wire(&config)?;
                 let cursor = daemon.dispatcher.cursor();
                 daemon.make_shards(&config, cursor, (0..config.process.workers.get()).map(|_| None).collect()).await?;
+                daemon.dispatcher.keep_always(config.channel_rules(), false);
                 daemon.start_sources()?;
                 daemon.resume_sources(&[]);
                 daemon.open_gate();

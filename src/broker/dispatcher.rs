@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     clock::unix_micros,
+    config::ChannelRules,
     cursor::{Cursor, NodeId, Position},
     event::{Event, Message},
     hub::{Hole, Sequencer},
@@ -65,6 +66,8 @@ pub(super) struct State {
     /// Whether positions are times, and not ahead of the clock.
     timed: bool,
     pub(super) subscriptions: Subscriptions,
+    /// Which channels are kept always; `None` until [`Dispatcher::keep_always`].
+    pub(super) rules: Option<ChannelRules>,
     pub(super) sources: Vec<SourceState>,
     /// Whether this process waits for its predecessor's state.
     pub(super) receiving: bool,
@@ -76,6 +79,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Whether a rule keeps the channel always, so that shards don't subscribe to it.
+    pub(super) fn is_kept_always(&self, name: &ChannelName) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.keeping(name).is_some())
+    }
+
     /// The node's name, as ids have it now.
     fn node(&self) -> NodeId {
         let node = *self.sequencer.node();
@@ -124,6 +132,7 @@ impl Dispatcher {
             stamps,
             timed: true,
             subscriptions,
+            rules: None,
             sources,
             receiving: false,
             held: false,

@@ -9,7 +9,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::{event::Message, name::ChannelName};
+use crate::{event::Message, name::ChannelName, pattern::PatternIndex};
 
 /// The number of a source: its place in the list that the dispatcher was made with.
 pub type SourceId = usize;
@@ -65,7 +65,7 @@ pub(super) enum Admission {
     Unsubscribed,
 }
 
-/// The answer of one source about one channel.
+/// What a source, or all of them, have answered about one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// It was asked, or is disconnected.
@@ -76,14 +76,7 @@ pub(super) enum Answer {
     Refused,
 }
 
-struct Early {
-    source: SourceId,
-    /// Keeps the order of messages on different channels.
-    number: u64,
-    message: Message,
-}
-
-/// One channel that a shard is subscribed to.
+/// One channel or pattern that a shard is subscribed to, or that is kept always.
 struct Channel {
     /// Shards that are subscribed.
     shards: Bits,
@@ -93,9 +86,9 @@ struct Channel {
     refused: Bits,
     /// Whether clients may join it.
     open: bool,
+    /// Whether it stays subscribed without shards: a rule keeps its channels always.
+    pinned: bool,
     generation: Generation,
-    /// Messages of sources that are pending.
-    early: Vec<Early>,
 }
 
 impl Channel {
@@ -121,24 +114,28 @@ struct SourceState {
     /// Whether it must be asked for each channel.
     on_demand: bool,
     connection: Connection,
-    /// Bytes of its early messages.
+    /// Messages that came before it confirmed their channels, in order.
+    early: Vec<Message>,
+    /// Their bytes.
     early_bytes: usize,
 }
 
 /// See the module.
 pub(super) struct Subscriptions {
     channels: HashMap<ChannelName, Channel>,
+    /// Those of `channels` that are patterns.
+    patterns: PatternIndex<()>,
     sources: Vec<SourceState>,
     generations: u64,
-    early: u64,
 }
 
 impl Subscriptions {
     /// No subscriptions yet. `on_demand`: for each source (at most 64), whether it must be asked for each channel.
     pub(super) fn new(on_demand: impl IntoIterator<Item = bool>) -> Self {
-        let source = |on_demand| SourceState { on_demand, connection: Connection::Unknown, early_bytes: 0 };
+        let source =
+            |on_demand| SourceState { on_demand, connection: Connection::Unknown, early: Vec::new(), early_bytes: 0 };
         let sources = on_demand.into_iter().map(source).collect();
-        Self { channels: HashMap::new(), sources, generations: 0, early: 0 }
+        Self { channels: HashMap::new(), patterns: PatternIndex::default(), sources, generations: 0 }
     }
 
     /// Whether any source must be asked for a channel before its messages arrive.
@@ -182,9 +179,46 @@ impl Subscriptions {
     fn add(&mut self, name: &ChannelName, shards: Bits, open: bool, actions: &mut Vec<Action>) {
         let generation = self.next_generation();
         let pending = self.on_demand();
-        let channel = Channel { shards, pending, refused: 0, open, generation, early: Vec::new() };
+        let channel = Channel { shards, pending, refused: 0, open, pinned: false, generation };
         self.channels.insert(name.clone(), channel);
+        if name.is_pattern() {
+            self.patterns.insert(name.clone(), ());
+        }
         self.ask_all(|| Interest::Subscribe(name.clone(), generation), actions);
+    }
+
+    /// Subscribes to a name or a pattern for good, since a rule keeps its channels always. `open`: at an upgrade, where the
+    /// shards may have its channels already.
+    pub(super) fn pin(&mut self, name: &ChannelName, open: bool, actions: &mut Vec<Action>) {
+        if self.is_on_demand() {
+            if !self.channels.contains_key(name) {
+                self.add(name, 0, open, actions);
+            }
+            if let Some(channel) = self.channels.get_mut(name) {
+                channel.pinned = true;
+            }
+        }
+    }
+
+    /// The names and patterns that are subscribed to for good, each with the answer of all sources that must be asked.
+    pub(super) fn pinned(&self) -> Vec<(ChannelName, Answer)> {
+        let pinned = self.channels.iter().filter(|(_, channel)| channel.pinned);
+        let answer = |channel: &Channel| {
+            if self.is_refused(channel) {
+                Answer::Refused
+            } else if channel.pending == 0 {
+                Answer::Confirmed
+            } else {
+                Answer::Pending
+            }
+        };
+        pinned.map(|(name, channel)| (name.clone(), answer(channel))).collect()
+    }
+
+    /// Whether no source may deliver the channel.
+    fn is_refused(&self, channel: &Channel) -> bool {
+        let on_demand = self.on_demand();
+        channel.refused == on_demand && on_demand.count_ones() as usize == self.sources.len()
     }
 
     /// A generation that no other subscription has.
@@ -202,7 +236,7 @@ impl Subscriptions {
     pub(super) fn release(&mut self, shard: usize, name: &ChannelName, actions: &mut Vec<Action>) {
         let Some(channel) = self.channels.get_mut(name) else { return };
         channel.shards &= !(1 << shard);
-        if channel.shards == 0 {
+        if channel.shards == 0 && !channel.pinned {
             self.remove(name, actions);
             actions.push(Action::Unsubscribed(name.clone()));
         }
@@ -210,34 +244,66 @@ impl Subscriptions {
 
     /// Forgets a channel, and ends its subscriptions.
     pub(super) fn remove(&mut self, name: &ChannelName, actions: &mut Vec<Action>) {
-        let Some(channel) = self.channels.remove(name) else { return };
-        for early in channel.early {
-            self.sources[early.source].early_bytes -= weight(&early.message);
+        if self.take(name).is_none() {
+            return;
+        }
+        for source in 0..self.sources.len() {
+            self.settle_early(source, actions);
         }
         self.ask_all(|| Interest::Unsubscribe(name.clone()), actions);
     }
 
-    /// Whether a message of `source` on channel `name` goes on.
-    pub(super) fn admit(&self, source: SourceId, name: &ChannelName) -> Admission {
-        match self.channels.get(name) {
-            Some(channel) if channel.pending & (1 << source) == 0 => Admission::Ready,
-            Some(_) => Admission::Early,
-            None if self.sources[source].on_demand => Admission::Unsubscribed,
-            None => Admission::Ready,
-        }
+    fn take(&mut self, name: &ChannelName) -> Option<Channel> {
+        self.patterns.remove(name);
+        self.channels.remove(name)
     }
 
-    /// Keeps a message until its source confirms its channel. False if it was dropped: too many are kept.
+    /// Whether a message of `source` on channel `name` goes on.
+    pub(super) fn admit(&self, source: SourceId, name: &ChannelName) -> Admission {
+        let mut admission = match self.channels.get(name) {
+            Some(channel) if channel.pending & (1 << source) == 0 => return Admission::Ready,
+            Some(_) => Admission::Early,
+            None if self.sources[source].on_demand => Admission::Unsubscribed,
+            None => return Admission::Ready,
+        };
+        for (pattern, ()) in self.patterns.matching(name) {
+            match self.channels.get(pattern).map(|channel| channel.answer(source)) {
+                Some(Answer::Confirmed) => return Admission::Ready,
+                Some(Answer::Pending) => admission = Admission::Early,
+                Some(Answer::Refused) | None => {}
+            }
+        }
+        admission
+    }
+
+    /// Keeps a message until its source confirms its channel, or a pattern that matches it. False if it was dropped: too many are
+    /// kept.
     pub(super) fn keep_early(&mut self, source: SourceId, message: Message) -> bool {
-        let Some(channel) = self.channels.get_mut(&message.channel) else { return false };
         let state = &mut self.sources[source];
         if state.early_bytes >= EARLY_BYTES {
             return false;
         }
         state.early_bytes += weight(&message);
-        self.early += 1;
-        channel.early.push(Early { source, number: self.early, message });
+        state.early.push(message);
         true
+    }
+
+    /// Releases the early messages of a source whose channels it delivers now, and drops those that no shard is subscribed to any
+    /// more.
+    fn settle_early(&mut self, source: SourceId, actions: &mut Vec<Action>) {
+        for message in std::mem::take(&mut self.sources[source].early) {
+            match self.admit(source, &message.channel) {
+                Admission::Early => {
+                    self.sources[source].early.push(message);
+                    continue;
+                }
+                Admission::Ready => {
+                    self.sources[source].early_bytes -= weight(&message);
+                    actions.push(Action::Release(source, message));
+                }
+                Admission::Unsubscribed => self.sources[source].early_bytes -= weight(&message),
+            }
+        }
     }
 
     /// A source delivers the channels of these subscriptions from now on.
@@ -248,7 +314,7 @@ impl Subscriptions {
         actions: &mut Vec<Action>,
     ) {
         let disconnected = self.disconnected_bits();
-        let (mut gap, mut early) = (Vec::new(), Vec::new());
+        let mut gap = Vec::new();
         for (name, generation) in confirmed {
             let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.generation == generation) else {
                 continue;
@@ -263,16 +329,11 @@ impl Subscriptions {
                 channel.open = true;
                 actions.push(Action::Open { name: name.clone(), complete: true });
             }
-            early.extend(channel.early.extract_if(.., |early| early.source == source));
         }
         if !gap.is_empty() {
             actions.push(Action::Gap(source, gap));
         }
-        early.sort_unstable_by_key(|early| early.number);
-        for Early { message, .. } in early {
-            self.sources[source].early_bytes -= weight(&message);
-            actions.push(Action::Release(source, message));
-        }
+        self.settle_early(source, actions);
     }
 
     /// A source may not deliver the channel of this subscription.
@@ -293,15 +354,21 @@ impl Subscriptions {
         }
         channel.pending &= !(1 << source);
         channel.refused |= 1 << source;
-        let dropped = channel.early.extract_if(.., |early| early.source == source);
-        self.sources[source].early_bytes -= dropped.map(|early| weight(&early.message)).sum::<usize>();
+        let state = &mut self.sources[source];
+        let dropped = state.early.extract_if(.., |early| early.channel == *name);
+        state.early_bytes -= dropped.map(|early| weight(&early)).sum::<usize>();
         let others = on_demand.count_ones() as usize != self.sources.len();
         if channel.refused == on_demand && !others {
             // Its clients may have missed something since the source was disconnected.
             if channel.open {
                 actions.push(Action::Gap(source, vec![name.clone()]));
             }
-            self.channels.remove(name);
+            // What is pinned is asked for again when the source is reconnected.
+            if channel.pinned {
+                (channel.open, channel.shards) = (false, 0);
+            } else {
+                self.take(name);
+            }
             actions.push(Action::Refuse(name.clone(), Arc::clone(reason)));
         } else if channel.open {
             // Other sources deliver it; what this one had may be missed.
@@ -311,20 +378,22 @@ impl Subscriptions {
             let complete = on_demand & !channel.pending & !channel.refused != 0 || others;
             actions.push(Action::Open { name: name.clone(), complete });
         }
+        self.settle_early(source, actions);
     }
 
     /// A source is disconnected, or could not be connected again: joins don't wait for it.
     pub(super) fn disconnected(&mut self, source: SourceId, actions: &mut Vec<Action>) {
         self.sources[source].connection = Connection::Disconnected;
-        self.sources[source].early_bytes = 0;
+        // A message that is kept would be delivered after the gap, though the loss is later than the message.
+        (self.sources[source].early, self.sources[source].early_bytes) = (Vec::new(), 0);
         let (on_demand, disconnected) = (self.on_demand(), self.disconnected_bits());
+        let others = on_demand.count_ones() as usize != self.sources.len();
         for (name, channel) in &mut self.channels {
-            // A message that is kept would be delivered after the gap, though the loss is later than the message.
-            channel.early.retain(|early| early.source != source);
             if on_demand & (1 << source) != 0 && channel.answer(source) == Answer::Confirmed {
                 channel.pending |= 1 << source;
             }
-            if !channel.open && channel.pending & !disconnected == 0 {
+            let refused = channel.refused == on_demand && !others;
+            if !channel.open && !refused && channel.pending & !disconnected == 0 {
                 channel.open = true;
                 let complete = on_demand & !channel.pending & !channel.refused != 0;
                 actions.push(Action::Open { name: name.clone(), complete });
@@ -384,6 +453,11 @@ impl Subscriptions {
     }
 
     /// The channels that shards are subscribed to.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = &ChannelName> {
+        self.channels.iter().filter(|(_, channel)| channel.shards != 0).map(|(name, _)| name)
+    }
+
+    /// The channels that shards are subscribed to, and those that are kept always.
     pub(super) fn names(&self) -> impl Iterator<Item = &ChannelName> {
         self.channels.keys()
     }

@@ -10,6 +10,7 @@ use std::{
 use proptest::prelude::*;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use self::kept::rules;
 use super::*;
 use crate::{
     cursor::{NodeId, Position},
@@ -17,7 +18,7 @@ use crate::{
     hub::Sequencer,
     metrics::Metrics,
     name::ChannelName,
-    sse,
+    pattern, sse,
 };
 
 /// Keeps what a shard would get.
@@ -72,7 +73,7 @@ impl Recorder {
 const REDIS: Spec = Spec { id: "fake", delivers: Delivers::Fanout, interest: Interested::OnDemand };
 
 fn name(text: &str) -> ChannelName {
-    ChannelName::new(text).unwrap()
+    ChannelName::subscribable(text).unwrap()
 }
 
 fn message(channel: &str, data: &str) -> Message {
@@ -190,7 +191,9 @@ impl Bench {
         let fake = &mut self.fakes[source];
         let number = fake.published.entry(channel).or_default();
         *number += 1;
-        if fake.connected && fake.wanted.contains_key(&name(channel)) {
+        // Of several copies a source publishes one.
+        let is_wanted = fake.wanted.keys().any(|name| pattern::matches(name.as_str(), channel));
+        if fake.connected && is_wanted {
             self.dispatcher.publish(source, [message(channel, &format!("{source}:{number}"))], None);
         }
     }
@@ -209,9 +212,11 @@ enum Input {
 }
 
 const CHANNELS: [&str; 3] = ["a", "b", "c"];
+/// What can be subscribed to: the channels, and patterns.
+const SUBJECTS: [&str; 6] = ["a", "b", "c", "*", "b*", "c*"];
 
 fn input() -> impl Strategy<Value = Input> {
-    let (source, channel) = (0..2_usize, 0..CHANNELS.len());
+    let (source, published, channel) = (0..2_usize, 0..CHANNELS.len(), 0..SUBJECTS.len());
     prop_oneof![
         3 => channel.clone().prop_map(Input::Subscribe),
         1 => channel.clone().prop_map(Input::Release),
@@ -220,19 +225,19 @@ fn input() -> impl Strategy<Value = Input> {
         1 => (source.clone(), channel.clone()).prop_map(|(source, channel)| Input::Refuse(source, channel)),
         1 => source.clone().prop_map(Input::Disconnect),
         2 => source.clone().prop_map(Input::Reconnect),
-        12 => (source, channel).prop_map(|(source, channel)| Input::Publish(source, channel)),
+        12 => (source, published).prop_map(|(source, channel)| Input::Publish(source, channel)),
     ]
 }
 
 /// Checks what a shard got. `steady`: source 1 was never disconnected and has refused nothing.
 fn check(words: &[String], steady: bool) -> Result<(), TestCaseError> {
-    // The last number of each source on each channel, and whether the next one must follow it at once.
-    let mut last: HashMap<(String, String), (u32, bool)> = HashMap::new();
+    // For each subject, the last number of each source on each of its channels, and whether the next one must follow it at once.
+    let mut last: HashMap<(&str, String, String), (u32, bool)> = HashMap::new();
     let mut open: HashMap<&str, bool> = HashMap::new();
     for word in words {
-        let forget = |last: &mut HashMap<(String, String), (u32, bool)>, names: &str, all: bool| {
-            for ((channel, source), (_, follows)) in last {
-                if names.split(',').any(|name| name == channel) && (all || !steady || source == "0") {
+        let forget = |last: &mut HashMap<(&str, String, String), (u32, bool)>, names: &str, all: bool| {
+            for ((subject, _, source), (_, follows)) in last {
+                if names.split(',').any(|name| name == *subject) && (all || !steady || source == "0") {
                     *follows = false;
                 }
             }
@@ -256,12 +261,17 @@ fn check(words: &[String], steady: bool) -> Result<(), TestCaseError> {
                 let (channel, data) = word.split_once('=').unwrap();
                 let (source, number) = data.split_once(':').unwrap();
                 let number: u32 = number.parse().unwrap();
-                let key = (channel.to_owned(), source.to_owned());
-                if let Some((before, follows)) = last.insert(key, (number, true)) {
-                    prop_assert!(number > before, "{word} after {before}");
-                    // Before it is open, nobody has been promised anything.
-                    let promised = follows && open.get(channel).copied().unwrap_or_default();
-                    prop_assert!(!promised || number == before + 1, "{word} after {before}, and no gap between");
+                for subject in SUBJECTS.into_iter().filter(|subject| pattern::matches(subject, channel)) {
+                    let key = (subject, channel.to_owned(), source.to_owned());
+                    if let Some((before, follows)) = last.insert(key, (number, true)) {
+                        prop_assert!(number > before, "{word} after {before}");
+                        // Before it is open, nobody has been promised anything.
+                        let promised = follows && open.get(subject).copied().unwrap_or_default();
+                        prop_assert!(
+                            !promised || number == before + 1,
+                            "{word} after {before}, and no gap for {subject}"
+                        );
+                    }
                 }
             }
         }
@@ -276,16 +286,21 @@ proptest! {
     fn two_sources_that_misbehave_lose_nothing_without_a_gap(
         inputs in prop::collection::vec(input(), 0..120),
         steady: bool,
+        pinned: bool,
     ) {
-        let mut bench = Bench::new(2);
+        let mut bench = Bench::of(&[REDIS, REDIS]);
+        if pinned {
+            bench.dispatcher.keep_always(rules(&["c*"]), false);
+        }
+        (0..2).for_each(|source| bench.reconnect(source));
         for input in inputs {
             match input {
-                Input::Subscribe(channel) => bench.dispatcher.subscribe(0, &name(CHANNELS[channel])),
-                Input::Release(channel) => bench.dispatcher.release(0, &name(CHANNELS[channel])),
+                Input::Subscribe(channel) => bench.dispatcher.subscribe(0, &name(SUBJECTS[channel])),
+                Input::Release(channel) => bench.dispatcher.release(0, &name(SUBJECTS[channel])),
                 Input::TakeInterest(source) => bench.take_interest(source),
-                Input::Confirm(source, channel) => bench.confirm(source, CHANNELS[channel]),
+                Input::Confirm(source, channel) => bench.confirm(source, SUBJECTS[channel]),
                 Input::Refuse(1, _) | Input::Disconnect(1) if steady => {}
-                Input::Refuse(source, channel) => bench.refuse(source, CHANNELS[channel]),
+                Input::Refuse(source, channel) => bench.refuse(source, SUBJECTS[channel]),
                 Input::Disconnect(source) => bench.disconnect(source),
                 Input::Reconnect(source) => bench.reconnect(source),
                 Input::Publish(source, channel) => bench.publish(source, CHANNELS[channel]),
@@ -298,7 +313,7 @@ proptest! {
             }
             bench.reconnect(source);
         }
-        for channel in CHANNELS {
+        for channel in SUBJECTS {
             bench.dispatcher.subscribe(0, &name(channel));
             for source in 0..2 {
                 bench.take_interest(source);
@@ -372,4 +387,5 @@ fn a_channel_is_refused_only_if_every_source_refuses_it() {
 }
 
 mod durable;
+mod kept;
 mod upgrade;

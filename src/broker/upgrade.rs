@@ -7,9 +7,9 @@ use super::{
     cutover::{Item, Marker},
     dispatcher::{Dispatcher, State},
     spec::{Checkpoint, Delivers},
-    subscriptions::{Interest, SourceId},
+    subscriptions::{Action, Answer, Interest, SourceId},
 };
-use crate::{hub::Sequencer, name::ChannelName};
+use crate::{config::ChannelRules, hub::Sequencer, name::ChannelName};
 
 impl Dispatcher {
     /// Resolves when publishes that come by no source are forwarded.
@@ -116,10 +116,23 @@ impl Dispatcher {
         self.lock().sources[source].checkpoint.clone()
     }
 
-    /// Channels to which the sources subscribe, confirmed or pending.
+    /// Channels to which shards are subscribed, confirmed or pending. Without those that a rule keeps always: a successor has rules
+    /// of its own.
     #[must_use]
     pub fn wanted_channels(&self) -> Vec<ChannelName> {
-        self.lock().subscriptions.names().cloned().collect()
+        self.lock().subscriptions.wanted().cloned().collect()
+    }
+
+    /// Subscribes to the channels that `rules` keep always. Called before the sources are started. A successor calls it before
+    /// [`Dispatcher::prepare`], and its shards may have these channels from its predecessor.
+    pub fn keep_always(&self, rules: ChannelRules, successor: bool) {
+        let state = &mut *self.lock();
+        self.apply(state, |subscriptions, actions| {
+            for (_, name) in rules.kept() {
+                subscriptions.pin(name, successor, actions);
+            }
+        });
+        state.rules = Some(rules);
     }
 
     /// Successor: subscribes to `names`, which the predecessor's shards have, and to the marker, and discards messages until
@@ -137,6 +150,7 @@ impl Dispatcher {
             }
         }
         let shards = self.all_shards();
+        let names: Vec<&ChannelName> = names.iter().filter(|name| !state.is_kept_always(name)).collect();
         self.apply(state, |subscriptions, actions| {
             for name in names {
                 subscriptions.subscribe_open(shards, name, actions);
@@ -145,12 +159,13 @@ impl Dispatcher {
     }
 
     /// Successor: continues after the predecessor's last position, and forwards what was buffered. `open` are the channels that the
-    /// shards have. `checkpoints`: those of the durable sources that continue where the predecessor's have stopped. If not
+    /// shards have, `kept` the names and patterns of the rules whose channels they have always had. `checkpoints`: those of the durable sources that continue where the predecessor's have stopped. If not
     /// `exact`, clients get a gap event. Returns whether it was exact.
     pub fn begin(
         &self,
         sequencer: Sequencer,
         open: &[ChannelName],
+        kept: &[ChannelName],
         exact: bool,
         checkpoints: impl IntoIterator<Item = (SourceId, Checkpoint)>,
     ) -> bool {
@@ -167,9 +182,9 @@ impl Dispatcher {
         }
         // The predecessor may have released channels after it sent their names. They belong to no shard; a shard that needs one
         // asks for it again.
-        let kept: HashSet<&ChannelName> = open.iter().collect();
+        let open: HashSet<&ChannelName> = open.iter().filter(|name| !state.is_kept_always(name)).collect();
         let released: Vec<ChannelName> =
-            state.subscriptions.names().filter(|name| !kept.contains(name)).cloned().collect();
+            state.subscriptions.wanted().filter(|name| !open.contains(name)).cloned().collect();
         let (shards, on_demand) = (self.all_shards(), state.subscriptions.is_on_demand());
         let mut inexact = Vec::new();
         self.apply(state, |subscriptions, actions| {
@@ -184,6 +199,15 @@ impl Dispatcher {
                     Some(true) => {}
                     None | Some(false) if !exact => inexact.push(name.clone()),
                     None | Some(false) => {}
+                }
+            }
+            for (name, answer) in subscriptions.pinned() {
+                match (answer, kept.contains(&name)) {
+                    // The predecessor's rules did not keep these channels, or its sources did not deliver them.
+                    (Answer::Confirmed, false) => actions.push(Action::Open { name, complete: true }),
+                    (Answer::Pending, false) => actions.push(Action::Open { name, complete: false }),
+                    (Answer::Confirmed, true) if !exact => inexact.push(name),
+                    (Answer::Confirmed | Answer::Pending, true) | (Answer::Refused, _) => {}
                 }
             }
         });

@@ -1,7 +1,7 @@
 //! The data of one channel. It knows no other channel, and no client.
 
 use super::history::History;
-use crate::{clock::Uptime, cursor::Position, name::ChannelName};
+use crate::{clock::Uptime, config::RuleId, cursor::Position, name::ChannelName};
 
 /// An index of the hub's channels.
 pub type ChannelId = u32;
@@ -23,6 +23,10 @@ pub struct Channel {
     pub(super) name: ChannelName,
     /// Whether a source must confirm the channel before its events arrive.
     pub(super) on_demand: bool,
+    /// The rule that keeps the channel always, where a source must be asked for channels.
+    pub(super) kept_by: Option<RuleId>,
+    /// The rule that says how much of it is kept.
+    pub(super) rule: RuleId,
     pub(super) history: History,
     pub(super) subscription: Subscription,
     /// Number of streams and polls that read the channel.
@@ -42,12 +46,14 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub(super) fn new(name: ChannelName, on_demand: bool, history: History, subscription: Subscription) -> Self {
+    pub(super) fn new(name: ChannelName, history: History) -> Self {
         Self {
             name,
-            on_demand,
+            on_demand: false,
+            kept_by: None,
+            rule: 0,
             history,
-            subscription,
+            subscription: Subscription::Pending,
             subscribers: 0,
             holds: 0,
             behind: 0,

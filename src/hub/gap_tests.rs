@@ -135,7 +135,7 @@ impl Harness {
         let hole = Hole { begin, end: node.sequencer.next(self.now + node.ahead) };
         for hub in &mut node.shards {
             for channel in CHANNELS {
-                hub.restore(&ChannelName::new(channel).unwrap(), hole);
+                hub.restore(&ChannelName::new(channel).unwrap(), hole, &mut Vec::new());
             }
         }
     }

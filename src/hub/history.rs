@@ -11,7 +11,7 @@ use crate::{clock::Uptime, cursor::Position, event::Event};
 const MOST_HOLES: usize = 8;
 
 /// Why a channel's `complete_since` was last raised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     /// The node, or its subscription to the channel, began.
     Began,

@@ -15,6 +15,7 @@ mod snapshot;
 mod replay;
 mod retention;
 mod membership;
+mod kept;
 mod sequencer;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ use self::{
     channel::{Channel, base_weight},
     groups::Groups,
     history::History,
+    kept::{KeptRule, KeptState},
 };
 pub use self::{
     channel::{ChannelId, GroupId, Subscription},
@@ -37,7 +39,7 @@ pub use self::{
 };
 use crate::{
     clock::Uptime,
-    config,
+    config::{self, ChannelRules},
     cursor::{Cursor, NodeId, Position, Start},
     event::Event,
     index,
@@ -50,12 +52,16 @@ pub struct Hub {
     /// Whether positions are times, and not ahead of the clock.
     timed: bool,
     limits: config::History,
-    /// Whether sources must be asked for a channel that is not here yet before its events arrive.
+    /// How much is kept of which channel.
+    rules: ChannelRules,
+    /// The rules whose channels are kept always; none where no source must be asked for channels.
+    kept: Vec<KeptRule>,
+    /// Whether sources must be asked for a channel before its events arrive, unless a rule keeps it always.
     on_demand: bool,
     /// The position of the last event, of any channel.
     last: Position,
-    /// A channel that is not in `channels` is complete since this position (unless a source must be asked for it), for this
-    /// cause. Raised when a channel is removed.
+    /// A channel that is not in `channels` is complete since this position (unless a source must be asked for it), or since its
+    /// rule was confirmed if that is later, for this cause. Raised when a channel is removed that no source must be asked for.
     floor: (Position, Cause),
     channels: Slab<Channel>,
     names: HashMap<ChannelName, ChannelId>,
@@ -81,7 +87,9 @@ impl Hub {
         Self {
             node: cursor.node,
             timed: true,
+            rules: ChannelRules::new(&limits, &[]),
             limits,
+            kept: Vec::new(),
             on_demand,
             last: cursor.position,
             floor: (cursor.position, Cause::Began),
@@ -95,6 +103,21 @@ impl Hub {
             unsent_bytes: 0,
             sweep_at: 0,
         }
+    }
+
+    /// The same hub with other rules for its channels.
+    #[must_use]
+    pub fn with_rules(mut self, rules: ChannelRules) -> Self {
+        if self.on_demand {
+            let kept = |(rule, subject): (_, &ChannelName)| KeptRule {
+                rule,
+                subject: subject.clone(),
+                state: KeptState::Pending,
+            };
+            self.kept = rules.kept().map(kept).collect();
+        }
+        self.rules = rules;
+        self
     }
 
     /// Sets whether positions are times from now on, or ahead of the clock: ids say so.
@@ -246,10 +269,9 @@ impl Hub {
         self.channels[id as usize].on_demand
     }
 
-    /// Decides [`Hub::is_on_demand`] for a channel that is not here yet: the same for all of them, as long as no rule for single
-    /// channels says otherwise.
-    fn must_be_confirmed(&self, _: &ChannelName) -> bool {
-        self.on_demand
+    /// Decides [`Hub::is_on_demand`] for a channel that is not here yet.
+    fn must_be_confirmed(&self, name: &ChannelName) -> bool {
+        self.on_demand && self.kept_by(name).is_none()
     }
 
     /// The channel of that name, if it has clients or its history is kept.
@@ -276,45 +298,75 @@ impl Hub {
         self.channels[id as usize].wanted = wanted;
     }
 
-    /// The channel's subscription was confirmed. It is complete after the position `since`. `None`: a source is disconnected, so
-    /// events may be missing until [`Hub::restore`], which follows when the source is connected again.
+    /// The subscription to a channel, or to all channels of a rule, was confirmed. They are complete after the position `since`.
+    /// `None`: a source is disconnected, so events may be missing until [`Hub::restore`], which follows when the source is
+    /// connected again.
     pub fn confirm(&mut self, name: &ChannelName, since: Option<Position>) {
+        self.last = self.last.max(since.unwrap_or_default());
+        if self.confirm_kept(name, since.unwrap_or(self.last)) {
+            return;
+        }
         let id = self.names.get(name).copied().unwrap_or_else(|| self.open(name.clone()));
         let channel = &mut self.channels[id as usize];
         channel.subscription = Subscription::Confirmed;
-        self.last = self.last.max(since.unwrap_or_default());
         channel.history.raise(since.unwrap_or(self.last), Cause::Began);
     }
 
-    /// A source of the channel was disconnected and is connected again. Returns the groups whose clients are to get a gap event.
-    pub fn restore(&mut self, name: &ChannelName, hole: Hole) -> &[GroupId] {
+    /// A source of the channel, or of all channels of a rule, was disconnected and is connected again. Adds the groups whose
+    /// clients are to get a gap event to `groups`.
+    pub fn restore(&mut self, name: &ChannelName, hole: Hole, groups: &mut Vec<GroupId>) {
         self.last = self.last.max(hole.end);
-        let Some(&id) = self.names.get(name) else { return &[] };
-        let channel = &mut self.channels[id as usize];
-        self.bytes -= channel.history.add_hole(hole);
-        &channel.groups
+        if self.restore_kept(name, hole, groups) {
+            return;
+        }
+        match self.names.get(name) {
+            Some(&id) => self.add_hole(id, hole, groups),
+            None if self.must_be_confirmed(name) => {}
+            None => self.floor = self.floor.max((hole.end, Cause::Began)),
+        }
     }
 
-    /// The process unsubscribed: from now on the channel's events are incomplete. Drops its history.
-    pub fn set_unsubscribed(&mut self, name: &ChannelName) {
-        let Some(&id) = self.names.get(name) else { return };
+    fn add_hole(&mut self, id: ChannelId, hole: Hole, groups: &mut Vec<GroupId>) {
         let channel = &mut self.channels[id as usize];
-        channel.subscription = Subscription::Pending;
-        while !channel.history.is_empty() {
-            self.bytes -= channel.history.drop_oldest();
+        self.bytes -= channel.history.add_hole(hole);
+        groups.extend(&channel.groups);
+    }
+
+    /// The process unsubscribed, or no source may deliver the channel or the rule's channels: from now on their events are
+    /// incomplete. Drops their histories.
+    pub fn set_unsubscribed(&mut self, name: &ChannelName) {
+        self.refuse_kept(name);
+        for id in self.channels_under(name) {
+            let channel = &mut self.channels[id as usize];
+            channel.subscription = Subscription::Pending;
+            while !channel.history.is_empty() {
+                self.bytes -= channel.history.drop_oldest();
+            }
+            self.remove_if_unused(id);
         }
-        self.remove_if_unused(id);
     }
 
     fn open(&mut self, name: ChannelName) -> ChannelId {
-        let on_demand = self.must_be_confirmed(&name);
-        let (history, subscription) = if on_demand {
-            // `confirm` sets since when the channel is complete.
-            (History::new(Position(0), Cause::Began, base_weight(&name)), Subscription::Pending)
-        } else {
-            (History::new(self.floor.0, self.floor.1, base_weight(&name)), Subscription::Confirmed)
+        let kept_by = self.kept_by(&name);
+        let kept = kept_by.map(|rule| self.kept_state(rule));
+        let on_demand = self.on_demand && kept.is_none();
+        // Until `confirm` sets since when the channel is complete.
+        let pending = ((Position(0), Cause::Began), Subscription::Pending);
+        let (since, subscription) = match kept {
+            _ if on_demand => pending,
+            None => (self.floor, Subscription::Confirmed),
+            Some(KeptState::Confirmed(since)) => (self.floor.max((since, Cause::Began)), Subscription::Confirmed),
+            Some(KeptState::Pending | KeptState::Refused) => pending,
         };
-        let id = index::to_u32(self.channels.insert(Channel::new(name.clone(), on_demand, history, subscription)));
+        let history = History::new(since.0, since.1, base_weight(&name));
+        let channel = Channel {
+            on_demand,
+            kept_by,
+            rule: self.rules.of(&name),
+            subscription,
+            ..Channel::new(name.clone(), history)
+        };
+        let id = index::to_u32(self.channels.insert(channel));
         self.names.insert(name, id);
         id
     }
@@ -322,6 +374,8 @@ impl Hub {
 
 #[cfg(test)]
 mod gap_tests;
+#[cfg(test)]
+mod kept_tests;
 #[cfg(test)]
 mod retention_tests;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{ChannelId, Hub, Subscription, history::History};
+use super::{Cause, ChannelId, Hub, Subscription, history::History};
 use crate::{clock::Uptime, config, event::Event, index, name::ChannelName};
 
 /// One sweep looks at this many channels at least.
@@ -18,22 +18,21 @@ impl Hub {
     /// Enforces the limits on the channels that were published to since the last call. Called after the batches were sent: then
     /// it is known which clients are behind, and which forms of the events were made.
     pub fn trim(&mut self, now: Uptime) {
-        let bounds = Bounds::at(now, &self.limits);
         // If memory is short, no history is kept longer for slow clients: other channels would lose theirs.
         let stretch = self.bytes <= self.limits.bytes;
         while let Some(id) = self.touched.pop() {
             let Some(channel) = self.channels.get_mut(id as usize) else { continue };
             self.bytes += channel.history.weigh_new();
             let stretches = stretch && channel.behind > 0;
+            let bounds = Bounds::at(now, self.rules.get(channel.rule), &self.limits);
             self.bytes -= bounds.enforce(&mut channel.history, stretches);
         }
         while self.bytes > self.limits.bytes && self.evict_one() {}
     }
 
-    /// Looks at some channels: drops events older than `history.age`, and removes channels that nothing needs. Called every second.
+    /// Looks at some channels: drops events that are too old, and removes channels that nothing needs. Called every second.
     /// Returns the channels to unsubscribe from: they have had no client for `history.linger`.
     pub fn sweep(&mut self, now: Uptime) -> Vec<ChannelName> {
-        let bounds = Bounds::at(now, &self.limits);
         // A client that subscribes to thousands of channels and leaves must not keep them subscribed.
         let linger = if self.idle > MOST_IDLE { Duration::ZERO } else { self.limits.linger };
         let idle_from = now.before(linger);
@@ -46,6 +45,7 @@ impl Hub {
             self.sweep_at = if at + 1 >= slots { 0 } else { at + 1 };
             let Some(channel) = self.channels.get_mut(at) else { continue };
             let stretches = channel.behind > 0;
+            let bounds = Bounds::at(now, self.rules.get(channel.rule), &self.limits);
             self.bytes -= bounds.enforce(&mut channel.history, stretches);
             if channel.history.is_empty() && channel.queued_at.take().is_some() {
                 emptied.insert(index::to_u32(at));
@@ -110,30 +110,29 @@ impl Hub {
         let channel = self.channels.remove(id as usize);
         self.names.remove(&channel.name);
         self.idle -= usize::from(channel.idle_since.is_some());
-        // If the channel is made again, it is not complete before this either.
-        if channel.history.complete_since() > self.floor.0 {
-            self.floor = (channel.history.complete_since(), channel.history.cause());
+        // If the channel is made again, it is not complete before this either. A channel on demand is complete since it is
+        // confirmed again.
+        if !channel.on_demand {
+            let complete = (channel.history.complete_since(), channel.history.cause());
+            let hole = channel.history.holes().last().map(|hole| (hole.end, Cause::Began));
+            self.floor = hole.into_iter().fold(self.floor.max(complete), Ord::max);
         }
     }
 }
 
 /// The limits of one history at one time.
 struct Bounds {
-    /// Most events, unless the history stretches (`history.messages`).
+    /// Most events, unless the history stretches (`messages` of the rule).
     messages: usize,
-    /// Events that arrived earlier are dropped (`history.age`).
+    /// Events that arrived earlier are dropped (`age` of the rule).
     kept_from: Uptime,
     /// Events that arrived earlier don't count as needed by clients that are behind (`history.stretch`).
     stretched_from: Uptime,
 }
 
 impl Bounds {
-    fn at(now: Uptime, limits: &config::History) -> Self {
-        Self {
-            messages: limits.messages,
-            kept_from: now.before(limits.age),
-            stretched_from: now.before(limits.stretch),
-        }
+    fn at(now: Uptime, rule: &config::Rule, limits: &config::History) -> Self {
+        Self { messages: rule.messages, kept_from: now.before(rule.age), stretched_from: now.before(limits.stretch) }
     }
 
     /// Drops events that are too old, and events that are too many. `stretches`: clients are behind, so too many events are

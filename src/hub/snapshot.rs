@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Cause, Channel, ChannelId, CursorOrigin, GroupId, Hole, Hub, Reader, ReportedLoss, Subscription, base_weight,
+    Cause, ChannelId, CursorOrigin, GroupId, Hole, Hub, Reader, ReportedLoss, Subscription, base_weight,
     history::History,
 };
 use crate::{clock::Uptime, cursor::Position, event::Event, index, name::ChannelName};
@@ -46,19 +46,18 @@ impl Hub {
     pub fn import(&mut self, snapshot: ChannelSnapshot, now: Uptime) -> ChannelId {
         let id = self.open(snapshot.name);
         let channel = &mut self.channels[id as usize];
-        *channel = Channel {
-            history: History::new(snapshot.complete_since, snapshot.cause, base_weight(&channel.name)),
-            subscription: if snapshot.open { Subscription::Confirmed } else { channel.subscription },
+        let mut complete = (snapshot.complete_since, snapshot.cause);
+        if !snapshot.open {
+            // Its clients waited for a confirmation, which this process may not need.
+            complete = complete.max((channel.history.complete_since(), channel.history.cause()));
+        }
+        channel.history = History::new(complete.0, complete.1, base_weight(&channel.name));
+        if snapshot.open {
+            channel.subscription = Subscription::Confirmed;
             // The dispatcher subscribes every shard to each open channel of a snapshot.
-            wanted: channel.on_demand && snapshot.open,
-            idle_since: Some(now),
-            ..Channel::new(
-                channel.name.clone(),
-                channel.on_demand,
-                History::new(Position(0), Cause::Began, base_weight(&channel.name)),
-                channel.subscription,
-            )
-        };
+            channel.wanted = channel.on_demand;
+        }
+        channel.idle_since = Some(now);
         for hole in snapshot.holes {
             self.bytes -= self.channels[id as usize].history.add_hole(hole);
         }

@@ -27,6 +27,13 @@ impl Harness {
         Self { hub: Hub::new(sequencer.cursor(), limits, on_demand), sequencer, now, jumped: 0 }
     }
 
+    /// Sets the rules of these tables.
+    pub(super) fn set_rules(&mut self, tables: &[config::Channel]) {
+        let on_demand = self.hub.on_demand;
+        let hub = Hub::new(self.sequencer.cursor(), self.hub.limits.clone(), on_demand);
+        self.hub = hub.with_rules(ChannelRules::new(&self.hub.limits, tables));
+    }
+
     pub(super) fn uptime(&self) -> Uptime {
         Uptime(u32::try_from((self.now - self.jumped) / 100_000).unwrap())
     }
@@ -64,7 +71,7 @@ impl Harness {
     pub(super) fn reconnect(&mut self, channels: &[&str], begin: Position) -> Position {
         let hole = Hole { begin, end: self.sequencer.next(self.now) };
         for channel in channels {
-            self.hub.restore(&name(channel), hole);
+            self.hub.restore(&name(channel), hole, &mut Vec::new());
         }
         hole.end
     }
@@ -92,7 +99,7 @@ impl From<ReplayItem> for Given {
 }
 
 pub(super) fn name(name: &str) -> ChannelName {
-    ChannelName::new(name).unwrap()
+    ChannelName::subscribable(name).unwrap()
 }
 
 pub(super) fn limits(messages: usize) -> config::History {

@@ -52,8 +52,7 @@ impl Flushed<'_> {
         self.answer_poll(slot, &reader, false);
         self.serve(slot);
         // A channel that was refused after the request had been accepted never gets its events here.
-        let confirmed =
-            |&id: &ChannelId| !self.hub.is_on_demand(id) || self.hub.subscription(id).0 == Subscription::Confirmed;
+        let confirmed = |&id: &ChannelId| self.hub.subscription(id).0 == Subscription::Confirmed;
         let refused = !channels.iter().all(confirmed);
         if let Some(spread) = self.draining_spread() {
             self.close_with_retry(slot, spread);

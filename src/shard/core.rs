@@ -85,7 +85,7 @@ impl Shard {
         let Parts { number, config, metrics, client_limit, dispatcher, cursor, on_demand, .. } = parts;
         Ok(Self {
             number,
-            hub: Hub::new(cursor, config.history.clone(), on_demand),
+            hub: Hub::new(cursor, config.history.clone(), on_demand).with_rules(config.channel_rules()),
             clients: Clients::new(config.stream.ping_interval)?,
             encoder: Encoder::default(),
             counts: Counts::new(metrics),

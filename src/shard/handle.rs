@@ -69,6 +69,9 @@ impl ShardHandle {
             for name in names {
                 let id = shard.hub.hold(name);
                 hold.channels.push(id);
+                if shard.hub.is_refused(id) {
+                    return Err(name.clone());
+                }
                 if !shard.is_confirmed(id, name) {
                     answers.push((name, shard.wait_for(id)));
                 }
@@ -128,11 +131,8 @@ impl Shard {
     /// if the channel is open for another shard. It may have been unsubscribed and opened again since this shard took its queue,
     /// and what was published between the two is lost.
     fn is_confirmed(&mut self, id: ChannelId, name: &ChannelName) -> bool {
-        if !self.hub.is_on_demand(id) {
-            return true;
-        }
         let (subscription, wanted) = self.hub.subscription(id);
-        if wanted {
+        if wanted || !self.hub.is_on_demand(id) {
             return subscription == Subscription::Confirmed;
         }
         self.hub.set_subscribing(id);

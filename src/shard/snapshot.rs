@@ -47,6 +47,7 @@ impl Shard {
                 events,
             });
         }
+        state.kept = self.hub.export_kept().map(|(name, since)| (name.to_string(), since.0)).collect();
         let now = self.clients.now();
         let mut borrowed_fds = Vec::with_capacity(self.clients.len());
         for client in self.clients.iter() {
@@ -80,10 +81,16 @@ impl Shard {
         }
         let now = Uptime::now();
         self.hub.set_floor(Position(state.floor.0), state.floor.1.into());
+        for (name, since) in state.kept {
+            // A name that this version does not allow belongs to no rule here.
+            if let Ok(name) = ChannelName::subscribable(&name) {
+                self.hub.import_kept(&name, Position(since));
+            }
+        }
         let mut ids = Vec::with_capacity(state.channels.len());
         for channel in state.channels {
             // A client must not lose a channel silently because this version does not allow its name.
-            let name = ChannelName::new(&channel.name)
+            let name = ChannelName::subscribable(&channel.name)
                 .map_err(|error| io::Error::other(format!("channel {:?}: {error}", channel.name)))?;
             let event = |(position, arrived, frame)| {
                 (Arc::new(Event::from_frame(Position(position), name.clone(), frame)), Uptime(arrived))

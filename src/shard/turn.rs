@@ -114,17 +114,22 @@ impl Flushed<'_> {
 
     fn confirm(&mut self, name: &ChannelName, since: Option<Position>) {
         self.hub.confirm(name, since);
-        if let Some(id) = self.hub.id(name) {
+        for id in self.hub.channels_under(name) {
             self.answer_waiting(id, true);
         }
     }
 
-    /// No source delivers the channel. Closes its clients: they reconnect and get a 403 that says why.
+    /// No source delivers the channel, or the channels of a rule. Closes their clients: they reconnect and get a 403 that says
+    /// why.
     fn refuse(&mut self, name: &ChannelName, reason: &str) {
-        let Some(id) = self.hub.id(name) else { return };
-        self.hub.set_wanted(id, false);
-        self.answer_waiting(id, false);
-        let clients = self.hub.clients_of(id);
+        let mut clients = Vec::new();
+        for id in self.hub.channels_under(name) {
+            self.hub.set_wanted(id, false);
+            self.answer_waiting(id, false);
+            clients.extend(self.hub.clients_of(id));
+        }
+        clients.sort_unstable();
+        clients.dedup();
         tracing::debug!(channel = %name, reason, clients = clients.len(), "a channel is refused: its clients are closed");
         let spread = self.config().drain.spread;
         for slot in clients {
@@ -137,7 +142,7 @@ impl Flushed<'_> {
     fn restore(&mut self, names: &[ChannelName], hole: Hole) {
         let mut groups: Vec<GroupId> = Vec::new();
         for name in names {
-            groups.extend(self.hub.restore(name, hole));
+            self.hub.restore(name, hole, &mut groups);
         }
         groups.sort_unstable();
         groups.dedup();

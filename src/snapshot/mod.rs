@@ -35,10 +35,21 @@ const ADMIN: u16 = CRITICAL | 6;
 const GRANTS: u16 = CRITICAL | 7;
 /// Losses that were reported to clients that are behind. Older programs do not write it.
 const REPORTED: u16 = 8;
+/// Since when the channels of which rules are kept always. A version that does not know it gives clients a gap event.
+const KEPT: u16 = 9;
 
 /// The sections that this program reads, with their highest version.
-const KNOWN: &[(u16, u16)] =
-    &[(NODE, 1), (SOURCES, 1), (CHANNELS, 1), (CLIENTS, 1), (CONNECTIONS, 1), (ADMIN, 1), (GRANTS, 1), (REPORTED, 1)];
+const KNOWN: &[(u16, u16)] = &[
+    (NODE, 1),
+    (SOURCES, 1),
+    (CHANNELS, 1),
+    (CLIENTS, 1),
+    (CONNECTIONS, 1),
+    (ADMIN, 1),
+    (GRANTS, 1),
+    (REPORTED, 1),
+    (KEPT, 1),
+];
 
 /// Why a snapshot can't be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +153,9 @@ pub struct ShardState {
     pub floor: (u64, GapCause),
     /// Channels with their histories.
     pub channels: Vec<ChannelState>,
+    /// The rules that keep their channels always: the name or the pattern of each, and since which position its channels are
+    /// complete.
+    pub kept: Vec<(String, u64)>,
     /// Clients.
     pub clients: Vec<ClientState>,
     /// For each connection that has opened no stream or poll yet: the bytes that were read and not used.
@@ -263,7 +277,8 @@ impl Snapshot {
             .section(CHANNELS, 1, &(shards.floor, &shards.channels))?
             .section(CLIENTS, 1, &shards.clients)?
             .section(REPORTED, 1, &reported::of_clients(&shards.clients))?
-            .section(CONNECTIONS, 1, &shards.connections)?;
+            .section(CONNECTIONS, 1, &shards.connections)?
+            .section(KEPT, 1, &shards.kept)?;
         let of_clients = (0..).zip(&shards.clients);
         let subjects: Vec<(u32, &str)> =
             of_clients.filter_map(|(at, client)| Some((at, client.subject.as_deref()?))).collect();
@@ -288,7 +303,8 @@ impl Snapshot {
         for (at, subject) in subjects {
             clients.get_mut(at as usize).ok_or(SnapshotError::UnknownClient(at))?.subject = Some(subject);
         }
-        let shards = ShardState { floor, channels, clients, connections: reader.read(CONNECTIONS)? };
+        let kept = reader.read_if_present(KEPT)?.unwrap_or_default();
+        let shards = ShardState { floor, channels, kept, clients, connections: reader.read(CONNECTIONS)? };
         Ok(Self { node: reader.read(NODE)?, sources: reader.read(SOURCES)?, shards, admin: reader.read(ADMIN)? })
     }
 

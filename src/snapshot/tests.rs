@@ -54,7 +54,7 @@ proptest! {
     fn a_snapshot_is_read_as_it_was_written(
         node in ("[a-z0-9]{8}", any::<u64>(), any::<bool>()),
         origin in option::of("[ -~]{0,20}"),
-        channels in vec(channel(), 0..4),
+        (channels, kept) in (vec(channel(), 0..4), vec(("[a-z*]{1,8}", any::<u64>()), 0..3)),
         clients in vec(client(), 0..4),
         unread in (vec(bytes(), 0..3), vec(bytes(), 0..3)),
     ) {
@@ -64,7 +64,7 @@ proptest! {
         let snapshot = Snapshot {
             node: NodeState { name, position, exact },
             sources: origin.into_iter().map(source).collect(),
-            shards: ShardState { floor: (position, GapCause::Evicted), channels, clients, connections },
+            shards: ShardState { floor: (position, GapCause::Evicted), channels, kept, clients, connections },
             admin,
         };
         let bytes = snapshot.encode().unwrap();

@@ -49,6 +49,12 @@ impl Transfer {
         let mut index = HashMap::new();
         for Self { mut state, borrowed_fds, .. } in all {
             merged.state.floor = merged.state.floor.max(state.floor);
+            for (name, since) in state.kept {
+                match merged.state.kept.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, known)) => *known = since.max(*known),
+                    None => merged.state.kept.push((name, since)),
+                }
+            }
             let mut moved = Vec::with_capacity(state.channels.len());
             for channel in state.channels {
                 let at = *index.entry(channel.name.clone()).or_insert(merged.state.channels.len());
@@ -80,10 +86,11 @@ impl Transfer {
     /// Splits the clients and connections among `shards` shards. Each gets all histories, which share the events' bytes.
     #[must_use]
     pub fn split(self, shards: usize) -> Vec<Self> {
-        let Self { state: ShardState { floor, channels, clients, connections }, owned_fds, .. } = self;
+        let Self { state: ShardState { floor, channels, kept, clients, connections }, owned_fds, .. } = self;
         let mut parts: Vec<(ShardState, Vec<OwnedFd>, Vec<OwnedFd>)> = (0..shards)
             .map(|_| {
-                let state = ShardState { floor, channels: channels.clone(), ..ShardState::default() };
+                let state =
+                    ShardState { floor, channels: channels.clone(), kept: kept.clone(), ..ShardState::default() };
                 (state, Vec::new(), Vec::new())
             })
             .collect();
@@ -137,7 +144,7 @@ mod tests {
     ) -> Transfer {
         let connections: Vec<Bytes> = connections.iter().map(|unread| Bytes::from_static(unread)).collect();
         let count = i32::try_from(clients.len() + connections.len()).unwrap();
-        let state = ShardState { floor: (1, GapCause::Began), channels, clients, connections };
+        let state = ShardState { floor: (1, GapCause::Began), channels, clients, connections, ..ShardState::default() };
         Transfer { state, borrowed_fds: (fd..fd + count).collect(), owned_fds: Vec::new() }
     }
 

@@ -47,7 +47,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
     Ok(Snapshot {
         node: NodeState { name, position, exact },
         sources: source.into_iter().collect(),
-        shards: ShardState { floor: shards.floor, channels, clients: shards.clients, connections: shards.connections },
+        shards: ShardState {
+            floor: shards.floor,
+            channels,
+            kept: Vec::new(),
+            clients: shards.clients,
+            connections: shards.connections,
+        },
         admin,
     })
 }

@@ -21,6 +21,7 @@ mod gaps;
 mod gaps_of_two_workers;
 mod gzip;
 mod hostile_requests;
+mod kept;
 mod lifecycle;
 mod load;
 mod log;

@@ -152,6 +152,7 @@ impl TakingOver {
         tracing::info!(version = self.version, "taking over from the running process");
         let mut daemon = Daemon::wire(config)?;
         let dispatcher = Arc::clone(&daemon.dispatcher);
+        dispatcher.keep_always(config.channel_rules(), true);
         dispatcher.prepare(channels, self.marker.as_ref());
         daemon.start_sources()?;
         self.subscribe(&dispatcher).await?;
@@ -164,7 +165,9 @@ impl TakingOver {
         let (checkpoints, continued) = daemon.sources.compare(&before);
         let exact = node.exact && continued && self.is_divided(&dispatcher).await?;
         let cursor = Cursor { node: node.name.parse()?, position: Position(node.position) };
-        let open = shards.open_channels().map(ChannelName::new).collect::<Result<Vec<_>, _>>()?;
+        let open = shards.open_channels().map(ChannelName::subscribable).collect::<Result<Vec<_>, _>>()?;
+        let kept: Vec<ChannelName> =
+            shards.kept.iter().filter_map(|(name, _)| ChannelName::subscribable(name).ok()).collect();
         let admin_fds = fds.split_off(shards.descriptors());
         let admin = admin_fds.into_iter().zip(admin).map(|(fd, unread)| Stream::from_fd(fd, unread));
         let admin = admin.collect::<Result<_, _>>()?;
@@ -175,7 +178,7 @@ impl TakingOver {
         ensure!(message == Message::Go, "the predecessor sent {message:?}");
         // This comes before the receipt, because everything that is published after the receipt must arrive. It also comes before
         // the shards begin, because they may ask for channels.
-        if !dispatcher.begin(Sequencer::after(cursor), &open, exact, checkpoints.iter().cloned()) {
+        if !dispatcher.begin(Sequencer::after(cursor), &open, &kept, exact, checkpoints.iter().cloned()) {
             tracing::warn!("events published during the upgrade may be missing: clients get a gap event");
         }
         self.confirm().await?;
@@ -281,7 +284,7 @@ fn not_subscribed(disconnected: &[(&str, Arc<str>)]) -> String {
 fn read_names(fd: OwnedFd) -> anyhow::Result<Vec<ChannelName>> {
     let names: Vec<String> = serde_json::from_slice(&read_memfd(fd)?)?;
     // The predecessor has checked the names. A name that this version doesn't allow is skipped, and its clients get a gap event.
-    Ok(names.iter().filter_map(|name| ChannelName::new(name).ok()).collect())
+    Ok(names.iter().filter_map(|name| ChannelName::subscribable(name).ok()).collect())
 }
 
 #[cfg(test)]

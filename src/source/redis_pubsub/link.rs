@@ -111,7 +111,7 @@ impl Link {
         let ended = Ended { leaving: Arc::clone(&leaving), reports, broke_off: Arc::clone(&self.broke_off) };
         let gathered = Gathered::new(receiver.clone(), probe.clone(), ended);
         let options = AsyncConnectionConfig::new().set_push_sender(move |push| {
-            receiver.receive(push);
+            receiver.receive(&push);
             Ok::<(), ()>(())
         });
         let longest = source.longest;
@@ -214,6 +214,27 @@ impl Link {
             Err(error) if has_moved(&error) => Ok(()),
             done => done,
         }
+    }
+
+    /// Whether it can subscribe to patterns: with SSUBSCRIBE there are none.
+    pub(super) fn has_patterns(&self) -> bool {
+        self.slots.is_none()
+    }
+
+    /// Subscribes to patterns, as Redis writes them.
+    ///
+    /// # Errors
+    /// The connection is lost, or the ACL refuses one of them.
+    pub(super) async fn subscribe_to_patterns(&mut self, patterns: Vec<String>) -> RedisResult<()> {
+        self.nodes.first_mut().ok_or_else(no_node)?.connection.commands.psubscribe(patterns).await
+    }
+
+    /// Unsubscribes from patterns, as Redis writes them.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(super) async fn unsubscribe_from_patterns(&mut self, patterns: Vec<String>) -> RedisResult<()> {
+        self.nodes.first_mut().ok_or_else(no_node)?.connection.commands.punsubscribe(patterns).await
     }
 
     /// Sends a command for each channel to the node that owns it: a command may have channels of one slot only.

@@ -1,8 +1,9 @@
-//! Events from Redis PUBLISH (`[redis]`): a channel is subscribed to when its first client joins. Publishes go out by
-//! `publish`.
+//! Events from Redis PUBLISH (`[redis]`): a channel or a pattern is subscribed to when its first client joins, or from the start if
+//! a rule keeps it always. Publishes go out by `publish`.
 
 mod wire;
 mod tap;
+mod copies;
 mod probe;
 mod receive;
 mod liveness;

@@ -20,7 +20,7 @@ use tokio::{
 use super::{
     RedisPubSub,
     link::{Event, Link},
-    liveness,
+    liveness, wire,
 };
 use crate::{
     broker::{Generation, Interest},
@@ -37,6 +37,8 @@ use crate::{
 const CHANNELS_A_COMMAND: usize = 1000;
 /// Why a cluster takes no marker.
 const NO_ORDER: &str = "the nodes of a Redis Cluster have no common order of messages";
+/// Why sharded channels have no patterns.
+const NO_PATTERNS: &str = "a Redis Cluster delivers sharded channels by their names alone: set redis.sharded = false";
 /// A connection that is lost sooner than this counts as a failure: the next try waits longer, since each loss gives all clients
 /// a gap.
 const STEADY: Duration = Duration::from_secs(5);
@@ -213,7 +215,13 @@ impl Session {
                 self.sink.confirmed(names.iter().filter_map(|name| Some((name, *self.wanted.get(name)?))));
                 self.refuse(refused);
             } else {
-                link.unsubscribe(self.in_redis(&names)).await?;
+                let (patterns, names) = self.in_redis(&names);
+                if !names.is_empty() {
+                    link.unsubscribe(names).await?;
+                }
+                if !patterns.is_empty() && link.has_patterns() {
+                    link.unsubscribe_from_patterns(patterns).await?;
+                }
             }
         }
         Ok(())
@@ -230,15 +238,30 @@ impl Session {
                 refused.extend(generation.map(|generation| (marker, generation, NO_ORDER.to_owned())));
             }
         }
-        for names in names.chunks(CHANNELS_A_COMMAND) {
-            match link.subscribe(self.in_redis(names), &self.source).await {
-                Err(error) if is_forbidden(&error) => {
-                    self.subscribe_one_by_one(link, names, &mut refused).await?;
-                }
+        let mut patterns: Vec<ChannelName> = names.extract_if(.., |name| name.is_pattern()).collect();
+        if !link.has_patterns() {
+            for pattern in patterns.drain(..) {
+                let generation = self.wanted.remove(&pattern);
+                refused.extend(generation.map(|generation| (pattern, generation, NO_PATTERNS.to_owned())));
+            }
+        }
+        for some in [&names, &patterns].into_iter().flat_map(|all| all.chunks(CHANNELS_A_COMMAND)) {
+            match self.subscribe_to(link, some).await {
+                Err(error) if is_forbidden(&error) => self.subscribe_one_by_one(link, some, &mut refused).await?,
                 done => done?,
             }
         }
         Ok(refused)
+    }
+
+    /// Sends one command for some names, or for some patterns.
+    async fn subscribe_to(&self, link: &mut Link, some: &[ChannelName]) -> RedisResult<()> {
+        let (patterns, names) = self.in_redis(some);
+        if patterns.is_empty() {
+            link.subscribe(names, &self.source).await
+        } else {
+            link.subscribe_to_patterns(patterns).await
+        }
     }
 
     async fn subscribe_one_by_one(
@@ -248,7 +271,7 @@ impl Session {
         refused: &mut Vec<Refusal>,
     ) -> RedisResult<()> {
         for name in names {
-            match link.subscribe(self.in_redis(std::slice::from_ref(name)), &self.source).await {
+            match self.subscribe_to(link, std::slice::from_ref(name)).await {
                 Err(error) if is_forbidden(&error) => {
                     if let Some(generation) = self.wanted.remove(name) {
                         refused.push((name.clone(), generation, explain(&error)));
@@ -274,6 +297,19 @@ impl Session {
                     error = reason,
                     "Redis refuses the marker's channel: this reload causes a gap event; allow the channel in Redis's ACL"
                 );
+            } else if reason == NO_PATTERNS && RATE.count().is_some() {
+                tracing::warn!(
+                    pattern = %name,
+                    "a pattern is refused: sharded channels of a Redis Cluster have none; clients of its channels get 403; set \
+                     redis.sharded = false, or keep no channels always and allow no patterns"
+                );
+            } else if name.is_pattern() && RATE.count().is_some() {
+                tracing::warn!(
+                    pattern = %name,
+                    error = reason,
+                    "Redis refuses a pattern: clients of its channels are closed, and get 403 when they come back; allow the \
+                     pattern itself in Redis's ACL, with redis.prefix before it, and reload"
+                );
             } else if let Some(count) = RATE.count() {
                 tracing::warn!(
                     channel = %name,
@@ -286,8 +322,12 @@ impl Session {
         }
     }
 
-    fn in_redis(&self, names: &[ChannelName]) -> Vec<String> {
-        names.iter().map(|name| format!("{}{name}", self.source.prefix)).collect()
+    /// The patterns among `names`, and the others, as they are written in Redis.
+    fn in_redis(&self, names: &[ChannelName]) -> (Vec<String>, Vec<String>) {
+        let (patterns, names): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.is_pattern());
+        let begin = wire::escape(&self.source.prefix);
+        let patterns = patterns.into_iter().map(|pattern| format!("{begin}{pattern}")).collect();
+        (patterns, names.into_iter().map(|name| format!("{}{name}", self.source.prefix)).collect())
     }
 }
 

@@ -5,7 +5,8 @@
 //! reads the confirmations.
 //!
 //! Invariant: the bytes are divided at the ends of whole frames only, in order. Each frame is either a message, which is passed
-//! on, or given to the library byte for byte. A confirmation never comes before a message that was sent ahead of it.
+//! on, or given to the library byte for byte. A confirmation never comes before a message that was sent ahead of it. That a pattern
+//! is confirmed is passed on too, in its place between the messages.
 
 use std::{
     io,
@@ -19,17 +20,32 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n";
 /// The same on a channel of SSUBSCRIBE.
 const SHARDED_MESSAGE: &[u8] = b">3\r\n$8\r\nsmessage\r\n";
+/// The same for a subscribed pattern, which follows, before channel and payload.
+const PATTERN_MESSAGE: &[u8] = b">4\r\n$8\r\npmessage\r\n";
+/// How the confirmations of patterns begin. The pattern follows.
+const PATTERN_SUBSCRIBED: &[u8] = b">3\r\n$10\r\npsubscribe\r\n";
+const PATTERN_UNSUBSCRIBED: &[u8] = b">3\r\n$12\r\npunsubscribe\r\n";
 /// How a frame begins that says that a channel of SSUBSCRIBE is not subscribed to any more. The name follows.
 const UNSUBSCRIBED: &[u8] = b">3\r\n$12\r\nsunsubscribe\r\n";
 /// Most bytes of one read, where messages are not longer.
 const CHUNK: usize = 64 << 10;
 
-/// Takes the messages of a read, in order.
+/// Why Redis sent a message, and its channel, as Redis sent them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Delivered<'a> {
+    /// The pattern for which it was sent; `None`: for the channel.
+    pub(super) pattern: Option<&'a [u8]>,
+    pub(super) channel: &'a [u8],
+}
+
+/// Takes the messages of a read, and the confirmations of patterns, in order.
 pub(super) trait Messages {
-    /// A message's channel and payload, as Redis sent them.
-    fn take(&mut self, channel: &[u8], payload: &[u8]);
-    /// A message on the channel was longer than the tap takes, and was dropped. It comes after all that were taken.
-    fn too_long(&mut self, channel: &[u8], bytes: usize);
+    /// A message and its payload, as Redis sent it.
+    fn take(&mut self, delivered: Delivered<'_>, payload: &[u8]);
+    /// A message was longer than the tap takes, and was dropped. It comes after all that were taken.
+    fn too_long(&mut self, delivered: Delivered<'_>, bytes: usize);
+    /// Redis has confirmed that a pattern is subscribed, or (`false`) that it is not any more.
+    fn pattern_changed(&mut self, _pattern: &[u8], _subscribed: bool) {}
     /// Redis has ended the subscription to a channel of SSUBSCRIBE. True if it was not asked to: the library must not see the frame,
     /// which it would take for the answer to whatever it waits for.
     fn ended(&mut self, _channel: &[u8]) -> bool {
@@ -69,15 +85,18 @@ impl<S, M: Messages> Tap<S, M> {
         loop {
             let skipped = self.skip.min(bytes.len());
             (self.skip, bytes) = (self.skip - skipped, &bytes[skipped..]);
-            if let Some((channel, payload, length)) =
+            if let Some((delivered, payload, length)) =
                 message(bytes).filter(|(_, payload, _)| payload.len() <= self.longest)
             {
-                self.messages.take(channel, payload);
+                self.messages.take(delivered, payload);
                 bytes = &bytes[length..];
-            } else if let Some((channel, payload, length)) = too_long(bytes, self.longest) {
-                self.messages.too_long(channel, payload);
+            } else if let Some((delivered, payload, length)) = too_long(bytes, self.longest) {
+                self.messages.too_long(delivered, payload);
                 self.skip = length;
             } else if let Some(length) = frame_length(bytes) {
+                if let Some((pattern, subscribed)) = pattern_change(bytes) {
+                    self.messages.pattern_changed(pattern, subscribed);
+                }
                 if !unsubscribed(bytes).is_some_and(|channel| self.messages.ended(channel)) {
                     self.rest.extend_from_slice(&bytes[..length]);
                 }
@@ -149,27 +168,42 @@ impl<S: AsyncWrite + Unpin, M: Unpin> AsyncWrite for Tap<S, M> {
     }
 }
 
-/// The message that `bytes` begin with, if it is one and all of it is there: channel, payload, and the length of it all.
-fn message(bytes: &[u8]) -> Option<(&[u8], &[u8], usize)> {
-    let (channel, rest) = bulk_string(after_kind(bytes)?)?;
+/// The message that `bytes` begin with, if it is one and all of it is there: the payload follows, and the length of it all.
+fn message(bytes: &[u8]) -> Option<(Delivered<'_>, &[u8], usize)> {
+    let (delivered, rest) = delivered(bytes)?;
     let (payload, rest) = bulk_string(rest)?;
-    Some((channel, payload, bytes.len() - rest.len()))
+    Some((delivered, payload, bytes.len() - rest.len()))
 }
 
-/// The message that `bytes` begin with, if its payload is longer than `longest`, whether or not all of it is there: channel,
-/// length of the payload, and of it all.
-fn too_long(bytes: &[u8], longest: usize) -> Option<(&[u8], usize, usize)> {
-    let (channel, rest) = bulk_string(after_kind(bytes)?)?;
+/// The message that `bytes` begin with, if its payload is longer than `longest`, whether or not all of it is there: the length
+/// of the payload follows, and of it all.
+fn too_long(bytes: &[u8], longest: usize) -> Option<(Delivered<'_>, usize, usize)> {
+    let (delivered, rest) = delivered(bytes)?;
     let line = rest.strip_prefix(b"$")?;
     let digits = &line[..memchr::memchr(b'\r', line)?];
     let payload = number(digits).filter(|payload| *payload > longest)?;
     let before = bytes.len() - line.len() + digits.len() + 2;
-    Some((channel, payload, before.saturating_add(payload).saturating_add(2)))
+    Some((delivered, payload, before.saturating_add(payload).saturating_add(2)))
 }
 
-/// What follows the beginning of a message.
-fn after_kind(bytes: &[u8]) -> Option<&[u8]> {
-    bytes.strip_prefix(MESSAGE).or_else(|| bytes.strip_prefix(SHARDED_MESSAGE))
+/// The reason and the channel of the message that `bytes` begin with, and what follows.
+fn delivered(bytes: &[u8]) -> Option<(Delivered<'_>, &[u8])> {
+    let (pattern, rest) = match bytes.strip_prefix(MESSAGE).or_else(|| bytes.strip_prefix(SHARDED_MESSAGE)) {
+        Some(rest) => (None, rest),
+        None => {
+            let (pattern, rest) = bulk_string(bytes.strip_prefix(PATTERN_MESSAGE)?)?;
+            (Some(pattern), rest)
+        }
+    };
+    let (channel, rest) = bulk_string(rest)?;
+    Some((Delivered { pattern, channel }, rest))
+}
+
+/// The pattern whose confirmation `frame` is, and whether it is subscribed now.
+fn pattern_change(frame: &[u8]) -> Option<(&[u8], bool)> {
+    let change = |begin: &[u8]| Some(bulk_string(frame.strip_prefix(begin)?)?.0);
+    let subscribed = change(PATTERN_SUBSCRIBED).map(|pattern| (pattern, true));
+    subscribed.or_else(|| change(PATTERN_UNSUBSCRIBED).map(|pattern| (pattern, false)))
 }
 
 /// The channel of a frame that says that it is not subscribed to any more.
@@ -227,13 +261,23 @@ mod tests {
     #[derive(Clone, Default)]
     struct Taken(Arc<Mutex<Vec<Pair>>>);
 
+    /// The channel, after the pattern if there is one.
+    fn name_of(delivered: Delivered<'_>) -> Vec<u8> {
+        let pattern = delivered.pattern.map(|pattern| [pattern, b" "].concat());
+        [&pattern.unwrap_or_default()[..], delivered.channel].concat()
+    }
+
     impl Messages for Taken {
-        fn take(&mut self, channel: &[u8], payload: &[u8]) {
-            self.0.lock().unwrap().push((channel.to_vec(), payload.to_vec()));
+        fn take(&mut self, delivered: Delivered<'_>, payload: &[u8]) {
+            self.0.lock().unwrap().push((name_of(delivered), payload.to_vec()));
         }
 
-        fn too_long(&mut self, channel: &[u8], bytes: usize) {
-            self.0.lock().unwrap().push((channel.to_vec(), format!("too long: {bytes}").into_bytes()));
+        fn too_long(&mut self, delivered: Delivered<'_>, bytes: usize) {
+            self.0.lock().unwrap().push((name_of(delivered), format!("too long: {bytes}").into_bytes()));
+        }
+
+        fn pattern_changed(&mut self, pattern: &[u8], subscribed: bool) {
+            self.0.lock().unwrap().push((pattern.to_vec(), format!("subscribed: {subscribed}").into_bytes()));
         }
 
         fn flush(&mut self) {}
@@ -272,7 +316,7 @@ mod tests {
             b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n",
             b"+OK\r\n-ERR no\r\n_\r\n,1.5\r\n#t\r\n",
             b"|1\r\n+key\r\n:1\r\n*2\r\n$-1\r\n$0\r\n\r\n",
-            b">4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\na\r\n$1\r\nx\r\n",
+            b">3\r\n$12\r\nunsubscribe*\r\n$1\r\na\r\n:0\r\n",
             // A payload that looks like a message is none.
             b"$21\r\n>3\r\n$7\r\nmessage\r\n$1\r\n\r\n",
             b">3\r\n$7\r\nmessage\r\n:1\r\n:2\r\n",
@@ -307,11 +351,11 @@ mod tests {
     struct Ending(Taken);
 
     impl Messages for Ending {
-        fn take(&mut self, channel: &[u8], payload: &[u8]) {
-            self.0.take(channel, payload);
+        fn take(&mut self, delivered: Delivered<'_>, payload: &[u8]) {
+            self.0.take(delivered, payload);
         }
 
-        fn too_long(&mut self, _: &[u8], _: usize) {}
+        fn too_long(&mut self, _: Delivered<'_>, _: usize) {}
 
         fn ended(&mut self, channel: &[u8]) -> bool {
             channel == b"moved"
@@ -346,6 +390,34 @@ mod tests {
             let texts: Vec<_> = messages.iter().map(|(_, text)| String::from_utf8_lossy(text)).collect();
             assert_eq!(texts, ["xy", "too long: 11", "xy", "too long: 11"], "{a_read} bytes a read");
             assert_eq!(left, b"+OK\r\n:1\r\n", "{a_read} bytes a read");
+        }
+    }
+
+    #[tokio::test]
+    async fn confirmations_of_patterns_keep_their_place_between_the_messages() {
+        let confirmed = b">3\r\n$10\r\npsubscribe\r\n$2\r\na*\r\n:1\r\n";
+        let ended = b">3\r\n$12\r\npunsubscribe\r\n$2\r\na*\r\n:0\r\n";
+        let of_pattern = [PATTERN_MESSAGE, b"$2\r\na*\r\n$2\r\nab\r\n$2\r\nxy\r\n"].concat();
+        let long = [PATTERN_MESSAGE, b"$2\r\na*\r\n$2\r\nab\r\n$11\r\nhello\r\nbye!\r\n"].concat();
+        let own = [MESSAGE, b"$2\r\nab\r\n$2\r\nxy\r\n"].concat();
+        let all = [&own[..], confirmed, &own, &of_pattern, &long, ended, &own].concat();
+        for a_read in 1..all.len() {
+            let (messages, left) = through_up_to(10, &all, a_read).await;
+            let texts: Vec<_> = messages
+                .iter()
+                .map(|(name, text)| String::from_utf8([&name[..], b"=", text].concat()).unwrap())
+                .collect();
+            let expected = [
+                "ab=xy",
+                "a*=subscribed: true",
+                "ab=xy",
+                "a* ab=xy",
+                "a* ab=too long: 11",
+                "a*=subscribed: false",
+                "ab=xy",
+            ];
+            assert_eq!(texts, expected, "{a_read} bytes a read");
+            assert_eq!(left, [&confirmed[..], ended].concat(), "{a_read} bytes a read");
         }
     }
 
@@ -413,9 +485,9 @@ mod tests {
     struct Breaks(Arc<Mutex<usize>>);
 
     impl Messages for Breaks {
-        fn take(&mut self, _: &[u8], _: &[u8]) {}
+        fn take(&mut self, _: Delivered<'_>, _: &[u8]) {}
 
-        fn too_long(&mut self, _: &[u8], _: usize) {}
+        fn too_long(&mut self, _: Delivered<'_>, _: usize) {}
 
         fn broke_off(&mut self) {
             *self.0.lock().unwrap() += 1;

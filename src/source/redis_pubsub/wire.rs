@@ -11,6 +11,18 @@ use crate::{
 };
 
 const EVENT_MARK: &[u8] = b"\0ssecast:event\0";
+/// `text` as a part of a pattern of Redis that matches only itself.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\') {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
 /// The payload of a message.
 pub(super) fn encode(message: &Message) -> Bytes {
     match &message.event {
@@ -47,6 +59,11 @@ mod tests {
                 assert_eq!(decode(channel.clone(), encode(&message)), Ok(message));
             }
         }
+    }
+
+    #[test]
+    fn a_prefix_is_escaped_in_patterns() {
+        assert_eq!(escape(r"a*b?[c]\é."), r"a\*b\?\[c\]\\é.");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod connections;
 mod fake_successor;
+mod kept;
 mod load;
 mod refused;
 mod reload;
