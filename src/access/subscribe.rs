@@ -10,7 +10,7 @@ use crate::name::ChannelName;
 /// A client's request for channels.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscriber<'a> {
-    /// The channels it asks for, no name twice.
+    /// The channels and patterns ([`ChannelName::is_pattern`]) it asks for, none twice.
     pub channels: &'a [ChannelName],
     /// The query of its request, percent-encoded as it came.
     #[cfg_attr(not(test), expect(dead_code, reason = "the only authorizer outside of tests does not look at it"))]
@@ -23,7 +23,7 @@ pub struct Subscriber<'a> {
 /// What a client may read, and who it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The channels, no name twice.
+    /// The channels and patterns, none twice.
     pub channels: Vec<ChannelName>,
     /// Who the client is; `None` if the authorizer does not know. The client keeps it until it ends, also over upgrades.
     pub identity: Option<Box<Identity>>,

@@ -95,7 +95,8 @@ impl Dispatcher {
     pub fn lost(&self, source: SourceId, name: &ChannelName) {
         let mut state = self.lock();
         if state.subscriptions.admit(source, name) == Admission::Ready {
-            self.route(&mut state, source, Item::Dropped(vec![name.clone()]));
+            let names = state.subscriptions.with_patterns(name);
+            self.route(&mut state, source, Item::Dropped(names));
         }
     }
 

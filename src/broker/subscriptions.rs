@@ -276,6 +276,13 @@ impl Subscriptions {
         admission
     }
 
+    /// The channel, and the patterns that match it and that shards are subscribed to.
+    pub(super) fn with_patterns(&self, name: &ChannelName) -> Vec<ChannelName> {
+        let is_wanted = |pattern: &&ChannelName| self.channels.get(*pattern).is_some_and(|channel| channel.shards != 0);
+        let patterns = self.patterns.matching(name).map(|(pattern, ())| pattern).filter(is_wanted);
+        std::iter::once(name).chain(patterns).cloned().collect()
+    }
+
     /// Keeps a message until its source confirms its channel, or a pattern that matches it. False if it was dropped: too many are
     /// kept.
     pub(super) fn keep_early(&mut self, source: SourceId, message: Message) -> bool {

@@ -37,7 +37,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  ssecast tail cats dogs\n  ssecast tail prices --json | jq .data")]
 pub struct TailArgs {
-    /// The channels
+    /// The channels, or patterns such as 'news.*' where a rule allows them
     #[arg(value_name = "CHANNEL", required = true)]
     channels: Vec<String>,
 
@@ -98,6 +98,8 @@ fn target(channels: &[String], format: Format) -> Result<PathAndQuery, String> {
     }
     if format.needs_envelope() {
         query.append_pair("envelope", "1");
+    } else if channels.iter().any(|channel| channel.contains('*')) {
+        query.append_pair("envelope", "0");
     }
     let target: Result<PathAndQuery, _> = format!("/?{}", query.finish()).parse();
     target.map_err(|error| format!("too many channels for one request: {error}"))

@@ -24,7 +24,7 @@ mod default_document;
 mod tests;
 
 pub use address::Address;
-pub use channel_rules::{ChannelRules, Rule, RuleId};
+pub use channel_rules::{ChannelRules, RuleId};
 pub(crate) use default_document::default_document;
 pub use duration_range::DurationRange;
 pub use errors::{ConfigErrors, reason};

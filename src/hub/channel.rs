@@ -21,6 +21,8 @@ pub enum Subscription {
 #[derive(Debug)]
 pub struct Channel {
     pub(super) name: ChannelName,
+    /// Whether it is a pattern.
+    pub(super) is_pattern: bool,
     /// Whether a source must confirm the channel before its events arrive.
     pub(super) on_demand: bool,
     /// The rule that keeps the channel always, where a source must be asked for channels.
@@ -48,6 +50,7 @@ pub struct Channel {
 impl Channel {
     pub(super) fn new(name: ChannelName, history: History) -> Self {
         Self {
+            is_pattern: name.is_pattern(),
             name,
             on_demand: false,
             kept_by: None,

@@ -80,6 +80,20 @@ impl Groups {
         }
     }
 
+    /// Adds `event` to the batch of each group in `ids`, in which groups may stand several times. Returns the number of clients in
+    /// these groups.
+    pub(super) fn batch_once<'a>(&mut self, ids: impl Iterator<Item = &'a GroupId>, event: &Arc<Event>) -> u32 {
+        let mut clients = 0;
+        for &id in ids {
+            let group = &mut self.groups[id as usize];
+            if group.batch.last().is_none_or(|last| last.position() < event.position()) {
+                clients += index::to_u32(group.clients.len());
+                self.batch(&[id], event);
+            }
+        }
+        clients
+    }
+
     pub(super) fn next_batch(&mut self) -> Option<Batch> {
         let id = self.dirty.pop()?;
         let group = &mut self.groups[id as usize];

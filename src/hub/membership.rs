@@ -91,10 +91,4 @@ impl Hub {
             .filter(|(_, channel)| channel.subscribers > 0)
             .map(|(_, channel)| (&channel.name, channel.subscribers))
     }
-
-    /// Number of clients that read a channel.
-    #[must_use]
-    pub fn subscribers_of(&self, name: &ChannelName) -> u32 {
-        self.names.get(name).map_or(0, |&id| self.channels[id as usize].subscribers)
-    }
 }

@@ -16,6 +16,7 @@ mod replay;
 mod retention;
 mod membership;
 mod kept;
+mod patterns;
 mod sequencer;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -44,6 +45,7 @@ use crate::{
     event::Event,
     index,
     name::ChannelName,
+    pattern::PatternIndex,
 };
 
 /// One shard's channels and groups.
@@ -66,6 +68,10 @@ pub struct Hub {
     channels: Slab<Channel>,
     names: HashMap<ChannelName, ChannelId>,
     groups: Groups,
+    /// The channels that are patterns.
+    patterns: PatternIndex<ChannelId>,
+    /// An empty buffer for the channels and patterns that get an event.
+    readers: Vec<ChannelId>,
     /// Number of channels without clients and holds.
     idle: usize,
     /// Bytes that all histories take, with the channels they belong to.
@@ -96,6 +102,8 @@ impl Hub {
             channels: Slab::new(),
             names: HashMap::new(),
             groups: Groups::default(),
+            patterns: PatternIndex::default(),
+            readers: Vec::new(),
             idle: 0,
             bytes: 0,
             eviction: std::collections::VecDeque::new(),
@@ -148,18 +156,27 @@ impl Hub {
         Cursor { node: self.node(), position }
     }
 
-    /// Appends `event` to its channel's history and to the batches of the groups that read the channel. Returns how many
-    /// clients read the channel. If sources must be asked for channels, an event of an unknown channel is dropped: it arrived
-    /// after the channel was unsubscribed.
+    /// Appends `event` to the histories of its channel and of the patterns that match it, and to the batches of the groups that
+    /// read one of them. Returns how many clients that are. If sources must be asked for a channel, an event of an unknown channel
+    /// goes to patterns alone: its channel was unsubscribed, or never subscribed to.
     pub fn publish(&mut self, event: &Arc<Event>, now: Uptime) -> u32 {
         self.last = event.position();
         let id = match self.names.get(event.channel()) {
-            Some(&id) => id,
-            None if self.must_be_confirmed(event.channel()) => return 0,
-            None => self.open(event.channel().clone()),
+            Some(&id) => Some(id),
+            None if self.must_be_confirmed(event.channel()) => None,
+            None => Some(self.open(event.channel().clone())),
         };
-        self.keep(id, event, now);
+        if id.is_none() && self.patterns.is_empty() {
+            return 0;
+        }
         self.unsent_bytes += event.weight();
+        if let Some(id) = id {
+            self.keep(id, event, now);
+        }
+        if !self.patterns.is_empty() {
+            return self.publish_to_patterns(id, event, now);
+        }
+        let Some(id) = id else { return 0 };
         let channel = &self.channels[id as usize];
         self.groups.batch(&channel.groups, event);
         channel.subscribers
@@ -324,6 +341,7 @@ impl Hub {
             None if self.must_be_confirmed(name) => {}
             None => self.floor = self.floor.max((hole.end, Cause::Began)),
         }
+        self.add_hole_to_patterns(name, hole, groups);
     }
 
     fn add_hole(&mut self, id: ChannelId, hole: Hole, groups: &mut Vec<GroupId>) {
@@ -367,6 +385,12 @@ impl Hub {
             ..Channel::new(name.clone(), history)
         };
         let id = index::to_u32(self.channels.insert(channel));
+        if self.channels[id as usize].is_pattern {
+            self.patterns.insert(name.clone(), id);
+            if subscription == Subscription::Confirmed {
+                self.collect_history(id);
+            }
+        }
         self.names.insert(name, id);
         id
     }
@@ -376,6 +400,8 @@ impl Hub {
 mod gap_tests;
 #[cfg(test)]
 mod kept_tests;
+#[cfg(test)]
+mod pattern_tests;
 #[cfg(test)]
 mod retention_tests;
 #[cfg(test)]

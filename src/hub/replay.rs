@@ -1,7 +1,8 @@
 //! The events and gap events after a cursor, in order. Resuming and catching up both use this. It writes to no socket.
 //!
 //! Invariants:
-//! - Events of all the channels come in the order of their positions, each once.
+//! - Events of all the channels come in the order of their positions, each once, also if several of the histories have it (that of
+//!   its channel, and those of patterns).
 //! - A gap event comes before every event that is later than the beginning of the loss.
 //! - The id of a gap event is before the next event, and not after the beginning of a loss that was not reported yet.
 //!
@@ -123,6 +124,10 @@ impl<'a> Replay<'a> {
         let (history, index) = &mut self.heads[at];
         let event = history.get(*index)?;
         *index += 1;
+        // A pattern has the event too. No earlier head has it: `at` is the first one with its position.
+        for (history, index) in &mut self.heads[at + 1..] {
+            *index += usize::from(history.get(*index).is_some_and(|other| other.position() == event.position()));
+        }
         Some(ReplayItem::Event(Arc::clone(event)))
     }
 }

@@ -4,8 +4,14 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use super::{Cause, ChannelId, Hub, Subscription, history::History};
-use crate::{clock::Uptime, config, event::Event, index, name::ChannelName};
+use super::{Cause, Channel, ChannelId, Hub, Subscription, history::History};
+use crate::{
+    clock::Uptime,
+    config::{self, ChannelRules},
+    event::Event,
+    index,
+    name::ChannelName,
+};
 
 /// One sweep looks at this many channels at least.
 const SWEEP_AT_LEAST: usize = 1024;
@@ -24,7 +30,7 @@ impl Hub {
             let Some(channel) = self.channels.get_mut(id as usize) else { continue };
             self.bytes += channel.history.weigh_new();
             let stretches = stretch && channel.behind > 0;
-            let bounds = Bounds::at(now, self.rules.get(channel.rule), &self.limits);
+            let bounds = Bounds::of(channel, now, &self.rules, &self.limits);
             self.bytes -= bounds.enforce(&mut channel.history, stretches);
         }
         while self.bytes > self.limits.bytes && self.evict_one() {}
@@ -45,12 +51,18 @@ impl Hub {
             self.sweep_at = if at + 1 >= slots { 0 } else { at + 1 };
             let Some(channel) = self.channels.get_mut(at) else { continue };
             let stretches = channel.behind > 0;
-            let bounds = Bounds::at(now, self.rules.get(channel.rule), &self.limits);
+            let bounds = Bounds::of(channel, now, &self.rules, &self.limits);
             self.bytes -= bounds.enforce(&mut channel.history, stretches);
+            let idle = channel.idle_since.is_some_and(|since| since <= idle_from);
+            if idle && channel.is_pattern && !channel.on_demand {
+                // It can be collected again from the histories of its channels.
+                while !channel.history.is_empty() {
+                    self.bytes -= channel.history.drop_oldest();
+                }
+            }
             if channel.history.is_empty() && channel.queued_at.take().is_some() {
                 emptied.insert(index::to_u32(at));
             }
-            let idle = channel.idle_since.is_some_and(|since| since <= idle_from);
             if idle && channel.wanted {
                 channel.wanted = false;
                 unwanted.push(channel.name.clone());
@@ -71,6 +83,7 @@ impl Hub {
         if let Some(&id) = self.names.get(event.channel()) {
             self.bytes += self.channels[id as usize].history.weigh(event.position());
         }
+        self.weigh_in_patterns(event);
     }
 
     /// Drops the oldest event of the channel that was published to least recently. False if no event is kept.
@@ -110,9 +123,12 @@ impl Hub {
         let channel = self.channels.remove(id as usize);
         self.names.remove(&channel.name);
         self.idle -= usize::from(channel.idle_since.is_some());
+        if channel.is_pattern {
+            self.patterns.remove(&channel.name);
+        }
         // If the channel is made again, it is not complete before this either. A channel on demand is complete since it is
-        // confirmed again.
-        if !channel.on_demand {
+        // confirmed again, and the history of another pattern is collected again.
+        if !channel.on_demand && !channel.is_pattern {
             let complete = (channel.history.complete_since(), channel.history.cause());
             let hole = channel.history.holes().last().map(|hole| (hole.end, Cause::Began));
             self.floor = hole.into_iter().fold(self.floor.max(complete), Ord::max);
@@ -131,8 +147,13 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn at(now: Uptime, rule: &config::Rule, limits: &config::History) -> Self {
-        Self { messages: rule.messages, kept_from: now.before(rule.age), stretched_from: now.before(limits.stretch) }
+    fn of(channel: &Channel, now: Uptime, rules: &ChannelRules, limits: &config::History) -> Self {
+        let rule = rules.get(channel.rule);
+        Self {
+            messages: if channel.is_pattern { rule.pattern_messages } else { rule.messages },
+            kept_from: now.before(rule.age),
+            stretched_from: now.before(limits.stretch),
+        }
     }
 
     /// Drops events that are too old, and events that are too many. `stretches`: clients are behind, so too many events are

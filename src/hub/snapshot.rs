@@ -45,6 +45,10 @@ impl Hub {
     /// Adds the channel of a snapshot. The hub must not have it yet.
     pub fn import(&mut self, snapshot: ChannelSnapshot, now: Uptime) -> ChannelId {
         let id = self.open(snapshot.name);
+        // A pattern may have collected a history, which that of the snapshot replaces.
+        while !self.channels[id as usize].history.is_empty() {
+            self.bytes -= self.channels[id as usize].history.drop_oldest();
+        }
         let channel = &mut self.channels[id as usize];
         let mut complete = (snapshot.complete_since, snapshot.cause);
         if !snapshot.open {

@@ -60,7 +60,8 @@ fn run_shard(inherited: Option<Transfer>) -> (Arc<Queue>, oneshot::Sender<()>) {
     };
     let (stop, stopped) = oneshot::channel::<()>();
     thread::spawn(move || {
-        let serve = serve(Public { config, metrics, client_limit, authorizer: Arc::new(ByName) });
+        let rules = config.channel_rules();
+        let serve = serve(Public { config, metrics, client_limit, authorizer: Arc::new(ByName), rules });
         let stopped = async { drop(stopped.await) };
         shard::run(parts, &serve, oneshot::channel().0, async { true }, stopped).unwrap();
     });

@@ -21,12 +21,13 @@ use self::unanswered::Unanswered;
 use crate::{
     access::{Anyone, Authorizer},
     client_limit::{ClientLimit, ClientPermit, ConnectionPermit},
-    config::Config,
+    config::{ChannelRules, Config},
     http::{
         Answer,
         reply::{self, Reply},
     },
     metrics::Metrics,
+    name::ChannelName,
     shard::{Hold, Joining, ServeConnection, ShardHandle},
     stream::Stream,
 };
@@ -37,6 +38,8 @@ struct Public {
     metrics: Arc<Metrics>,
     client_limit: Arc<ClientLimit>,
     authorizer: Arc<dyn Authorizer>,
+    /// They say which patterns clients may read.
+    rules: ChannelRules,
 }
 
 /// The permit of a connection, until a request makes the connection a client.
@@ -75,7 +78,8 @@ enum Taking {
 /// Returns what a shard calls for each connection that was accepted on the public socket.
 #[must_use]
 pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, client_limit: Arc<ClientLimit>) -> ServeConnection {
-    serve(Public { config, metrics, client_limit, authorizer: Arc::new(Anyone) })
+    let rules = config.channel_rules();
+    serve(Public { config, metrics, client_limit, authorizer: Arc::new(Anyone), rules })
 }
 
 fn serve(public: Public) -> ServeConnection {
@@ -139,6 +143,10 @@ async fn join(
     let (query, headers, config) =
         (request.uri().query().unwrap_or_default(), request.headers(), &public.config.stream);
     let asked = request::parse(query, headers, config).map_err(|error| response::bad_request(&error))?;
+    let is_refused = |name: &&ChannelName| name.is_pattern() && !public.rules.allow_pattern(name);
+    if let Some(pattern) = asked.channels.iter().find(is_refused) {
+        return Err(response::pattern_not_allowed(pattern));
+    }
     let grant = authorize::authorize(&*public.authorizer, &asked, query, headers).await?;
     if request.method() == Method::HEAD {
         return Err(response::head_only());

@@ -9,6 +9,7 @@ use crate::{
     event::{Coding, Form},
     hub::Kind,
     name::{ChannelError, ChannelName},
+    pattern,
     shard::PollReply,
 };
 
@@ -66,7 +67,7 @@ impl RequestError {
 /// A request for a stream or a poll.
 #[derive(Debug)]
 pub(super) struct SubscribeRequest {
-    /// The channels, no name twice.
+    /// The channels and patterns, none twice.
     pub(super) channels: Vec<ChannelName>,
     /// Stream or poll.
     pub(super) kind: Kind,
@@ -82,13 +83,13 @@ pub(super) struct SubscribeRequest {
 /// [`RequestError`] says what is wrong and how to fix it.
 pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result<SubscribeRequest, RequestError> {
     let mut channels: Vec<ChannelName> = Vec::new();
-    let mut form = Form::Plain;
+    let mut form = None;
     let (mut last_event_id, mut polyfill_id) = (None, None);
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match name {
             "channels" | "channels%5B%5D" | "channels[]" => add_channels(&mut channels, &decode(value)?, config)?,
-            "envelope" => form = envelope(&decode(value)?)?,
+            "envelope" => form = Some(envelope(&decode(value)?)?),
             "last_event_id" => last_event_id = Some(decode(value)?),
             // event-source-polyfill adds this when it reconnects, so it is newer than the page's own parameter.
             "lastEventId" => polyfill_id = Some(decode(value)?),
@@ -98,6 +99,10 @@ pub(super) fn parse(query: &str, headers: &HeaderMap, config: &Stream) -> Result
     if channels.is_empty() {
         return Err(RequestError::NoChannel);
     }
+    drop_covered(&mut channels);
+    // Else a client that reads by a pattern could not know an event's channel.
+    let has_pattern = channels.iter().any(ChannelName::is_pattern);
+    let form = form.unwrap_or(if has_pattern { Form::Envelope } else { Form::Plain });
     let header = headers.get("last-event-id").map(header::HeaderValue::as_bytes);
     let given = [header, polyfill_id.as_deref(), last_event_id.as_deref()];
     let id = given.into_iter().flatten().find(|id| !id.is_empty());
@@ -120,7 +125,8 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 
 fn add_channels(channels: &mut Vec<ChannelName>, value: &[u8], config: &Stream) -> Result<(), RequestError> {
     for name in value.split(|&byte| byte == b',').filter(|name| !name.is_empty()) {
-        let name = ChannelName::from_bytes(name)?;
+        let name = std::str::from_utf8(name).map_err(|_| ChannelError::NotUtf8)?;
+        let name = ChannelName::subscribable(name)?;
         if name.is_reserved() {
             return Err(RequestError::Reserved(name));
         }
@@ -133,6 +139,17 @@ fn add_channels(channels: &mut Vec<ChannelName>, value: &[u8], config: &Stream) 
         }
     }
     Ok(())
+}
+
+/// Drops the names and patterns whose channels another pattern has too.
+fn drop_covered(channels: &mut Vec<ChannelName>) {
+    let patterns: Vec<ChannelName> = channels.iter().filter(|name| name.is_pattern()).cloned().collect();
+    channels.retain(|name| {
+        let covers = |pattern: &&ChannelName| *pattern != name && pattern::matches(pattern.as_str(), name.as_str());
+        // Of two that match the same names, the first in the alphabet stays.
+        let is_same = |pattern: &ChannelName| pattern::matches(name.as_str(), pattern.as_str());
+        !patterns.iter().filter(covers).any(|pattern| !is_same(pattern) || pattern < name)
+    });
 }
 
 fn envelope(value: &[u8]) -> Result<Form, RequestError> {
@@ -199,15 +216,35 @@ mod tests {
         assert!(names("channels=%zz").unwrap_err().contains("%25"));
         assert!(names("channels=%").unwrap_err().contains("%25"));
         assert!(names("channels=%FF").unwrap_err().contains("UTF-8"));
-        assert!(names("channels=a*").unwrap_err().contains("not allowed"));
+        assert!(names("channels=a?").unwrap_err().contains("not allowed, and * makes it a pattern"));
         assert!(names("channels=a&envelope=2").unwrap_err().contains("envelope"));
         let many: Vec<String> = (0..65).map(|n| n.to_string()).collect();
         assert!(names(&format!("channels={}", many.join(","))).unwrap_err().contains("at most 64"));
     }
 
     #[test]
+    fn who_reads_by_a_pattern_gets_envelopes_unless_it_asks_for_none() {
+        let form = |query| match parse(query, &HeaderMap::new(), &Stream::default()).unwrap().kind {
+            Kind::Stream(form, _) => form,
+            Kind::Poll => panic!("a poll"),
+        };
+        assert_eq!((form("channels=a"), form("channels=a,b*")), (Form::Plain, Form::Envelope));
+        assert_eq!((form("channels=b*&envelope=0"), form("channels=a&envelope=1")), (Form::Plain, Form::Envelope));
+        assert_eq!(names("channels=news.*,%2Ab,a*b").unwrap(), ["news.*", "*b"]);
+    }
+
+    #[test]
+    fn what_another_pattern_has_is_not_subscribed_to_twice() {
+        assert_eq!(names("channels=news.1,cats,news.*,news.2*").unwrap(), ["cats", "news.*"]);
+        assert_eq!(names("channels=a**,a*,b").unwrap(), ["a*", "b"]);
+        assert_eq!(names("channels=a*,*b").unwrap(), ["a*", "*b"], "each has names that the other has not");
+    }
+
+    #[test]
     fn reserved_names_are_refused_with_the_reason() {
-        for name in ["__keyevent@0__:set", "__sentinel__:hello", "ssecast:handover:1", "a,ssecast:x"] {
+        for name in
+            ["__keyevent@0__:set", "__sentinel__:hello", "ssecast:handover:1", "a,ssecast:x", "ssecast:*", "__*"]
+        {
             assert!(names(&format!("channels={name}")).unwrap_err().contains("reserved"), "{name}");
         }
         assert_eq!(names("channels=_a,ssecast,a__b,ssecast.gap").unwrap(), ["_a", "ssecast", "a__b", "ssecast.gap"]);

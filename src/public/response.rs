@@ -133,6 +133,15 @@ pub(super) fn bad_request(error: &RequestError) -> Reply {
     reply::error(StatusCode::BAD_REQUEST, error.code(), &error.to_string())
 }
 
+/// The response for a pattern that the rules of its channels don't allow.
+pub(super) fn pattern_not_allowed(pattern: &ChannelName) -> Reply {
+    let what = format!(
+        "pattern {pattern} is not allowed: name the channels, or set patterns = true in the [[channel]] tables that match the \
+         channels of the pattern, all of them"
+    );
+    reply::error(StatusCode::FORBIDDEN, "pattern_not_allowed", &what)
+}
+
 /// The response for a channel that a source refuses to deliver.
 pub(super) fn refused_by_source(channel: &ChannelName) -> Reply {
     let what = format!("channel {channel} is refused by the source (Redis's ACL): ask for another, or allow it there");

@@ -38,6 +38,9 @@ impl Shard {
                 (event.position().0, arrived.0, event.frame(Form::Plain).clone())
             };
             let events = channel.events.iter().map(event).collect();
+            let channel_of = |(event, _): &(Arc<Event>, Uptime)| event.channel().to_string();
+            let event_channels =
+                if channel.name.is_pattern() { channel.events.iter().map(channel_of).collect() } else { Vec::new() };
             state.channels.push(ChannelState {
                 name: channel.name.to_string(),
                 open: channel.open,
@@ -45,6 +48,7 @@ impl Shard {
                 cause: channel.cause.into(),
                 holes: channel.holes.iter().map(|hole| (hole.begin.0, hole.end.0)).collect(),
                 events,
+                event_channels,
             });
         }
         state.kept = self.hub.export_kept().map(|(name, since)| (name.to_string(), since.0)).collect();
@@ -88,14 +92,22 @@ impl Shard {
             }
         }
         let mut ids = Vec::with_capacity(state.channels.len());
+        // A pattern's history has the same events as those of its channels.
+        let mut shared: HashMap<u64, Arc<Event>> = HashMap::new();
+        let has_patterns = state.channels.iter().any(|channel| !channel.event_channels.is_empty());
         for channel in state.channels {
             // A client must not lose a channel silently because this version does not allow its name.
             let name = ChannelName::subscribable(&channel.name)
                 .map_err(|error| io::Error::other(format!("channel {:?}: {error}", channel.name)))?;
-            let event = |(position, arrived, frame)| {
-                (Arc::new(Event::from_frame(Position(position), name.clone(), frame)), Uptime(arrived))
-            };
-            let events = channel.events.into_iter().map(event).collect();
+            let mut channels = channel.event_channels.iter();
+            let mut events = Vec::with_capacity(channel.events.len());
+            for (position, arrived, frame) in channel.events {
+                let of = channels.next().map_or_else(|| Ok(name.clone()), |of| ChannelName::new(of));
+                let of = of.map_err(|error| io::Error::other(format!("an event of pattern {name}: {error}")))?;
+                let new = || Arc::new(Event::from_frame(Position(position), of, frame));
+                let event = if has_patterns { Arc::clone(shared.entry(position).or_insert_with(new)) } else { new() };
+                events.push((event, Uptime(arrived)));
+            }
             ids.push(
                 self.hub.import(
                     ChannelSnapshot {

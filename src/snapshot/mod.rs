@@ -37,6 +37,8 @@ const GRANTS: u16 = CRITICAL | 7;
 const REPORTED: u16 = 8;
 /// Since when the channels of which rules are kept always. A version that does not know it gives clients a gap event.
 const KEPT: u16 = 9;
+/// Which of the channels are patterns, and the channels of their events. Sent only if there are any.
+const PATTERNS: u16 = CRITICAL | 10;
 
 /// The sections that this program reads, with their highest version.
 const KNOWN: &[(u16, u16)] = &[
@@ -49,6 +51,7 @@ const KNOWN: &[(u16, u16)] = &[
     (GRANTS, 1),
     (REPORTED, 1),
     (KEPT, 1),
+    (PATTERNS, 1),
 ];
 
 /// Why a snapshot can't be written or read.
@@ -92,6 +95,9 @@ pub enum SnapshotError {
         /// What is wrong with it.
         source: postcard::Error,
     },
+    /// The channels of a pattern's events don't fit its events.
+    #[error("the snapshot has other events of channel number {0} than names for them")]
+    Pattern(u32),
     /// A snapshot of version 1 can't be decoded.
     #[error("the snapshot of version 1 can't be read: {0}")]
     Version1(postcard::Error),
@@ -177,6 +183,9 @@ pub struct ChannelState {
     pub holes: Vec<(u64, u64)>,
     /// Each event's position, its arrival (tenths of a second since the machine started), and its plain frame.
     pub events: Vec<(u64, u32, Bytes)>,
+    /// For a pattern: the channel of each event. It is sent in a section of its own.
+    #[serde(skip)]
+    pub event_channels: Vec<String>,
 }
 
 /// A client.
@@ -271,6 +280,11 @@ impl Snapshot {
     /// A part can't be encoded. No state is known for which this happens.
     pub fn encode(&self) -> Result<Vec<u8>, SnapshotError> {
         let shards = &self.shards;
+        let channels = (0..).zip(&shards.channels);
+        let patterns: Vec<(u32, &[String])> = channels
+            .filter(|(_, channel)| !channel.event_channels.is_empty())
+            .map(|(at, channel)| (at, &channel.event_channels[..]))
+            .collect();
         let writer = Writer::new()
             .section(NODE, 1, &self.node)?
             .section(SOURCES, 1, &self.sources)?
@@ -279,6 +293,7 @@ impl Snapshot {
             .section(REPORTED, 1, &reported::of_clients(&shards.clients))?
             .section(CONNECTIONS, 1, &shards.connections)?
             .section(KEPT, 1, &shards.kept)?;
+        let writer = if patterns.is_empty() { writer } else { writer.section(PATTERNS, 1, &patterns)? };
         let of_clients = (0..).zip(&shards.clients);
         let subjects: Vec<(u32, &str)> =
             of_clients.filter_map(|(at, client)| Some((at, client.subject.as_deref()?))).collect();
@@ -296,7 +311,12 @@ impl Snapshot {
             return v1::decode(bytes);
         }
         let reader = Reader::new(bytes, KNOWN)?;
-        let (floor, channels) = reader.read(CHANNELS)?;
+        let (floor, mut channels): (_, Vec<ChannelState>) = reader.read(CHANNELS)?;
+        let patterns: Vec<(u32, Vec<String>)> = reader.read_if_present(PATTERNS)?.unwrap_or_default();
+        for (at, names) in patterns {
+            let channel = channels.get_mut(at as usize).filter(|channel| channel.events.len() == names.len());
+            channel.ok_or(SnapshotError::Pattern(at))?.event_channels = names;
+        }
         let mut clients: Vec<ClientState> = reader.read(CLIENTS)?;
         reported::add(&mut clients, reader.read_if_present(REPORTED)?.unwrap_or_default())?;
         let subjects: Vec<(u32, String)> = reader.read_if_present(GRANTS)?.unwrap_or_default();

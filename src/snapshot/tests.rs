@@ -11,13 +11,14 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 fn channel() -> impl Strategy<Value = ChannelState> {
     let cause = prop_oneof![Just(GapCause::Began), Just(GapCause::Evicted)];
     let (holes, events) = (vec(any::<(u64, u64)>(), 0..3), vec((any::<u64>(), any::<u32>(), bytes()), 0..4));
-    ("[a-z]{1,8}", any::<bool>(), any::<u64>(), cause, holes, events).prop_map(
-        |(name, open, complete_since, cause, holes, events)| ChannelState {
+    ("[a-z]{1,8}", any::<(bool, bool)>(), any::<u64>(), cause, holes, events).prop_map(
+        |(name, (open, is_pattern), complete_since, cause, holes, events)| ChannelState {
             name,
             open,
             complete_since,
             cause,
             holes,
+            event_channels: if is_pattern { vec!["a".to_owned(); events.len()] } else { Vec::new() },
             events,
         },
     )

@@ -120,7 +120,15 @@ mod tests {
 
     fn channel(name: &str, complete_since: u64) -> ChannelState {
         let cause = GapCause::Began;
-        ChannelState { name: name.to_owned(), open: true, complete_since, cause, holes: Vec::new(), events: Vec::new() }
+        ChannelState {
+            name: name.to_owned(),
+            open: true,
+            complete_since,
+            cause,
+            holes: Vec::new(),
+            events: Vec::new(),
+            event_channels: Vec::new(),
+        }
     }
 
     fn client(channels: &[u32]) -> ClientState {

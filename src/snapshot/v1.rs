@@ -78,6 +78,7 @@ impl Channel {
             cause: self.cause,
             holes,
             events,
+            event_channels: Vec::new(),
         }
     }
 }
