@@ -27,6 +27,7 @@ mod load;
 mod log;
 mod memory;
 mod packaging;
+mod patterns;
 mod polls;
 mod proxy;
 mod publish;

@@ -4,6 +4,7 @@ mod connections;
 mod fake_successor;
 mod kept;
 mod load;
+mod patterns;
 mod refused;
 mod reload;
 mod requests;
