@@ -11,6 +11,7 @@ mod hyper_body;
 mod ingest;
 mod nginx;
 mod nginx_memory;
+mod patterns;
 mod scenarios;
 mod storm;
 

@@ -7,7 +7,7 @@ use ssecast_bench::{Bench, channels::ChannelPlan, procfs, progress::Progress, re
 
 use crate::{
     contenders::{Build, Contender},
-    costs, gzip, ingest, nginx_memory, storm,
+    costs, gzip, ingest, nginx_memory, patterns, storm,
 };
 
 /// Clients of cyclone-sse's own load test, and so of the scenarios on TCP.
@@ -71,6 +71,8 @@ enum Kind {
     NginxMemory,
     /// 500 events a second, with and without `stream.coalesce`
     Coalesce,
+    /// What patterns cost with 100,000 channels in Redis
+    Patterns,
     /// The bare loop against itself: how far a ratio is from 1 by noise alone. Only if named with --only
     Noise,
 }
@@ -115,7 +117,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let rounds = (0..options.rounds).map(|round| scenario.round(round)).collect::<anyhow::Result<Vec<_>>>()?;
         scenario.print(&rounds);
     }
-    let others: [(Kind, Row); 8] = [
+    let others: [(Kind, Row); 9] = [
         (Kind::Storm, storm::run),
         (Kind::Others, costs::others),
         (Kind::Ingest, ingest::run),
@@ -124,6 +126,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         (Kind::Gzip, gzip::run),
         (Kind::NginxMemory, nginx_memory::run),
         (Kind::Coalesce, costs::coalesce),
+        (Kind::Patterns, patterns::run),
     ];
     others.iter().filter(|(kind, _)| wanted(*kind)).try_for_each(|(_, run)| run(options))
 }
