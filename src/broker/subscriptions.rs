@@ -31,7 +31,8 @@ pub struct Generation(u64);
 /// A request to a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interest {
-    /// Deliver the channel's messages from now on, and confirm it with the generation when that is certain.
+    /// Deliver the messages of the channel from now on, or of all channels that the pattern matches ([`ChannelName::is_pattern`]), and
+    /// confirm it with the generation when that is certain. A message is published once, however many subscriptions match it.
     Subscribe(ChannelName, Generation),
     /// Stop delivering them.
     Unsubscribe(ChannelName),

@@ -226,6 +226,13 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_is_read_as_plain_data_where_only_data_is_shown() {
+        let target_of = |format| target(&["news.*".to_owned()], format).unwrap().to_string();
+        assert!(target_of(Format::Raw).ends_with("channels=news.*&envelope=0"), "{}", target_of(Format::Raw));
+        assert!(target_of(Format::Json).ends_with("&envelope=1"), "{}", target_of(Format::Json));
+    }
+
+    #[test]
     fn resumes_after_the_last_complete_event() {
         let first = format!(
             "{HEAD}:\nevent: ssecast.open\nretry: 1\ndata: {{}}\nid: n-1\n\n\
