@@ -131,8 +131,10 @@ fn publish_reports_errors_with_their_exit_codes() {
     assert!(failed(&run(&["publish", "--admin-socket", nobody, "cats", "meow"], b""), 69).contains("nobody.sock"));
     assert!(failed(&run(&["tail", "--socket", nobody, "cats"], b""), 69).contains("nobody.sock"));
     assert!(
-        failed(&run(&["tail", "--socket", daemon.public().path().to_str().unwrap(), "c*ts"], b""), 65).contains('*')
+        failed(&run(&["tail", "--socket", daemon.public().path().to_str().unwrap(), "c?ts"], b""), 65).contains('?')
     );
+    let pattern = run(&["tail", "--socket", daemon.public().path().to_str().unwrap(), "c*ts"], b"");
+    assert!(failed(&pattern, 77).contains("pattern c*ts is not allowed"));
 }
 
 #[test]

@@ -192,8 +192,10 @@ fn a_pattern_that_redis_refuses_is_a_403_and_names_go_on() {
 #[test]
 fn no_event_is_lost_or_doubled_while_patterns_come_and_go() {
     needs!("redis-server");
-    let (_folder, redis, daemon) =
-        start(&format!("[history]\nlinger = \"0s\"\nmessages = 100000\n[process]\nworkers = 2\n{ALLOWED}"));
+    // The two clients that stay read only in the end, so all must be kept for them.
+    let history = "[history]\nlinger = \"0s\"\nmessages = 1000000\nbytes = \"1GiB\"\n";
+    let rules = format!("[process]\nworkers = 2\n{ALLOWED}pattern_messages = 1000000\n");
+    let (_folder, redis, daemon) = start(&format!("{history}{rules}"));
     let mut named = open(&daemon, &["ab"]);
     let mut by_pattern = open(&daemon, &["a*"]);
     let (done, published) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -204,6 +206,7 @@ fn no_event_is_lost_or_doubled_while_patterns_come_and_go() {
             while !published.load(Ordering::Relaxed) {
                 redis::cmd("PUBLISH").arg("ab").arg(count.to_string()).exec(&mut connection).unwrap();
                 count += 1;
+                thread::sleep(Duration::from_micros(100));
             }
             count
         });
