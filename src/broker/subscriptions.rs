@@ -9,7 +9,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::{event::Message, name::ChannelName, pattern::PatternIndex};
+use crate::{
+    event::Message,
+    name::ChannelName,
+    pattern::{self, PatternIndex},
+};
 
 /// The number of a source: its place in the list that the dispatcher was made with.
 pub type SourceId = usize;
@@ -245,10 +249,12 @@ impl Subscriptions {
 
     /// Forgets a channel, and ends its subscriptions.
     pub(super) fn remove(&mut self, name: &ChannelName, actions: &mut Vec<Action>) {
-        if self.take(name).is_none() {
-            return;
-        }
+        let Some(channel) = self.take(name) else { return };
         for source in 0..self.sources.len() {
+            let under = self.unconfirmed_under(source, std::slice::from_ref(name));
+            if channel.answer(source) == Answer::Confirmed && !under.is_empty() {
+                actions.push(Action::Gap(source, under));
+            }
             self.settle_early(source, actions);
         }
         self.ask_all(|| Interest::Unsubscribe(name.clone()), actions);
@@ -338,10 +344,26 @@ impl Subscriptions {
                 actions.push(Action::Open { name: name.clone(), complete: true });
             }
         }
+        gap.extend(self.unconfirmed_under(source, &gap));
         if !gap.is_empty() {
             actions.push(Action::Gap(source, gap));
         }
         self.settle_early(source, actions);
+    }
+
+    /// The open channels that the source has not confirmed, but delivers because of one of the patterns among `names`: they share its
+    /// losses.
+    fn unconfirmed_under(&self, source: SourceId, names: &[ChannelName]) -> Vec<ChannelName> {
+        let patterns: Vec<&ChannelName> = names.iter().filter(|name| name.is_pattern()).collect();
+        if patterns.is_empty() {
+            return Vec::new();
+        }
+        let is_matched = |name: &ChannelName| {
+            patterns.iter().any(|pattern| *pattern != name && pattern::matches(pattern.as_str(), name.as_str()))
+        };
+        let channels = self.channels.iter();
+        let unconfirmed = channels.filter(|(_, channel)| channel.open && channel.answer(source) != Answer::Confirmed);
+        unconfirmed.map(|(name, _)| name).filter(|name| !names.contains(name) && is_matched(name)).cloned().collect()
     }
 
     /// A source may not deliver the channel of this subscription.

@@ -94,3 +94,25 @@ fn a_successor_goes_on_with_what_its_predecessor_has_kept_without_a_gap() {
     assert_eq!(successor(&["news.*"], &[], true), ["open news.*", "news.1=0:2"], "a rule that is new");
     assert_eq!(successor(&["news.*"], &["news.*"], false), ["gap cats,news.*", "news.1=0:2"]);
 }
+
+/// Seen as a silent loss: the source refused the name, delivered it for the pattern, and lost messages of both.
+#[test]
+fn a_channel_that_is_delivered_for_a_pattern_alone_shares_the_patterns_gaps() {
+    let mut bench = Bench::new(2);
+    bench.dispatcher.subscribe(0, &name("c*"));
+    bench.dispatcher.subscribe(0, &name("c"));
+    for source in 0..2 {
+        bench.take_interest(source);
+        bench.confirm(source, "c*");
+    }
+    bench.refuse(0, "c");
+    bench.confirm(1, "c");
+    bench.publish(0, "c");
+    bench.disconnect(0);
+    bench.publish(0, "c");
+    bench.reconnect(0);
+    bench.publish(0, "c");
+    assert_eq!(bench.words(), ["open c*", "open c", "c=0:1", "gap c,c*", "c=0:3"]);
+    bench.dispatcher.release(0, &name("c*"));
+    assert_eq!(bench.words()[5..], ["gap c", "gone c*"], "from now on it is not delivered");
+}
