@@ -138,6 +138,8 @@ pub(super) fn explain(error: &io::Error) -> String {
     let text = error.to_string();
     let fix = if text.contains("UnknownIssuer") {
         "; its certificate comes from another authority than those of redis.ca_file or, without that, of the system"
+    } else if text.contains("CaUsedAsEndEntity") {
+        "; its certificate is that of an authority: sign one for the server with it, whose basicConstraints say CA:FALSE"
     } else if text.contains("not valid for name") {
         "; redis.url needs the host's name as it stands in the certificate"
     } else if text.contains("corrupt message") {

@@ -164,7 +164,11 @@ impl Link {
         tokio::select! {
             biased;
             () = self.gone.notified() => Event::Closed,
-            _ = self.ended.recv_many(&mut moved, usize::MAX) => Event::Moved(moved),
+            count = self.ended.recv_many(&mut moved, usize::MAX) => match count {
+                // All connections are gone.
+                0 => Event::Closed,
+                _ => Event::Moved(moved),
+            },
         }
     }
 

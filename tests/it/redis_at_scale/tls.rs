@@ -10,16 +10,20 @@ use crate::support::{
 
 /// A Redis with TLS on the port that is returned. It asks for a client certificate if `asks` is true.
 fn start(folder: &Folder, authority: &Authority<'_>, asks: bool) -> (RedisServer, u16) {
+    start_with(folder, authority, &authority.sign("redis"), asks)
+}
+
+fn start_with(folder: &Folder, authority: &Authority<'_>, own: &Signed, asks: bool) -> (RedisServer, u16) {
     let port = free_port();
-    let Signed { certificate, key } = authority.sign("redis");
+    let Signed { certificate, key } = own;
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let options = [
         "--tls-port",
         &port.to_string(),
         "--tls-cert-file",
-        &text(&certificate),
+        &text(certificate),
         "--tls-key-file",
-        &text(&key),
+        &text(key),
         "--tls-ca-cert-file",
         &text(&authority.certificate()),
         "--tls-auth-clients",
@@ -86,6 +90,17 @@ fn a_missing_client_certificate_is_reported_with_what_to_set() {
     let (_redis, port) = start(&folder, &authority, true);
     let mut daemon = Daemon::start_unready(&folder, &table(port, &[("ca_file", &authority.certificate())]));
     assert_reported(&mut daemon, "Redis asks for a client certificate: set redis.cert_file and redis.key_file");
+}
+
+#[test]
+fn a_certificate_that_is_its_own_authority_is_refused_with_what_to_do() {
+    needs!("redis-server", "openssl");
+    let folder = Folder::new();
+    let authority = Authority::new(&folder, "authority");
+    let own = Signed { certificate: authority.certificate(), key: folder.path("authority.key") };
+    let (_redis, port) = start_with(&folder, &authority, &own, false);
+    let mut daemon = Daemon::start_unready(&folder, &table(port, &[("ca_file", &authority.certificate())]));
+    assert_reported(&mut daemon, "its certificate is that of an authority: sign one for the server with it");
 }
 
 #[test]
