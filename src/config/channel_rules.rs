@@ -75,7 +75,9 @@ impl ChannelRules {
     /// The rule that keeps a channel always, if there is one. For a pattern: the rule that keeps all of its channels.
     #[must_use]
     pub fn keeping(&self, name: &ChannelName) -> Option<RuleId> {
-        let id = self.0.iter().position(|rule| rule.covers(name) || rule.overlaps(name))?;
+        // Where a rule matches some channels of a pattern, other rules match the rest.
+        let is_first = |rule: &Rule| rule.covers(name) || name.is_pattern() && rule.overlaps(name);
+        let id = self.0.iter().position(is_first)?;
         (self.0[id].covers(name) && self.0[id].keep == Keep::Always).then_some(id)
     }
 

@@ -1,5 +1,9 @@
 //! Tests of patterns that clients read. That events and gaps of patterns come in order, each once, is tested in `gap_tests`.
 
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
 use super::{
     tests::{Given, Harness, SECOND, limits, name},
     *,
@@ -7,6 +11,7 @@ use super::{
 use crate::{
     config::{Channel, Keep},
     event::{Coding, Form, Message},
+    pattern,
     sse::GapReason,
 };
 
@@ -164,4 +169,107 @@ fn a_client_in_envelopes_that_catches_up_is_weighed_in_the_patterns_history() {
     assert!(event.frame(Form::Envelope).len() > 1000);
     harness.hub.weigh(&event);
     assert!(harness.hub.bytes > before + 1000);
+}
+
+const NAMES: [&str; 4] = ["a", "ab", "b", "c"];
+const SUBJECTS: [&str; 8] = ["a", "ab", "b", "c", "*", "a*", "*b", "d*"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A client joins, by these subjects.
+    Join(Vec<&'static str>),
+    /// The client of this number, counted among those that are there, leaves.
+    Leave(usize),
+    Publish(&'static str),
+    /// The batches are sent.
+    Flush,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let subjects = prop::sample::subsequence(SUBJECTS.to_vec(), 1..=4);
+    let step = prop_oneof![
+        2 => subjects.prop_map(Step::Join),
+        1 => (0..10_usize).prop_map(Step::Leave),
+        6 => prop::sample::select(NAMES.to_vec()).prop_map(Step::Publish),
+        2 => Just(Step::Flush),
+    ];
+    prop::collection::vec(step, 0..80)
+}
+
+/// What the clients have got, and what they should have.
+#[derive(Default)]
+struct Clients {
+    /// By their numbers: the group, the place in it, the subjects.
+    joined: Vec<(ClientIndex, (GroupId, u32), Vec<&'static str>)>,
+    got: HashMap<ClientIndex, Vec<Position>>,
+    expected: HashMap<ClientIndex, Vec<Position>>,
+}
+
+impl Clients {
+    fn flush(&mut self, hub: &mut Hub) {
+        for (group, positions) in batches(hub) {
+            for client in hub.clients(group) {
+                self.got.entry(*client).or_default().extend(&positions);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// The model: a client gets an event if one of its subjects matches the channel. A client joins and leaves only while no batch
+    /// waits.
+    #[test]
+    fn each_client_gets_each_event_that_a_subject_of_it_matches_once_and_in_order(steps in steps()) {
+        let mut harness = Harness::new(limits(10), false);
+        let mut clients = Clients::default();
+        for (number, step) in (0..).zip(steps) {
+            match step {
+                Step::Join(subjects) => {
+                    clients.flush(&mut harness.hub);
+                    clients.joined.push((number, harness.join(&subjects, number), subjects));
+                }
+                Step::Leave(at) => {
+                    clients.flush(&mut harness.hub);
+                    if at < clients.joined.len() {
+                        let (_, (group, place), _) = clients.joined.swap_remove(at);
+                        if let Some(moved) = harness.hub.leave(group, place, harness.uptime()) {
+                            let moved = clients.joined.iter_mut().find(|(number, ..)| *number == moved).unwrap();
+                            moved.1 = (group, place);
+                        }
+                    }
+                }
+                Step::Publish(channel) => {
+                    let (position, counted) = publish(&mut harness, channel);
+                    let reads = |subjects: &[&str]| subjects.iter().any(|subject| pattern::matches(subject, channel));
+                    let readers: Vec<_> = clients.joined.iter().filter(|(_, _, subjects)| reads(subjects)).collect();
+                    prop_assert_eq!(counted as usize, readers.len());
+                    prop_assert_eq!(harness.hub.subscribers_of(&name(channel)), counted);
+                    for (number, ..) in readers {
+                        clients.expected.entry(*number).or_default().push(position);
+                    }
+                }
+                Step::Flush => clients.flush(&mut harness.hub),
+            }
+        }
+        clients.flush(&mut harness.hub);
+        prop_assert_eq!(clients.got, clients.expected);
+    }
+}
+
+#[test]
+fn a_client_that_reads_a_pattern_too_slowly_gets_a_gap_event_that_names_it() {
+    let mut harness = Harness::new(limits(10), false);
+    harness.set_rules(&[Channel { pattern_messages: 2, ..Channel::default() }]);
+    let (group, _) = harness.join(&["news.*"], 1);
+    harness.hub.set_behind(group, true);
+    let reader = Reader::live(harness.sequencer.last());
+    let events: Vec<Position> = (0..4).map(|number| harness.publish(&format!("news.{number}"), "x")).collect();
+    // Beyond `history.stretch` nothing more is kept for it.
+    harness.now += (harness.hub.limits.stretch.as_secs() + 1) * SECOND;
+    harness.hub.sweep(harness.uptime());
+    let given: Vec<Given> = harness.hub.replay(group, &reader).map(Given::from).collect();
+    let gap = Given::Gap(events[1], vec!["news.*".to_owned()], GapReason::Slow);
+    assert_eq!(given, [gap, Given::Event(events[2]), Given::Event(events[3])]);
 }
