@@ -112,11 +112,12 @@ impl Messages for Gathered {
         let is_same =
             |last: &Origin| last.in_redis == delivered.channel && last.pattern.as_deref() == delivered.pattern;
         if !self.last.as_ref().is_some_and(is_same) {
-            let probe = self.probe.clone().filter(|probe| probe.is_on(delivered.channel));
-            if let Some(probe) = probe.filter(|_| delivered.pattern.is_none()) {
+            let on_probe = |probe: &Arc<Probe>| delivered.pattern.is_none() && probe.is_on(delivered.channel);
+            if self.probe.as_ref().is_some_and(on_probe) {
                 // Messages before the probe come first.
                 self.flush();
-                return probe.take(payload);
+                self.probe.iter().for_each(|probe| probe.take(payload));
+                return;
             }
             let Some(name) = self.taken(delivered) else { return };
             let (pattern, in_redis) = (delivered.pattern.map(<[u8]>::to_vec), delivered.channel.to_vec());

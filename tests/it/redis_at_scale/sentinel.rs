@@ -74,7 +74,8 @@ fn a_primary_that_is_replaced_but_not_demoted_is_left_after_a_while() {
     let numbers = Numbers::begin(move || Some(port));
     eventually("the source follows", || (other.subscribers("numbers") == 1).then_some(()));
     daemon.wait_until_ready();
-    assert!(daemon.child().log().contains("Sentinel names another primary"), "{}", daemon.child().log());
+    let words = "Sentinel names another primary";
+    eventually("the log says why", || daemon.child().log().contains(words).then_some(()));
     let published = numbers.end();
     assert_eq!(daemon.post_form(&[("channel", "numbers"), ("message", "last")]).status(), 200);
     let (missing, gaps) = check(&read_until(&mut stream, "last"), &published);
