@@ -56,6 +56,8 @@ fn a_channel_that_an_earlier_rule_excepts_gets_each_event_once_and_is_not_kept()
     let (_folder, redis, daemon) = start(ALWAYS);
     let id = now(&daemon);
     redis.publish("news.secret", "lost");
+    redis.publish("news.2", "passed");
+    assert_eq!(resume(&daemon, "news.2", &id).texts(1), ["passed"], "all before it has been passed as well");
     let mut stream = resume(&daemon, "news.secret", &id);
     assert_eq!(stream.gap().channels, ["news.secret"]);
     let mut both = Subscription::to(&["news.secret", "news.1"]).open(daemon.public());

@@ -166,7 +166,7 @@ fn over_max_clients_streams_get_a_retry_time() {
 fn refusals_pass_unchanged() {
     needs!("nginx");
     let (_folder, _daemon, nginx) = start("");
-    refused(Request::get("/sse/?channels=a*").send(&nginx.sse()), 400);
+    refused(Request::get("/sse/?channels=a%3F").send(&nginx.sse()), 400);
     refused(Request::get("/sse/nothing").send(&nginx.sse()), 404);
     for admin in ["/sse/publish", "/sse/stats", "/sse/metrics", "/sse/..%2fpublish"] {
         assert_eq!(Request::get(admin).send(&nginx.sse()).status(), 404, "{admin} is the admin socket's");

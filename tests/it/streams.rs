@@ -200,7 +200,7 @@ fn bad_requests_get_an_error_that_says_what_is_wrong() {
     for target in ["/", "/?", "/?channels=", "/?channels=,", "/?channels", "/?chanels=cats", "/sse/", "/sse"] {
         assert!(refused(get(target), 400).contains("channel"), "{target}");
     }
-    for bad in ["a*", "%3F", "%5Ba%5D", "a%5C", "a%0Ab", "a%00", "%FF", "%C3%28", &"x".repeat(256)] {
+    for bad in ["a*%5B", "%3F", "%5Ba%5D", "a%5C", "a%0Ab", "a%00", "%FF", "%C3%28", &"x".repeat(256)] {
         refused(get(&format!("/?channels=cats&channels={bad}")), 400);
     }
     assert!(refused(get("/?channels=a,b,c,d"), 400).contains('3'), "the error names the limit");
@@ -222,7 +222,7 @@ fn a_connection_can_be_used_again_after_a_refusal() {
     let (_folder, daemon) = daemon("");
     let mut socket = daemon.public().connect().unwrap();
     let mut buffer = [0; 4096];
-    for target in ["/nothing", "/?channels=a*", "/healthz"] {
+    for target in ["/nothing", "/?channels=a%3F", "/healthz"] {
         socket.write_all(&Request::get(target).to_bytes()).unwrap();
         let (mut decoder, mut body) = (crate::support::Decoder::default(), Vec::new());
         while !decoder.is_complete() {
