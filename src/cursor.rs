@@ -127,9 +127,9 @@ impl fmt::Display for Position {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cursor {
     /// The node of the position.
-    pub node: NodeId,
+    pub(crate) node: NodeId,
     /// Everything up to this position has been delivered.
-    pub position: Position,
+    pub(crate) position: Position,
 }
 
 /// The text is no cursor of any ssecast node.
@@ -139,7 +139,7 @@ pub struct CursorError;
 
 impl Cursor {
     /// Appends the id. No other code writes ids.
-    pub fn put(&self, out: &mut impl BufMut) {
+    pub(crate) fn put(&self, out: &mut impl BufMut) {
         // Not `write!`, which takes as long as encoding the rest of the frame.
         let mut digits = [b'0'; 20];
         let (mut left, mut first) = (self.position.0, digits.len());

@@ -15,6 +15,7 @@ use crate::{
 
 /// What a publisher sent. It has no position yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Message {
     /// The channel that it is published on.
     pub channel: ChannelName,
@@ -22,6 +23,14 @@ pub struct Message {
     pub event: Option<EventType>,
     /// The payload, any bytes.
     pub data: Bytes,
+}
+
+impl Message {
+    /// A message for `channel`. `event`: its type; `None` stands for a browser's `message`. `data`: the payload, any bytes.
+    #[must_use]
+    pub fn new(channel: ChannelName, event: Option<EventType>, data: Bytes) -> Self {
+        Self { channel, event, data }
+    }
 }
 
 /// How a client wants its events written.

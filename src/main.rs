@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ssecast::run()
+    ssecast::App::new().run()
 }

@@ -4,10 +4,8 @@ mod peer;
 mod publish;
 mod subscribe;
 
-#[cfg(test)]
-pub use self::subscribe::Authorizing;
 pub use self::{
     peer::Peer,
     publish::{Refused, may_publish},
-    subscribe::{Anyone, Authorizer, Denied, Grant, Identity, Subscriber},
+    subscribe::{Anyone, Authorizer, Authorizing, Denied, Grant, Identity, Subscriber},
 };

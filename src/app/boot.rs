@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::Context as _;
 
 use super::{
+    extensions::Extensions,
     manager::Manager,
     serving::{self, Outcome, Start},
     upgrade::{Relaunch, UpgradeReceiver},
@@ -46,7 +47,11 @@ pub enum Boot {
 ///
 /// # Errors
 /// Every error of the configuration, or the reason why the daemon can't serve.
-pub fn boot(config: impl FnOnce() -> Result<Config, ConfigErrors>, detached: bool) -> Result<u8, Boot> {
+pub fn boot(
+    config: impl FnOnce() -> Result<Config, ConfigErrors>,
+    extensions: Extensions,
+    detached: bool,
+) -> Result<u8, Boot> {
     if let Some(supervisor) = Supervisor::from_environment().map_err(anyhow::Error::from)? {
         return Ok(supervisor.run());
     }
@@ -60,13 +65,13 @@ pub fn boot(config: impl FnOnce() -> Result<Config, ConfigErrors>, detached: boo
         }
     })?;
     match control {
-        Some(control) => Ok(take_over(config, control, detached)?),
-        None => Ok(start(config, detached)?),
+        Some(control) => Ok(take_over(config, extensions, control, detached)?),
+        None => Ok(start(config, extensions, detached)?),
     }
 }
 
 /// Starts a daemon that takes over from no other process.
-fn start(config: Config, detached: bool) -> anyhow::Result<u8> {
+fn start(config: Config, extensions: Extensions, detached: bool) -> anyhow::Result<u8> {
     let process = config.process.clone();
     let owner = process.user.as_ref();
     // Before any file is opened: inherited descriptors are known by their numbers only.
@@ -74,13 +79,14 @@ fn start(config: Config, detached: bool) -> anyhow::Result<u8> {
     let relaunch = Relaunch::this_process().context("can't find out which program a reload has to start")?;
     privileges::check(owner)?;
     let log = Log::open(&process)?;
-    let served = start_logged(config, detached, inherited, relaunch, &log);
+    let served = start_logged(config, extensions, detached, inherited, relaunch, &log);
     log.flush();
     served
 }
 
 fn start_logged(
     config: Config,
+    extensions: Extensions,
     detached: bool,
     inherited: Inherited,
     relaunch: Relaunch,
@@ -95,6 +101,7 @@ fn start_logged(
     let sockets = Sockets::open(inherited, &config)?;
     let start = Start {
         config,
+        extensions,
         sockets,
         pidfile,
         relaunch: Some(relaunch),
@@ -119,16 +126,17 @@ fn start_logged(
 }
 
 /// Takes over from another process. The sockets come over the control channel, and this process runs as the daemon's user already.
-fn take_over(config: Config, control: ControlChannel, detached: bool) -> anyhow::Result<u8> {
+fn take_over(config: Config, extensions: Extensions, control: ControlChannel, detached: bool) -> anyhow::Result<u8> {
     let relaunch = Relaunch::this_process().context("can't find out which program a reload has to start")?;
     let log = Log::open(&config.process).inspect_err(|error| control.fail(&error.to_string()))?;
-    let served = take_over_logged(config, control, detached, relaunch, &log);
+    let served = take_over_logged(config, extensions, control, detached, relaunch, &log);
     log.flush();
     served
 }
 
 fn take_over_logged(
     config: Config,
+    extensions: Extensions,
     control: ControlChannel,
     detached: bool,
     relaunch: Relaunch,
@@ -155,8 +163,16 @@ fn take_over_logged(
         prepared().inspect_err(|error| receiver.refuse(&format!("{error:#}")))?;
     let manager = Manager::of_successor(detached, supervisor.is_some() || receiver.is_supervised());
     let supervisor = supervisor.map(ControlChannel::from_fd);
-    let start =
-        Start { config, sockets, pidfile, relaunch: Some(relaunch), receiver: Some(receiver), manager, supervisor };
+    let start = Start {
+        config,
+        extensions,
+        sockets,
+        pidfile,
+        relaunch: Some(relaunch),
+        receiver: Some(receiver),
+        manager,
+        supervisor,
+    };
     // Once the new sockets are served, those that the configuration no longer names are closed, and their files are removed.
     serve(start, log, || {
         former.into_iter().for_each(|mut listener| listener.own_file());

@@ -8,8 +8,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::{exit_guard::ExitGuards, sources::Sources, upgrade::sender::until};
+use super::{exit_guard::ExitGuards, extensions::Extensions, sources::Sources, upgrade::sender::until};
 use crate::{
+    access::Authorizer,
     admin::{Admin, Bodies, Publishers, Reloads},
     broker::{Checkpoint, Dispatcher, Embedded, Outlet, Publisher, SourceId},
     client_limit::ClientLimit,
@@ -36,6 +37,7 @@ pub(super) struct Daemon {
     /// Resolves with the reason when a thread or a task has ended that must not end.
     pub(super) ended: oneshot::Receiver<String>,
     exit_guards: ExitGuards,
+    authorizer: Arc<dyn Authorizer>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) client_limit: Arc<ClientLimit>,
     pub(super) sources: Sources,
@@ -48,11 +50,11 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Makes the sources, the dispatcher and the queues, and connects them. It starts nothing.
-    pub(super) fn wire(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn wire(config: &Config, extensions: &Extensions) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::default());
         let sequencer = Sequencer::new(NodeId::for_instance(&instance(config)), unix_micros());
         let queues: Vec<Arc<Queue>> = (0..config.process.workers.get()).map(|_| Arc::default()).collect();
-        let (mut sources, asked) = Sources::new(config)?;
+        let (mut sources, asked) = Sources::new(extensions.sources(config)?);
         let outlets = queues.iter().map(|queue| Arc::clone(queue) as Arc<dyn Outlet>).collect();
         let dispatcher =
             Arc::new(Dispatcher::new(sequencer, outlets, asked, Arc::clone(&metrics), config.history.skew));
@@ -65,6 +67,7 @@ impl Daemon {
             publisher,
             ended,
             exit_guards,
+            authorizer: extensions.authorizer(config)?,
             metrics,
             client_limit: ClientLimit::new(
                 config.stream.max_clients,
@@ -109,13 +112,14 @@ impl Daemon {
                 inherited,
             };
             let (metrics, client_limit) = (Arc::clone(&self.metrics), Arc::clone(&self.client_limit));
+            let authorizer = Arc::clone(&self.authorizer);
             let mut running = self.running.subscribe();
             let mut gate = self.gate.subscribe();
             let name = format!("shard-{number}");
             let (made, is_made) = oneshot::channel();
             let mut guard = self.exit_guards.guard(&name);
             let thread = thread::Builder::new().name(name.clone()).spawn(move || {
-                let serve = public::service(Arc::clone(&parts.config), metrics, client_limit);
+                let serve = public::service(Arc::clone(&parts.config), metrics, client_limit, authorizer);
                 let stopped = async {
                     // An error means that the sender was dropped: the shard stops.
                     let _ = running.changed().await;

@@ -1,5 +1,6 @@
 //! The daemon as a whole: builds it from the other modules, runs, upgrades and drains it. Only `cli` imports it.
 
+mod extensions;
 mod boot;
 mod serving;
 mod manager;
@@ -11,9 +12,12 @@ mod accept;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-pub use self::boot::{Boot, boot};
 use self::manager::Manager;
 use self::serving::{Serving, Start};
+pub use self::{
+    boot::{Boot, boot},
+    extensions::{BoxError, Extensions},
+};
 use crate::{
     admin::Reloads,
     config::Config,
@@ -41,6 +45,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let start = Start {
         config,
+        extensions: Extensions::default(),
         sockets,
         pidfile: None,
         relaunch: None,

@@ -19,6 +19,7 @@ use super::{
     Shutdown,
     accept::{Accepting, Listeners, PublicSide},
     daemon::Daemon,
+    extensions::Extensions,
     manager::Manager,
     upgrade::{
         Relaunch, UpgradeReceiver,
@@ -51,6 +52,8 @@ const SEND_TO_SUPERVISOR: Duration = Duration::from_secs(1);
 pub(super) struct Start {
     /// The configuration.
     pub(super) config: Config,
+    /// What the program adds to ssecast's own.
+    pub(super) extensions: Extensions,
     /// The listening sockets.
     pub(super) sockets: Sockets,
     /// The locked pidfile.
@@ -178,7 +181,7 @@ pub(super) struct Serving {
 impl Serving {
     /// Starts everything, or takes it over from the predecessor. Once the take-over is done, nothing returns an error.
     async fn begin(start: Start, reloads: &Arc<Reloads>) -> anyhow::Result<(Self, Option<Relaunch>)> {
-        let Start { config, mut sockets, mut pidfile, relaunch, receiver, manager, supervisor } = start;
+        let Start { config, extensions, mut sockets, mut pidfile, relaunch, receiver, manager, supervisor } = start;
         let config = Arc::new(config);
         // Steps that can fail come first. If one fails in a successor, the predecessor gets the reason and serves on.
         let prepared = || -> io::Result<_> {
@@ -197,7 +200,7 @@ impl Serving {
         let (mut predecessor, mut connections) = (None, Vec::new());
         let daemon = match receiver {
             None => {
-                let mut daemon = Daemon::wire(&config)?;
+                let mut daemon = Daemon::wire(&config, &extensions)?;
                 let cursor = daemon.dispatcher.cursor();
                 daemon.make_shards(&config, cursor, (0..config.process.workers.get()).map(|_| None).collect()).await?;
                 daemon.dispatcher.keep_always(config.channel_rules(), false);
@@ -207,7 +210,7 @@ impl Serving {
                 daemon
             }
             Some(receiver) => {
-                let TakenOver { daemon, admin, control, supervised } = receiver.take_over(&config).await?;
+                let TakenOver { daemon, admin, control, supervised } = receiver.take_over(&config, &extensions).await?;
                 connections = admin;
                 if supervised {
                     supervisor = Some(control);

@@ -7,16 +7,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::exit_guard::ExitGuards;
 use crate::{
     broker::{Checkpoint, Delivers, Dispatcher, Interest, Publisher, SourceId, Spec},
-    config::Config,
     metrics::Metrics,
     snapshot::SourceState,
-    source::{self, Sink, Source, SourceError},
+    source::{Interests, Node, Sink, Source},
 };
 
 /// A source that has not been started.
 struct Waiting {
     source: Box<dyn Source>,
-    interest: mpsc::UnboundedReceiver<Interest>,
+    interest: Interests,
 }
 
 /// What is known of one source.
@@ -37,24 +36,30 @@ pub(super) struct Sources(Vec<Entry>);
 type InterestSenders = Vec<(Spec, mpsc::UnboundedSender<Interest>)>;
 
 impl Sources {
-    /// Makes the sources that the configuration turns on. Returns them, and what the dispatcher needs to use them.
-    pub(super) fn new(config: &Config) -> Result<(Self, InterestSenders), SourceError> {
+    /// Takes the sources. Returns them, and what the dispatcher needs to use them.
+    pub(super) fn new(sources: Vec<Box<dyn Source>>) -> (Self, InterestSenders) {
         let (mut entries, mut asked) = (Vec::new(), Vec::new());
-        for source in source::configured(config)? {
-            let (sender, interest) = mpsc::unbounded_channel();
+        for source in sources {
+            let (sender, interest) = Interests::channel();
             let spec = source.spec();
             asked.push((spec, sender));
             let (origin, address) = (source.origin(), source.address());
             let waiting = Some(Waiting { source, interest });
             entries.push(Entry { spec, origin, address, waiting, resume: None, publisher: None });
         }
-        Ok((Self(entries), asked))
+        (Self(entries), asked)
+    }
+
+    /// Whether there are no sources.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Makes the sources' publish routes.
     pub(super) fn make_publishers(&mut self, dispatcher: &Arc<Dispatcher>) {
+        let node = Node::new(Arc::clone(dispatcher));
         for entry in &mut self.0 {
-            entry.publisher = entry.waiting.as_ref().and_then(|waiting| waiting.source.publisher(dispatcher));
+            entry.publisher = entry.waiting.as_ref().and_then(|waiting| waiting.source.publisher(&node));
         }
     }
 
@@ -129,11 +134,10 @@ impl Sources {
                 };
                 runtime.block_on(async {
                     tokio::select! {
-                        () = run => {}
-                        _ = running.changed() => {}
+                        () = run => guard.note(&"it returned, and a source must run until the process ends"),
+                        _ = running.changed() => guard.disarm(),
                     }
                 });
-                guard.disarm();
             })?;
             match entry.spec.delivers {
                 Delivers::Fanout => drop(resume.send(None)),

@@ -36,6 +36,7 @@ const LONGEST_BRAKE: Duration = Duration::from_secs(10);
 
 /// The outcome for messages that a source has published.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Accepted {
     /// Messages that went to the shards, or are buffered until an upgrade ends or a channel is confirmed.
     pub delivered: usize,

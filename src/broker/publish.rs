@@ -7,6 +7,7 @@ use crate::{cursor::Cursor, event::Message};
 
 /// The outcome of publishing one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Published {
     /// The event's cursor, where this node gave it.
     pub id: Option<Cursor>,
@@ -14,8 +15,23 @@ pub struct Published {
     pub subscribers: u32,
 }
 
+impl Published {
+    /// A message that has reached the source, which gives it no id. `subscribers`: clients of its channel on this node.
+    #[must_use]
+    pub fn new(subscribers: u32) -> Self {
+        Self { id: None, subscribers }
+    }
+
+    /// The same, with the event's id.
+    #[must_use]
+    pub fn with_id(self, id: Cursor) -> Self {
+        Self { id: Some(id), ..self }
+    }
+}
+
 /// A publish was not taken. Nothing is lost silently: who published gets this.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PublishError {
     /// It is refused, and would be again: nothing was published.
     #[error("{0}")]
@@ -36,6 +52,9 @@ pub type Publishing<'a> = Pin<Box<dyn Future<Output = Result<Vec<Published>, Pub
 /// Takes messages and answers when they are safe.
 pub trait Publisher: Send + Sync {
     /// Publishes `messages` in order; one [`Published`] for each.
+    ///
+    /// # Errors
+    /// [`PublishError`]: whether a retry can help, and whether some of the messages may have been published.
     fn publish(&self, messages: Vec<Message>) -> Publishing<'_>;
 }
 

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-/// The properties of a source that the broker has to know.
+/// What a source says of itself before it runs: its name, and how it delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Spec {
     /// Its name in logs and in `/readyz`.
     pub id: &'static str,
@@ -13,8 +14,31 @@ pub struct Spec {
     pub interest: Interested,
 }
 
+impl Spec {
+    /// A source with publish/subscribe: each process that is connected gets every message, and what is published while none is
+    /// connected is lost. It is asked for channels ([`Interested::OnDemand`]). `id` is its name in logs and in `/readyz`.
+    #[must_use]
+    pub const fn fanout(id: &'static str) -> Self {
+        Self { id, delivers: Delivers::Fanout, interest: Interested::OnDemand }
+    }
+
+    /// A source whose messages are kept until they are taken (a table, a stream, a queue): it continues at a [`Checkpoint`]. It is
+    /// asked for channels ([`Interested::OnDemand`]). `id` is its name in logs and in `/readyz`.
+    #[must_use]
+    pub const fn durable(id: &'static str) -> Self {
+        Self { id, delivers: Delivers::Durable, interest: Interested::OnDemand }
+    }
+
+    /// The same source, but it delivers all channels without being asked.
+    #[must_use]
+    pub const fn all_channels(self) -> Self {
+        Self { interest: Interested::All, ..self }
+    }
+}
+
 /// How a source delivers while two processes are connected to it, as during an upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Delivers {
     /// Each process gets every message (publish/subscribe): a marker divides them.
     Fanout,
@@ -25,14 +49,11 @@ pub enum Delivers {
 
 /// Which channels a source delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Interested {
     /// The channels that it is asked for.
     OnDemand,
     /// All channels.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "no source delivers all channels yet; the broker's tests have one")
-    )]
     All,
 }
 

@@ -34,6 +34,7 @@ pub struct Generation(u64);
 
 /// A request to a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Interest {
     /// Deliver the messages of the channel from now on, or of all channels that the pattern matches ([`ChannelName::is_pattern`]), and
     /// confirm it with the generation when that is certain. A message is published once, however many subscriptions match it.
@@ -89,6 +90,9 @@ struct Channel {
     pending: Bits,
     /// Sources that have refused it. Never one of `pending`.
     refused: Bits,
+    /// Sources that have refused it, were disconnected, and were asked again: each is one of `pending`. They have delivered nothing of
+    /// it, so nothing is lost where they refuse it again.
+    refused_before: Bits,
     /// Whether clients may join it.
     open: bool,
     /// Whether it stays subscribed without shards: a rule keeps its channels always.
@@ -184,7 +188,7 @@ impl Subscriptions {
     fn add(&mut self, name: &ChannelName, shards: Bits, open: bool, actions: &mut Vec<Action>) {
         let generation = self.next_generation();
         let pending = self.on_demand();
-        let channel = Channel { shards, pending, refused: 0, open, pinned: false, generation };
+        let channel = Channel { shards, pending, refused: 0, refused_before: 0, open, pinned: false, generation };
         self.channels.insert(name.clone(), channel);
         if name.is_pattern() {
             self.patterns.insert(name.clone(), ());
@@ -337,6 +341,7 @@ impl Subscriptions {
                 continue;
             }
             channel.pending &= !(1 << source);
+            channel.refused_before &= !(1 << source);
             if channel.open {
                 gap.push(name.clone());
             } else if channel.pending & !disconnected == 0 {
@@ -382,6 +387,8 @@ impl Subscriptions {
         if channel.answer(source) == Answer::Refused {
             return;
         }
+        let before = channel.refused_before & (1 << source) != 0;
+        channel.refused_before &= !(1 << source);
         channel.pending &= !(1 << source);
         channel.refused |= 1 << source;
         let state = &mut self.sources[source];
@@ -400,6 +407,8 @@ impl Subscriptions {
                 self.take(name);
             }
             actions.push(Action::Refuse(name.clone(), Arc::clone(reason)));
+        } else if channel.open && before {
+            // Other sources deliver it, and this one never did.
         } else if channel.open {
             // Other sources deliver it; what this one had may be missed.
             actions.push(Action::Gap(source, vec![name.clone()]));
@@ -443,6 +452,7 @@ impl Subscriptions {
             // It may allow the channel now.
             if channel.answer(source) == Answer::Refused {
                 channel.refused &= !(1 << source);
+                channel.refused_before |= 1 << source;
                 channel.pending |= 1 << source;
                 actions.push(Action::Ask(source, Interest::Subscribe(name.clone(), channel.generation)));
             }

@@ -386,6 +386,28 @@ fn a_channel_is_refused_only_if_every_source_refuses_it() {
     assert_eq!(bench.words()[2..], ["refused b"]);
 }
 
+#[test]
+fn a_source_that_refuses_a_channel_again_after_a_reconnect_causes_no_gap() {
+    let mut bench = Bench::new(2);
+    bench.dispatcher.subscribe(0, &name("a"));
+    (0..2).for_each(|source| bench.take_interest(source));
+    bench.refuse(0, "a");
+    bench.confirm(1, "a");
+    for _ in 0..2 {
+        bench.disconnect(0);
+        bench.reconnect(0);
+        bench.take_interest(0);
+        bench.publish(1, "a");
+        bench.refuse(0, "a");
+    }
+    assert_eq!(bench.words(), ["open a", "a=1:1", "a=1:2"], "it has never delivered the channel");
+    bench.disconnect(0);
+    bench.reconnect(0);
+    bench.take_interest(0);
+    bench.confirm(0, "a");
+    assert_eq!(bench.words()[3..], ["gap a"], "from now on it does");
+}
+
 mod durable;
 mod kept;
 mod upgrade;

@@ -60,6 +60,14 @@ impl Dispatcher {
         fanout(&self.lock()).all(|source| source.role.is_keeping())
     }
 
+    /// Whether every source that delivers by fan-out is connected.
+    #[must_use]
+    pub fn is_fanout_connected(&self) -> bool {
+        let state = self.lock();
+        let disconnected = state.subscriptions.disconnected_sources();
+        disconnected.into_iter().all(|source| state.sources[source].spec.delivers == Delivers::Durable)
+    }
+
     /// Resolves when the marker has come by every source.
     pub async fn buffering(&self) {
         loop {

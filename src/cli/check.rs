@@ -9,8 +9,8 @@ use clap::{
 
 use super::{Failure, exit, print};
 use crate::{
+    app::Extensions,
     config::{Config, DEFAULT_PATH, default_document},
-    source,
 };
 
 /// Check the configuration file, and print all of its errors at once
@@ -45,12 +45,17 @@ pub(super) fn add_tip(error: &mut clap::Error) {
 ///
 /// # Errors
 /// Every error of the configuration, with exit code 64.
-pub fn run(args: &CheckArgs) -> Result<(), Failure> {
+pub fn run(args: &CheckArgs, extensions: &Extensions) -> Result<(), Failure> {
+    let tables = extensions.tables();
     let answer = if args.defaults {
-        default_document(&Config::definitions(source::TABLES))
+        default_document(&Config::definitions(&tables))
     } else {
-        let config = Config::assemble(args.config.as_deref(), &[], source::TABLES)?;
-        source::configured(&config).map_err(|error| Failure::new(exit::USAGE, error))?;
+        let config = Config::assemble(args.config.as_deref(), &[], &tables)?;
+        // What only a source or the authorizer can check. None of them is started.
+        let made = extensions.sources(&config).and_then(|_| extensions.authorizer(&config));
+        if let Err(error) = made {
+            return Err(Failure::new(exit::USAGE, format_args!("{error:#}")));
+        }
         match &args.config {
             Some(path) => format!("{}: OK\n", path.display()),
             None if PathBuf::from(DEFAULT_PATH).exists() => format!("{DEFAULT_PATH}: OK\n"),

@@ -16,7 +16,7 @@ const OPTIONS: [(&str, &str); 14] = [
     ("--use-ssl", "TLS is nginx's"),
     ("--uid", "--user USER, where root starts it"),
     ("--gid", "--group GROUP, where root starts it"),
-    ("--app", "who may read is nginx's decision: auth_request"),
+    ("--app", "an authorizer or a source of your own (docs/extend.md), or nginx's auth_request"),
     ("--nodaemon", "ssecast stays in the foreground unless --daemon is given"),
 ];
 

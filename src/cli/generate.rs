@@ -7,10 +7,7 @@ use clap::{Command, CommandFactory as _};
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::{Cli, Failure, exit, print};
-use crate::{
-    config::{Config, DEFAULT_PATH},
-    source,
-};
+use crate::config::{Config, DEFAULT_PATH, SourceTable};
 
 /// Print the completions of a shell
 ///
@@ -45,7 +42,7 @@ pub fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// What the operating system reports about standard output or the folder.
-pub fn man(args: &ManArgs) -> Result<(), Failure> {
+pub fn man(args: &ManArgs, tables: &[SourceTable]) -> Result<(), Failure> {
     let Some(folder) = &args.to else {
         let mut page = Vec::new();
         clap_mangen::Man::new(grammar()).render(&mut page)?;
@@ -54,7 +51,7 @@ pub fn man(args: &ManArgs) -> Result<(), Failure> {
     let written = || -> io::Result<()> {
         fs::create_dir_all(folder)?;
         clap_mangen::generate_to(grammar(), folder)?;
-        fs::write(folder.join("ssecast.toml.5"), configuration_page())
+        fs::write(folder.join("ssecast.toml.5"), configuration_page(tables))
     };
     written().map_err(|error| Failure::new(exit::IO, format_args!("{}: {error}", folder.display())))
 }
@@ -73,7 +70,7 @@ fn grammar() -> Command {
 }
 
 /// ssecast.toml(5): every key with its default and its meaning.
-fn configuration_page() -> String {
+fn configuration_page(tables: &[SourceTable]) -> String {
     let mut page = Roff::new();
     page.control("TH", ["ssecast.toml", "5"]);
     page.control("SH", ["NAME"]);
@@ -88,7 +85,7 @@ fn configuration_page() -> String {
         bold("ssecast check --defaults"),
         roman(" prints a file with every key at its default."),
     ]);
-    for table in Config::definitions(source::TABLES) {
+    for table in Config::definitions(tables) {
         page.control("SH", [table.heading().as_str()]);
         if !table.without.is_empty() {
             page.text([roman(table.without)]);
@@ -101,7 +98,7 @@ fn configuration_page() -> String {
     }
     page.control("SH", ["EXAMPLE"]);
     page.control("nf", []);
-    page.text([roman(example())]);
+    page.text([roman(example(tables))]);
     page.control("fi", []);
     page.control("SH", ["SEE ALSO"]);
     page.text([bold("ssecast"), roman("(1), "), bold("ssecast-check"), roman("(1)")]);
@@ -109,8 +106,8 @@ fn configuration_page() -> String {
 }
 
 /// The shortest useful file: it takes events from Redis.
-fn example() -> String {
-    let tables = Config::definitions(source::TABLES);
+fn example(tables: &[SourceTable]) -> String {
+    let tables = Config::definitions(tables);
     let url = tables
         .iter()
         .find(|table| table.name == "redis")
@@ -121,11 +118,12 @@ fn example() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source;
 
     #[test]
     fn manual_has_a_page_for_each_subcommand_and_an_entry_for_each_key() {
         let folder = tempfile::tempdir().unwrap();
-        man(&ManArgs { to: Some(folder.path().join("man")) }).unwrap();
+        man(&ManArgs { to: Some(folder.path().join("man")) }, source::TABLES).unwrap();
         let page = |name: &str| fs::read_to_string(folder.path().join("man").join(name)).unwrap();
         assert!(page("ssecast.1").contains("ssecast\\-publish(1)"));
         assert!(page("ssecast-publish.1").contains(".SH SYNOPSIS"));

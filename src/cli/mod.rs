@@ -29,9 +29,9 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::{config::ConfigErrors, process::stderr};
+use crate::{app::Extensions, config::ConfigErrors, process::stderr};
 
-/// Exit codes of [`run`] beside 0 and 1, as `sysexits.h` has them.
+/// Exit codes of the program beside 0 and 1, as `sysexits.h` has them.
 pub mod exit {
     /// The command line or the configuration is wrong.
     pub const USAGE: u8 = 64;
@@ -69,14 +69,21 @@ enum Command {
     Man(generate::ManArgs),
 }
 
-/// Runs the program with the arguments it was started with. Errors go to standard error; the exit code is 0, 1 or one of
-/// [`exit`].
+/// Runs the program with the arguments it was started with, and with what it adds to ssecast's own. Errors go to standard error; the
+/// exit code is 0, 1 or one of [`exit`].
 #[must_use]
-pub fn run() -> ExitCode {
-    run_from(std::env::args_os())
+pub fn run(extensions: Extensions) -> ExitCode {
+    if tokio::runtime::Handle::try_current().is_ok() {
+        return Failure::new(
+            1,
+            "must be started outside of a tokio runtime, which it makes itself: remove #[tokio::main]",
+        )
+        .report();
+    }
+    run_from(std::env::args_os(), extensions)
 }
 
-fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+fn run_from(args: impl IntoIterator<Item = OsString>, extensions: Extensions) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(mut error) => {
@@ -93,14 +100,14 @@ fn run_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Demo(args) => demo::run(&args),
-        Command::Serve(args) => serve::run(&args),
-        Command::Check(args) => check::run(&args),
+        Command::Serve(args) => serve::run(&args, extensions),
+        Command::Check(args) => check::run(&args, &extensions),
         Command::Reload(args) => reload::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => generate::completions(&args),
-        Command::Man(args) => generate::man(&args),
+        Command::Man(args) => generate::man(&args, &extensions.tables()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -214,7 +221,7 @@ mod tests {
 
     #[test]
     fn wrong_usage_ends_with_64_and_help_with_0() {
-        let run = |args: &[&str]| run_from(args.iter().map(OsString::from));
+        let run = |args: &[&str]| run_from(args.iter().map(OsString::from), Extensions::default());
         let code = |code: u8| format!("{:?}", ExitCode::from(code));
         assert_eq!(format!("{:?}", run(&["ssecast", "--help"])), code(0));
         assert_eq!(format!("{:?}", run(&["ssecast", "no-such-thing"])), code(64));

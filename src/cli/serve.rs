@@ -4,10 +4,9 @@ use std::path::PathBuf;
 
 use super::{Failure, exit};
 use crate::{
-    app::{self, Boot},
-    config::{Config, ConfigErrors, Override},
+    app::{self, Boot, Extensions},
+    config::{Config, ConfigErrors, Override, SourceTable},
     process::{listen::ListenError, privileges::PrivilegeError},
-    source,
 };
 
 /// Serve: take publishes in, give events out
@@ -53,11 +52,12 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// The configuration of the file, with the flags put over it.
+    /// The configuration of the file, with the flags put over it. `tables` are those that the file may have beside the tables of every
+    /// daemon.
     ///
     /// # Errors
     /// Every error of the file and of the flags at once.
-    pub fn config(&self) -> Result<Config, ConfigErrors> {
+    pub fn config(&self, tables: &[SourceTable]) -> Result<Config, ConfigErrors> {
         let flags = [
             ("--socket", "listen.public", &self.socket),
             ("--admin-socket", "listen.admin", &self.admin_socket),
@@ -71,7 +71,7 @@ impl ServeArgs {
             .into_iter()
             .filter_map(|(flag, key, value)| Some(Override { flag, key, value: value.clone()? }))
             .collect();
-        Config::assemble(self.config.as_deref(), &overrides, source::TABLES)
+        Config::assemble(self.config.as_deref(), &overrides, tables)
     }
 }
 
@@ -80,8 +80,9 @@ impl ServeArgs {
 ///
 /// # Errors
 /// Every error of the configuration (exit code 64), or the reason why the daemon can't serve (1).
-pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    match app::boot(|| args.config(), args.daemon) {
+pub fn run(args: &ServeArgs, extensions: Extensions) -> Result<(), Failure> {
+    let tables = extensions.tables();
+    match app::boot(|| args.config(&tables), extensions, args.daemon) {
         Ok(0) => Ok(()),
         Ok(code) => std::process::exit(i32::from(code)),
         Err(Boot::Config(errors)) => Err(errors.into()),
@@ -99,7 +100,7 @@ fn lasts(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Address;
+    use crate::{config::Address, source};
 
     #[test]
     fn flags_override_the_file() {
@@ -112,7 +113,7 @@ mod tests {
             redis_url: Some("redis://h".into()),
             ..ServeArgs::default()
         };
-        let config = args.config().unwrap();
+        let config = args.config(source::TABLES).unwrap();
         assert_eq!(config.listen.public, Address::Tcp(([127, 0, 0, 1], 80).into()));
         assert_eq!(config.listen.admin, Address::Unix("b.sock".into()).into());
         assert_eq!(config.sources.get::<source::RedisConfig>().unwrap().url, "redis://h");

@@ -32,7 +32,7 @@ pub struct ChannelRules(Arc<[Rule]>);
 impl Config {
     /// The rules of all channels.
     #[must_use]
-    pub fn channel_rules(&self) -> ChannelRules {
+    pub(crate) fn channel_rules(&self) -> ChannelRules {
         ChannelRules::new(&self.history, &self.channels)
     }
 }

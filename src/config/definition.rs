@@ -1,8 +1,8 @@
 //! The definition of a table of the configuration file: its name, and its keys with their defaults and help. Has no values.
 
-/// A table of the configuration file.
+/// The definition of a table of the configuration file.
 #[derive(Debug)]
-pub(crate) struct Definition {
+pub struct Definition {
     /// Its name, as `stream`.
     pub(crate) name: &'static str,
     /// Whether the file may have it several times, as `[[channel]]`.
@@ -14,6 +14,18 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
+    /// A table with this name and these keys, which it shows in this order.
+    #[must_use]
+    pub const fn new(name: &'static str, keys: &'static [Key]) -> Self {
+        Self { name, repeated: false, without: "", keys }
+    }
+
+    /// The table turns something on: `without` says in one sentence what happens without it.
+    #[must_use]
+    pub const fn optional(self, without: &'static str) -> Self {
+        Self { without, ..self }
+    }
+
     /// How a table of it begins: `[stream]`, `[[channel]]`.
     pub(crate) fn heading(&self) -> String {
         if self.repeated { format!("[[{}]]", self.name) } else { format!("[{}]", self.name) }
@@ -28,9 +40,9 @@ pub(crate) const fn key_name(name: &'static str) -> &'static str {
     }
 }
 
-/// A key of a table.
+/// The definition of a key of a table.
 #[derive(Debug)]
-pub(crate) struct Key {
+pub struct Key {
     /// Its name, as `retry`.
     pub(crate) name: &'static str,
     /// The default as it is written in the file.
@@ -40,6 +52,13 @@ pub(crate) struct Key {
 }
 
 impl Key {
+    /// A key with this name. `default` is written as in the file, in TOML: `"\"1s\""`, `"7"`, `"true"` or `"[]"`; its type is the
+    /// type of the key's values: text, whole number, boolean, list of texts. `help` says in one line of Markdown what the key does.
+    #[must_use]
+    pub const fn new(name: &'static str, default: &'static str, help: &'static str) -> Self {
+        Self { name, default, help }
+    }
+
     /// The help without Markdown's backquotes around text that is in quotes already.
     pub(crate) fn plain_help(&self) -> String {
         self.help.replace("`\"", "\"").replace("\"`", "\"")

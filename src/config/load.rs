@@ -19,7 +19,7 @@ impl Config {
     ///
     /// # Errors
     /// Every error of the text at once.
-    pub fn parse(text: &str, name: &str, sources: &[SourceTable]) -> Result<Self, ConfigErrors> {
+    pub(crate) fn parse(text: &str, name: &str, sources: &[SourceTable]) -> Result<Self, ConfigErrors> {
         Self::build(text, name, &[], sources)
     }
 
@@ -28,7 +28,7 @@ impl Config {
     ///
     /// # Errors
     /// Every error of the file and of the flags at once; or one error if the file can't be read.
-    pub fn assemble(
+    pub(crate) fn assemble(
         path: Option<&Path>,
         overrides: &[Override],
         sources: &[SourceTable],

@@ -32,6 +32,11 @@ impl<'r> Reader<'r> {
         Self { table, entries: Some(entries), place: *place, errors }
     }
 
+    /// The table that is read.
+    pub(super) fn table(&self) -> &'static Definition {
+        self.table
+    }
+
     /// Returns the value of `key`. If there is none, or `check` refuses it, returns the default, so that the other keys can be read
     /// too.
     pub(crate) fn get<T, E: Into<Problems>>(

@@ -1,12 +1,12 @@
-//! Tables of the configuration that belong to sources. This module can't import sources, which are on a higher floor. So their
+//! Tables of the configuration that belong to sources, or to the program. This module can't import sources, which are on a higher floor. So their
 //! definitions are passed in, and their values are found by type. Knows no source.
 
 use std::{any::Any, fmt::Debug, sync::Arc};
 
-use super::{definition::Definition, errors::ConfigError, raw::Raw, reader::Reader, table::Table};
+use super::{definition::Definition, errors::ConfigError, raw::Raw, reader::Reader, settings::Settings, table::Table};
 
 /// The table of one source: its definition and its reader. The source runs if the file has the table.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct SourceTable {
     pub(super) definition: &'static Definition,
     read: fn(&mut Reader<'_>) -> Arc<dyn AnyTable>,
@@ -16,6 +16,11 @@ impl SourceTable {
     /// The table that `T` defines.
     pub(crate) const fn of<T: Table + Debug + Eq + Send + Sync + 'static>() -> Self {
         Self { definition: T::DEFINITION, read: |reader| Arc::new(T::read(reader)) }
+    }
+
+    /// A table that a program adds, whose values are [`Settings`].
+    pub(crate) const fn of_settings(definition: &'static Definition) -> Self {
+        Self { definition, read: |reader| Arc::new(Settings::read(reader)) }
     }
 }
 
@@ -41,12 +46,6 @@ impl SourceTables {
         Self(given.map(|table| (table.read)(&mut Reader::new(table.definition, raw, errors))).collect())
     }
 
-    /// Whether no source is configured.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The table of type `T`; `None` if that source is not configured.
     #[must_use]
     pub fn get<T: 'static>(&self) -> Option<&T> {
@@ -54,6 +53,16 @@ impl SourceTables {
             let table: &dyn Any = &**table;
             table.downcast_ref()
         })
+    }
+
+    /// The values of the table `name` that the program has added; `None` if the file does not have it.
+    #[must_use]
+    pub fn settings(&self, name: &str) -> Option<&Settings> {
+        let all = self.0.iter().filter_map(|table| {
+            let table: &dyn Any = &**table;
+            table.downcast_ref::<Settings>()
+        });
+        all.into_iter().find(|settings| settings.table == name)
     }
 
     /// Adds a table, or replaces the one of the same type.

@@ -11,7 +11,8 @@ use crate::{
 /// Returns the grant for a request.
 ///
 /// # Errors
-/// The response to a refused client: 401 if it has not identified itself, else 403.
+/// The response to a refused client: 401 if it has not identified itself, else 403. A client that is granted none of the channels
+/// that it asked for is refused as well.
 pub(super) async fn authorize(
     authorizer: &dyn Authorizer,
     request: &SubscribeRequest,
@@ -19,7 +20,14 @@ pub(super) async fn authorize(
     headers: &HeaderMap,
 ) -> Result<Grant, Reply> {
     let subscriber = Subscriber { channels: &request.channels, query, headers };
-    authorizer.authorize(subscriber).await.map_err(|denied| {
+    let granted = authorizer.authorize(subscriber).await.and_then(|grant| {
+        let channels: Vec<_> = request.channels.iter().filter(|name| grant.channels.contains(name)).cloned().collect();
+        if channels.is_empty() {
+            return Err(Denied::Forbidden("none of these channels may be read: ask for others".to_owned()));
+        }
+        Ok(Grant { channels, ..grant })
+    });
+    granted.map_err(|denied| {
         let (status, code) = match &denied {
             Denied::Unidentified(_) => (StatusCode::UNAUTHORIZED, "unauthorized"),
             Denied::Forbidden(_) => (StatusCode::FORBIDDEN, "forbidden"),
@@ -32,8 +40,9 @@ pub(super) async fn authorize(
 mod tests {
     use super::*;
     use crate::{
-        access::{Anyone, Authorizing},
+        access::{Anyone, Authorizing, Identity},
         config::Stream,
+        name::ChannelName,
         public::request::parse,
     };
 
@@ -72,5 +81,27 @@ mod tests {
         assert_eq!(refused.status(), StatusCode::FORBIDDEN);
         let request = parse("channels=a", &headers, &Stream::default()).unwrap();
         assert!(authorize(&Only("a"), &request, "", &headers).await.is_ok());
+    }
+
+    /// Grants these channels, whatever is asked for.
+    struct Grants(Vec<ChannelName>);
+
+    impl Authorizer for Grants {
+        fn authorize<'a>(&'a self, _: Subscriber<'a>) -> Authorizing<'a> {
+            Box::pin(async move { Ok(Grant::new(self.0.clone()).with_identity(Identity::new("ann"))) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_gets_the_granted_channels_that_it_asked_for_each_once() {
+        let name = |name| ChannelName::new(name).unwrap();
+        let headers = HeaderMap::new();
+        let request = parse("channels=a,b,c", &headers, &Stream::default()).unwrap();
+        let some = Grants(vec![name("c"), name("x"), name("a"), name("c")]);
+        let grant = authorize(&some, &request, "", &headers).await.unwrap();
+        assert_eq!(grant.channels, [name("a"), name("c")]);
+        assert_eq!(grant.identity.unwrap().subject, "ann");
+        let refused = authorize(&Grants(vec![name("x")]), &request, "", &headers).await.err().unwrap();
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
     }
 }

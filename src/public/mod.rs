@@ -19,7 +19,7 @@ use hyper::{
 
 use self::unanswered::Unanswered;
 use crate::{
-    access::{Anyone, Authorizer},
+    access::Authorizer,
     client_limit::{ClientLimit, ClientPermit, ConnectionPermit},
     config::{ChannelRules, Config},
     http::{
@@ -77,9 +77,14 @@ enum Taking {
 
 /// Returns what a shard calls for each connection that was accepted on the public socket.
 #[must_use]
-pub fn service(config: Arc<Config>, metrics: Arc<Metrics>, client_limit: Arc<ClientLimit>) -> ServeConnection {
+pub fn service(
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    client_limit: Arc<ClientLimit>,
+    authorizer: Arc<dyn Authorizer>,
+) -> ServeConnection {
     let rules = config.channel_rules();
-    serve(Public { config, metrics, client_limit, authorizer: Arc::new(Anyone), rules })
+    serve(Public { config, metrics, client_limit, authorizer, rules })
 }
 
 fn serve(public: Public) -> ServeConnection {

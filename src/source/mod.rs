@@ -2,17 +2,17 @@
 //! disconnected. It never sees a client.
 
 mod backoff;
+mod interests;
+mod node;
 mod redis;
 mod redis_pubsub;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use tokio::sync::mpsc::UnboundedReceiver;
-
-pub use self::redis::RedisConfig;
 use self::redis_pubsub::RedisPubSub;
+pub use self::{interests::Interests, node::Node, redis::RedisConfig};
 use crate::{
-    broker::{Accepted, Checkpoint, Dispatcher, Generation, Interest, Publisher, SourceId, Spec},
+    broker::{Accepted, Checkpoint, Dispatcher, Generation, Publisher, SourceId, Spec},
     config::{Config, SourceTable},
     event::Message,
     log_rate::LogRate,
@@ -57,20 +57,29 @@ pub trait Source: Send + 'static {
     /// password.
     fn origin(&self) -> String;
 
-    /// Its server, for the log: without a password.
-    fn address(&self) -> String;
+    /// Its server, for the log: without a password. Empty if it has none.
+    fn address(&self) -> String {
+        String::new()
+    }
 
     /// How messages are published through it, so that every node gets them; `None` if it only delivers. A source that delivers
     /// by fan-out needs this for an upgrade without a gap: the marker is published so.
-    fn publisher(&self, dispatcher: &Arc<Dispatcher>) -> Option<Arc<dyn Publisher>>;
+    ///
+    /// The first source that has a route gets what the admin socket is given. `node` answers what a publisher wants to know.
+    fn publisher(&self, node: &Node) -> Option<Arc<dyn Publisher>> {
+        let _ = node;
+        None
+    }
 
-    /// Runs until the process ends, and reconnects where it is disconnected. `interest` asks for channels, `sink` takes what
+    /// Runs until the process ends, and reconnects where it is disconnected. Where it returns or panics, the daemon ends. `interest` asks for channels, `sink` takes what
     /// arrives. It must call [`Sink::reconnected`] or [`Sink::disconnected`] soon after its start, since clients wait for that.
     /// `resume`: where a durable source continues; without it, it begins with what is published from now on.
-    fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>, resume: Option<Checkpoint>) -> Running;
+    fn run(self: Box<Self>, sink: Sink, interest: Interests, resume: Option<Checkpoint>) -> Running;
 }
 
 /// Messages that a source publishes together.
+#[derive(Debug)]
+#[non_exhaustive]
 pub struct Batch<M> {
     /// The messages, in order.
     pub messages: M,
@@ -83,6 +92,12 @@ impl<M: IntoIterator<Item = Message>> Batch<M> {
     /// Messages of a source that delivers by fan-out, which has no checkpoints.
     pub fn of(messages: M) -> Self {
         Self { messages, checkpoint: None }
+    }
+
+    /// The same messages, with how far a durable source has read with them.
+    #[must_use]
+    pub fn with_checkpoint(self, checkpoint: Checkpoint) -> Self {
+        Self { checkpoint: Some(checkpoint), ..self }
     }
 }
 
@@ -97,7 +112,7 @@ pub struct Sink {
 impl Sink {
     /// The sink of source number `source`.
     #[must_use]
-    pub fn new(source: SourceId, dispatcher: Arc<Dispatcher>, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(source: SourceId, dispatcher: Arc<Dispatcher>, metrics: Arc<Metrics>) -> Self {
         Self { source, dispatcher, metrics }
     }
 

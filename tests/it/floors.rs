@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The modules of each floor, lowest first.
-pub(crate) const FLOORS: [&[&str]; 10] = [
+pub(crate) const FLOORS: [&[&str]; 11] = [
     &["client_limit", "clock", "lock", "index", "name", "cursor", "gzip", "metrics"],
     &["sse", "stream", "log_rate", "pattern"],
     &["event", "config"],
@@ -19,6 +19,7 @@ pub(crate) const FLOORS: [&[&str]; 10] = [
     &["process"],
     &["app"],
     &["cli"],
+    &["program"],
 ];
 
 fn floor(module: &str) -> Option<usize> {

@@ -22,6 +22,7 @@ mod gaps_of_two_workers;
 mod gzip;
 mod hostile_requests;
 mod kept;
+mod library;
 mod lifecycle;
 mod load;
 mod log;

@@ -13,7 +13,7 @@ use super::{
     sender::until,
 };
 use crate::{
-    app::daemon::Daemon,
+    app::{daemon::Daemon, extensions::Extensions},
     broker::Dispatcher,
     config::Config,
     cursor::{Cursor, Position},
@@ -111,11 +111,15 @@ impl UpgradeReceiver {
 
     /// Connects the sources, receives everything, and makes the shards from it. When it succeeds, the predecessor has sent `Go`,
     /// and the shards have begun.
-    pub(in crate::app) async fn take_over(self, config: &Arc<Config>) -> anyhow::Result<TakenOver> {
+    pub(in crate::app) async fn take_over(
+        self,
+        config: &Arc<Config>,
+        extensions: &Extensions,
+    ) -> anyhow::Result<TakenOver> {
         let Self { control, phase, version, marker, sources, channels, supervised } = self;
         let control = AsyncControlChannel::new(control)?;
         let mut taking = TakingOver { control, phase, version, marker, sources };
-        let taken = taking.take_over(config, &channels).await;
+        let taken = taking.take_over(config, extensions, &channels).await;
         match taken {
             Ok((daemon, admin)) => Ok(TakenOver { daemon, admin, control: taking.control, supervised }),
             Err(error) => {
@@ -147,10 +151,11 @@ impl TakingOver {
     async fn take_over(
         &mut self,
         config: &Arc<Config>,
+        extensions: &Extensions,
         channels: &[ChannelName],
     ) -> anyhow::Result<(Daemon, Vec<Stream>)> {
         tracing::info!(version = self.version, "taking over from the running process");
-        let mut daemon = Daemon::wire(config)?;
+        let mut daemon = Daemon::wire(config, extensions)?;
         let dispatcher = Arc::clone(&daemon.dispatcher);
         dispatcher.keep_always(config.channel_rules(), true);
         dispatcher.prepare(channels, self.marker.as_ref());
@@ -326,7 +331,8 @@ mod tests {
             then(ours).await;
         };
         let config = Arc::new(Config::default());
-        tokio::join!(receiver.take_over(&config), predecessor).0
+        let extensions = Extensions::default();
+        tokio::join!(receiver.take_over(&config, &extensions), predecessor).0
     }
 
     #[tokio::test]

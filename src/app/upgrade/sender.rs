@@ -260,9 +260,10 @@ async fn prepare(serving: &Serving, session: &mut SuccessorSession) -> anyhow::R
         );
     }
     let dispatcher = &serving.daemon.dispatcher;
-    let has_sources = !serving.config.sources.is_empty();
-    // A source that is disconnected misses messages, so its clients get a gap event with or without a marker.
-    let connected = dispatcher.disconnected_sources().is_empty();
+    let has_sources = !serving.daemon.sources.is_empty();
+    // A source that delivers by fan-out misses messages while it is disconnected, so its clients get a gap event with or without a
+    // marker. A durable source misses none.
+    let connected = dispatcher.is_fanout_connected();
     let mut exact = connected;
     let has_fanout = serving.daemon.sources.fanout_publishers().next().is_some();
     let mut marker = (has_fanout && connected).then(marker_name).transpose()?;

@@ -24,6 +24,7 @@ use super::{
     errors::ConfigError,
     raw::Raw,
     reader::Reader,
+    settings::Settings,
     source_tables::{SourceTable, SourceTables},
     table::Table,
 };
@@ -32,24 +33,43 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// `[listen]`
-    pub listen: Listen,
+    pub(crate) listen: Listen,
     /// `[process]`
-    pub process: Process,
+    pub(crate) process: Process,
     /// `[stream]`
-    pub stream: Stream,
+    pub(crate) stream: Stream,
     /// `[history]`
-    pub history: History,
+    pub(crate) history: History,
     /// `[[channel]]`, in the order of the file.
-    pub channels: Vec<Channel>,
+    pub(crate) channels: Vec<Channel>,
     /// `[redis]` and the tables of other sources. Without any, events come from the admin socket alone.
-    pub sources: SourceTables,
+    pub(crate) sources: SourceTables,
     /// `[publish]`
-    pub publish: Publish,
+    pub(crate) publish: Publish,
     /// `[drain]`
-    pub drain: Drain,
+    pub(crate) drain: Drain,
 }
 
 impl Config {
+    /// The values of the table `name` that the program has added; `None` if the configuration file does not have the table.
+    #[must_use]
+    pub fn settings(&self, name: &str) -> Option<&Settings> {
+        self.sources.settings(name)
+    }
+
+    /// `publish.max_message`: most bytes of a message that is published on the admin socket. A source should not take much longer
+    /// ones.
+    #[must_use]
+    pub fn max_message(&self) -> usize {
+        self.publish.max_message
+    }
+
+    /// `history.bytes`: how much a node keeps, of all channels. A source with a journal reads about as much of its tail at a start.
+    #[must_use]
+    pub fn history_bytes(&self) -> usize {
+        self.history.bytes
+    }
+
     /// Every table, in the order of the documentation.
     pub(crate) fn definitions(sources: &[SourceTable]) -> Vec<&'static Definition> {
         let mut tables = vec![Listen::DEFINITION, Process::DEFINITION, Stream::DEFINITION, History::DEFINITION];

@@ -14,14 +14,12 @@ mod publish;
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc::UnboundedReceiver;
-
 use self::{liveness::Health, publish::RedisPublisher};
 use super::{
-    Running, Sink, Source, SourceError,
+    Interests, Node, Running, Sink, Source, SourceError,
     redis::{RedisConfig, Server},
 };
-use crate::broker::{Checkpoint, Delivers, Dispatcher, Interest, Interested, Publisher, Spec};
+use crate::broker::{Checkpoint, Delivers, Interested, Publisher, Spec};
 
 /// A message in Redis may be this many times longer than `publish.max_message`, like a list of messages on the admin socket.
 const LONGEST: usize = 16;
@@ -71,11 +69,11 @@ impl Source for RedisPubSub {
         self.address.clone()
     }
 
-    fn publisher(&self, dispatcher: &Arc<Dispatcher>) -> Option<Arc<dyn Publisher>> {
-        Some(Arc::new(RedisPublisher::new(self, Arc::clone(dispatcher))))
+    fn publisher(&self, node: &Node) -> Option<Arc<dyn Publisher>> {
+        Some(Arc::new(RedisPublisher::new(self, node.clone())))
     }
 
-    fn run(self: Box<Self>, sink: Sink, interest: UnboundedReceiver<Interest>, _: Option<Checkpoint>) -> Running {
+    fn run(self: Box<Self>, sink: Sink, interest: Interests, _: Option<Checkpoint>) -> Running {
         Box::pin(session::Session::new(*self, sink, interest).run())
     }
 }

@@ -21,9 +21,12 @@ use super::{
     outgoing::{Failure, Outgoing},
 };
 use crate::{
-    broker::{Dispatcher, PublishError, Published, Publisher, Publishing},
+    broker::{PublishError, Published, Publisher, Publishing},
     event::Message,
-    source::redis::{Server, explain, has_moved, is_forbidden},
+    source::{
+        Node,
+        redis::{Server, explain, has_moved, is_forbidden},
+    },
 };
 
 /// Longest wait for a publish, with the connection that it may need.
@@ -55,7 +58,7 @@ pub(super) struct RedisPublisher {
     server: Server,
     sharded: bool,
     prefix: String,
-    dispatcher: Arc<Dispatcher>,
+    node: Node,
     health: Arc<Health>,
     /// Made by the first publish, and again by the first one after it was closed. Locked for moments only.
     shared: Arc<Mutex<Shared>>,
@@ -63,12 +66,12 @@ pub(super) struct RedisPublisher {
 
 impl RedisPublisher {
     /// A publisher for the server of a source.
-    pub(super) fn new(source: &RedisPubSub, dispatcher: Arc<Dispatcher>) -> Self {
+    pub(super) fn new(source: &RedisPubSub, node: Node) -> Self {
         Self {
             server: source.server.clone(),
             sharded: source.sharded,
             prefix: source.prefix.clone(),
-            dispatcher,
+            node,
             health: Arc::clone(&source.health),
             shared: Arc::default(),
         }
@@ -173,7 +176,7 @@ impl Publisher for RedisPublisher {
                 }
             }
             let names = messages.into_iter().map(|message| message.channel).collect();
-            let subscribers = self.dispatcher.subscribers(names).await;
+            let subscribers = self.node.subscribers(names).await;
             Ok(subscribers.into_iter().map(|subscribers| Published { id: None, subscribers }).collect())
         })
     }

@@ -12,10 +12,7 @@ use std::{
 };
 
 use redis::{RedisError, RedisResult};
-use tokio::{
-    sync::mpsc::UnboundedReceiver,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::{
     RedisPubSub,
@@ -27,7 +24,7 @@ use crate::{
     log_rate::LogRate,
     name::ChannelName,
     source::{
-        Sink,
+        Interests, Sink,
         backoff::Backoff,
         redis::{Topology, broken, explain, is_forbidden, login_refused},
     },
@@ -46,7 +43,7 @@ const STEADY: Duration = Duration::from_secs(5);
 pub(super) struct Session {
     source: RedisPubSub,
     sink: Sink,
-    interest: UnboundedReceiver<Interest>,
+    interest: Interests,
     /// Channels to subscribe to, with the subscription that asked for each.
     wanted: HashMap<ChannelName, Generation>,
 }
@@ -55,7 +52,7 @@ pub(super) struct Session {
 type Refusal = (ChannelName, Generation, String);
 
 impl Session {
-    pub(super) fn new(source: RedisPubSub, sink: Sink, interest: UnboundedReceiver<Interest>) -> Self {
+    pub(super) fn new(source: RedisPubSub, sink: Sink, interest: Interests) -> Self {
         Self { source, sink, interest, wanted: HashMap::new() }
     }
 
@@ -124,7 +121,7 @@ impl Session {
                 }
             }
             let note_interest = async {
-                while let Some(interest) = self.interest.recv().await {
+                while let Some(interest) = self.interest.next().await {
                     note(&mut self.wanted, interest);
                 }
             };
@@ -137,7 +134,7 @@ impl Session {
     async fn connect_and_subscribe(&mut self) -> RedisResult<(Link, Instant)> {
         let mut link = Link::open(&self.source, &self.sink).await?;
         self.source.health.note_change();
-        while let Ok(interest) = self.interest.try_recv() {
+        while let Some(interest) = self.interest.try_next() {
             note(&mut self.wanted, interest);
         }
         let asked = self.sink.now();
@@ -161,7 +158,7 @@ impl Session {
                     Event::Closed => return broken("the connection was closed"),
                     Event::Moved(moved) => self.follow(link, &moved).await,
                 },
-                interest = self.interest.recv() => match interest {
+                interest = self.interest.next() => match interest {
                     Some(interest) => self.meet(link, interest).await,
                     None => return broken("ssecast is stopping"),
                 },
@@ -198,12 +195,12 @@ impl Session {
             let subscribes = matches!(interest, Interest::Subscribe(..));
             let mut names = HashSet::from([note(&mut self.wanted, interest)]);
             while names.len() < CHANNELS_A_COMMAND {
-                match self.interest.try_recv() {
-                    Ok(interest) if matches!(interest, Interest::Subscribe(..)) == subscribes => {
+                match self.interest.try_next() {
+                    Some(interest) if matches!(interest, Interest::Subscribe(..)) == subscribes => {
                         names.insert(note(&mut self.wanted, interest));
                     }
                     other => {
-                        next = other.ok();
+                        next = other;
                         break;
                     }
                 }

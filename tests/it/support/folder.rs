@@ -63,8 +63,11 @@ pub(crate) fn program_in_path(name: &str) -> PathBuf {
 /// The path of the program `name`; `None` if it is not installed.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
+    // Debian keeps each version of PostgreSQL in a folder of its own.
+    let postgres = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(|folder| Path::new(folder).to_owned()))
+        .chain(postgres.map(|version| version.path().join("bin")))
         .map(|folder| folder.join(name))
         .find(|program| program.is_file())
 }
