@@ -25,7 +25,7 @@ use crate::{
     config::ChannelRules,
     cursor::{Cursor, NodeId, Position},
     event::{Event, Message},
-    hub::{Hole, Sequencer},
+    hub::{Hole, LagSpan, Sequencer},
     metrics::Metrics,
     name::ChannelName,
 };
@@ -277,10 +277,15 @@ impl Dispatcher {
         state.sequencer.next(stamp)
     }
 
-    /// The time for what happens now: see `stamp`. Where positions begin or cease to be times, the shards are notified.
+    /// The time for what happens now: see `stamp`. Called before each position is made. The shards are notified where positions
+    /// begin or cease to be times, and where they are older than the time.
     pub(super) fn stamp(&self, state: &mut State) -> u64 {
         let now = self.now(state);
         let stamp = state.stamps.stamp(now);
+        if let Some(until) = state.stamps.begin_lag(now) {
+            let span = LagSpan { until, after: state.sequencer.last() };
+            self.push(|| Delivery::Lag(span));
+        }
         let timed = !state.stamps.is_ahead(state.sequencer.last().0, now);
         if timed != state.timed {
             state.timed = timed;

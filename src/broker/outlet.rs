@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::Receipt;
-use crate::{cursor::Position, event::Event, hub::Hole, name::ChannelName};
+use crate::{
+    cursor::Position,
+    event::Event,
+    hub::{Hole, LagSpan},
+    name::ChannelName,
+};
 
 /// One thing that a shard is to do, in order.
 #[derive(Debug)]
@@ -20,6 +25,8 @@ pub enum Delivery {
     Refused(ChannelName, Arc<str>),
     /// No event follows with a position up to this one.
     Advance(Position),
+    /// Positions that follow may be older than the time at which they were given.
+    Lag(LagSpan),
     /// From now on positions are times, or (`false`) ahead of the clock: ids say so.
     Timed(bool),
     /// No shard is subscribed to the channel any more; from now on its events are incomplete.

@@ -14,6 +14,8 @@ use std::time::Duration;
 const SLEWED: u64 = 250_000;
 /// How long a clock must stay where it stepped to before it is followed, in microseconds.
 const TRUSTED_AFTER: u64 = 30_000_000;
+/// Length of a span of lag, in microseconds. A longer one gives more events twice; a shorter one is noted more often.
+const LAG_SPAN: u64 = 100_000;
 
 /// A step of the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub(super) struct Stamps {
     margin: u64,
     /// For each source: all published before this time has been delivered, or is lost and reported by a gap event.
     watermarks: Vec<u64>,
+    /// The end of the last span of lag.
+    lags_until: u64,
 }
 
 impl Stamps {
@@ -77,7 +81,7 @@ impl Stamps {
     pub(super) fn new(sources: usize, skew: Duration, wall: u64, monotonic: u64) -> Self {
         let clock = SteadyClock { offset: i128::from(wall) - i128::from(monotonic), stepped: None };
         let margin = u64::try_from(skew.as_micros() / 2).unwrap_or(u64::MAX);
-        Self { clock, margin, watermarks: vec![0; sources] }
+        Self { clock, margin, watermarks: vec![0; sources], lags_until: 0 }
     }
 
     /// The time, and whether the wall clock has stepped.
@@ -96,6 +100,16 @@ impl Stamps {
     pub(super) fn stamp(&self, now: u64) -> u64 {
         let known = self.watermarks.iter().min().map_or(u64::MAX, |oldest| oldest.saturating_add(self.margin));
         now.min(known)
+    }
+
+    /// If a position given `now` is older than that, and this is no part of a span that was noted before: the end of a span of
+    /// lag that begins now.
+    pub(super) fn begin_lag(&mut self, now: u64) -> Option<u64> {
+        if self.stamp(now) >= now || now <= self.lags_until {
+            return None;
+        }
+        self.lags_until = now.saturating_add(LAG_SPAN);
+        Some(self.lags_until)
     }
 
     /// Whether the last position claims more than is known `now`, so that it must not be taken for a time.
@@ -139,6 +153,19 @@ mod tests {
         stamps.watermark(0, START + 4 * SECOND, START + 5 * SECOND);
         stamps.watermark(0, START + SECOND, START + 5 * SECOND);
         assert_eq!(stamps.stamp(START + 4 * SECOND), START + 4 * SECOND, "a watermark only rises");
+    }
+
+    #[test]
+    fn each_position_that_is_older_than_the_time_is_within_a_span_of_lag() {
+        let mut stamps = stamps(1);
+        stamps.watermark(0, START, START);
+        assert_eq!(stamps.begin_lag(START + SECOND), None, "its position is the time");
+        let late = START + SECOND + 1;
+        assert_eq!(stamps.begin_lag(late), Some(late + LAG_SPAN));
+        assert_eq!(stamps.begin_lag(late + LAG_SPAN), None);
+        assert_eq!(stamps.begin_lag(late + LAG_SPAN + 1), Some(late + 2 * LAG_SPAN + 1));
+        stamps.watermark(0, START + 2 * SECOND, START + 2 * SECOND);
+        assert_eq!(stamps.begin_lag(START + 2 * SECOND), None);
     }
 
     #[test]

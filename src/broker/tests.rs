@@ -63,7 +63,7 @@ impl Recorder {
                 Delivery::Refused(name, _) => format!("refused {name}"),
                 Delivery::Unsubscribed(name) => format!("gone {name}"),
                 Delivery::Timed(timed) => format!("timed {timed}"),
-                Delivery::Advance(_) | Delivery::Query(_) => return None,
+                Delivery::Advance(_) | Delivery::Lag(_) | Delivery::Query(_) => return None,
             })
         };
         deliveries.iter().filter_map(word).collect()

@@ -136,31 +136,6 @@ impl History {
         }
     }
 
-    /// The position before the first late event that arrived after `since`, if that is before `cursor`; else `cursor`. `is_late`
-    /// decides by an event's position and arrival.
-    #[must_use]
-    pub(super) fn before_late(
-        &self,
-        cursor: Position,
-        since: Uptime,
-        is_late: impl Fn(Position, Uptime) -> bool,
-    ) -> Position {
-        let begin = self.events.partition_point(|kept| kept.arrived <= since);
-        let late = self
-            .events
-            .iter()
-            .enumerate()
-            .skip(begin)
-            .take_while(|(_, kept)| kept.event.position() <= cursor)
-            .find(|(_, kept)| is_late(kept.event.position(), kept.arrived));
-        match late {
-            None => cursor,
-            // Events that were dropped before it may have been late as well: the reader gets a gap event.
-            Some((0, _)) => cursor.min(Position(self.complete_since.0.saturating_sub(1))),
-            Some((_, kept)) => Position(kept.event.position().0 - 1),
-        }
-    }
-
     /// The event at `index`, counted from the oldest kept.
     #[must_use]
     pub(super) fn get(&self, index: usize) -> Option<&Arc<Event>> {

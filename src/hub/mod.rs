@@ -10,6 +10,7 @@
 mod history;
 mod channel;
 mod groups;
+mod lag;
 mod reader;
 mod snapshot;
 mod replay;
@@ -19,7 +20,7 @@ mod kept;
 mod patterns;
 mod sequencer;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use slab::Slab;
 
@@ -28,11 +29,13 @@ use self::{
     groups::Groups,
     history::History,
     kept::{KeptRule, KeptState},
+    lag::Lags,
 };
 pub use self::{
     channel::{ChannelId, GroupId, Subscription},
     groups::{Batch, ClientIndex, Kind},
     history::{Cause, Hole},
+    lag::LagSpan,
     reader::{CursorOrigin, LossKind, Reader, ReportedLoss},
     replay::{Replay, ReplayItem},
     sequencer::Sequencer,
@@ -62,6 +65,8 @@ pub struct Hub {
     on_demand: bool,
     /// The position of the last event, of any channel.
     last: Position,
+    /// When positions were older than the time.
+    lags: Lags,
     /// A channel that is not in `channels` is complete since this position (unless a source must be asked for it), or since its
     /// rule was confirmed if that is later, for this cause. Raised when a channel is removed that no source must be asked for.
     floor: (Position, Cause),
@@ -98,6 +103,7 @@ impl Hub {
             kept: Vec::new(),
             on_demand,
             last: cursor.position,
+            lags: Lags::default(),
             floor: (cursor.position, Cause::Began),
             channels: Slab::new(),
             names: HashMap::new(),
@@ -148,6 +154,17 @@ impl Hub {
     /// Sets the last position. `position` is later than every event so far, and no event up to it follows.
     pub fn advance(&mut self, position: Position) {
         self.last = position;
+    }
+
+    /// Notes that positions after `span.after` may be older than the time at which they were given.
+    pub fn note_lag(&mut self, span: LagSpan) {
+        self.lags.add(span);
+    }
+
+    /// What [`Hub::note_lag`] has noted, in order; perhaps joined.
+    #[must_use]
+    pub fn lags(&self) -> &[LagSpan] {
+        self.lags.spans()
     }
 
     /// The cursor at `position` of this node.
@@ -226,10 +243,9 @@ impl Hub {
         Replay::new(channels, reader, self.last)
     }
 
-    /// The reader of a client that begins with `start` and reads `channels`. `now`: microseconds since 1970; `uptime`: the same
-    /// moment.
+    /// The reader of a client that begins with `start`. `now`: microseconds since 1970.
     #[must_use]
-    pub fn reader(&self, start: Start, channels: &[ChannelId], now: u64, uptime: Uptime) -> Reader {
+    pub fn reader(&self, start: Start, now: u64) -> Reader {
         let cursor = match start {
             Start::Now => return Reader::live(self.last),
             Start::After(cursor) if cursor.node.is_same_node(&self.node) => {
@@ -244,30 +260,11 @@ impl Hub {
                 // The client has all events that were published before this time.
                 let time = cursor.position.0.saturating_sub(self.skew_micros());
                 // A node whose clock is far ahead: the cursor does not say which events the client has.
-                if time > now { Position(0) } else { self.before_late_events(time, channels, now, uptime) }
+                if time > now { Position(0) } else { self.lags.before(time).min(self.last) }
             }
             Start::Unknown => Position(0),
         };
         Reader::new(cursor, CursorOrigin::Foreign)
-    }
-
-    /// The cursor of a client of another node that has all events of `channels` published before `time` (microseconds since
-    /// 1970): that time, or the position before the first event that arrived late.
-    ///
-    /// A node that lags behind its sources gives an event a position that is older than its arrival, so that the node's own
-    /// ids claim no more than it has delivered. For a client of another node such a position is too old: the client's cursor
-    /// may be later although it has not got the event. So the arrival counts.
-    fn before_late_events(&self, time: u64, channels: &[ChannelId], now: u64, uptime: Uptime) -> Position {
-        let since = uptime.before(Duration::from_micros(now.saturating_sub(time)));
-        // Half of the skew allows for the difference of clocks, and half for a lag; the rest is the precision of arrivals.
-        let tolerated = self.skew_micros() / 4;
-        let is_late = |position: Position, arrived: Uptime| {
-            let ago = u64::from(uptime.0.saturating_sub(arrived.0)) * 100_000;
-            now.saturating_sub(ago).saturating_sub(position.0) > tolerated
-        };
-        let before_late =
-            |cursor: Position, &id: &ChannelId| self.channels[id as usize].history.before_late(cursor, since, is_late);
-        channels.iter().fold(Position(time).min(self.last), before_late)
     }
 
     fn skew_micros(&self) -> u64 {

@@ -39,7 +39,17 @@ impl Harness {
     }
 
     pub(super) fn publish(&mut self, channel: &str, data: &str) -> Position {
-        let position = self.sequencer.next(self.now);
+        self.publish_at(self.now, channel, data)
+    }
+
+    /// Publishes what gets a position of `time`, since the node lags.
+    fn publish_late(&mut self, time: u64, channel: &str) -> Position {
+        self.hub.note_lag(LagSpan { until: self.now, after: self.sequencer.last() });
+        self.publish_at(time, channel, "late")
+    }
+
+    fn publish_at(&mut self, time: u64, channel: &str, data: &str) -> Position {
+        let position = self.sequencer.next(time);
         let message = Message { channel: name(channel), event: None, data: Bytes::from(data.to_owned()) };
         let event = Event::new(self.sequencer.node(), position, &message);
         self.hub.publish(&Arc::new(event), self.uptime());
@@ -60,8 +70,7 @@ impl Harness {
     /// The items that a client gets that begins with `start`.
     pub(super) fn resume(&mut self, channels: &[&str], start: Start) -> Vec<Given> {
         let (group, slot) = self.join(channels, 7);
-        let ids: Vec<ChannelId> = channels.iter().filter_map(|channel| self.hub.id(&name(channel))).collect();
-        let reader = self.hub.reader(start, &ids, self.now, self.uptime());
+        let reader = self.hub.reader(start, self.now);
         let given = self.hub.replay(group, &reader).map(Given::from).collect();
         self.hub.leave(group, slot, self.uptime());
         given
@@ -196,19 +205,8 @@ fn an_event_that_arrived_late_is_given_to_a_client_of_another_node_whose_cursor_
     harness.now = 1_010 * SECOND;
     harness.publish("a", "on time");
     // It reads at 1,016 s, and its source is known to have delivered everything up to 1,010 s.
-    let late: Vec<Position> = (0..2)
-        .map(|_| {
-            let position = harness.sequencer.next(1_011 * SECOND);
-            harness.now = 1_016 * SECOND;
-            let message = Message { channel: name("a"), event: None, data: Bytes::from_static(b"late") };
-            let event = Arc::new(Event::new(harness.sequencer.node(), position, &message));
-            harness.hub.publish(&event, harness.uptime());
-            position
-        })
-        .collect();
-    while let Some(batch) = harness.hub.next_batch() {
-        harness.hub.recycle(batch);
-    }
+    harness.now = 1_016 * SECOND;
+    let late = [0, 1].map(|_| harness.publish_late(1_011 * SECOND, "a"));
     // By positions, a cursor of 1,015 s less the skew would be after both.
     assert_eq!(harness.resume(&["a"], Start::After(other(1_015))), [Given::Event(late[0]), Given::Event(late[1])]);
     // The event that was on time, and the whole history after it, are not given again to who has read them here.
@@ -216,13 +214,52 @@ fn an_event_that_arrived_late_is_given_to_a_client_of_another_node_whose_cursor_
     // Once they are older than the cursor of another node, they are not given again there either.
     harness.now = 1_030 * SECOND;
     assert_eq!(harness.resume(&["a"], Start::After(other(1_029))), []);
-    // Where the oldest kept event was late, those dropped before it may have been late: that is a gap.
+    // Once they were dropped, that is a gap, also where all that is kept came in time.
     harness.now = 1_017 * SECOND;
-    harness.publish("a", "1");
-    harness.publish("a", "2");
-    harness.hub.trim(harness.uptime());
+    let kept = ["1", "2", "3"].map(|data| Given::Event(harness.publish("a", data)));
     let given = harness.resume(&["a"], Start::After(other(1_016)));
-    assert!(matches!(given[..], [Given::Gap(..), Given::Event(_), Given::Event(_), Given::Event(_)]), "{given:?}");
+    assert!(matches!(given[0], Given::Gap(_, _, GapReason::Restart)) && given[1..] == kept, "{given:?}");
+}
+
+/// The late events of one channel decided how far back the client began, and those of another channel were then taken for
+/// events that it has.
+#[test]
+fn dropped_late_events_are_a_gap_on_each_channel_for_a_client_of_another_node() {
+    let mut harness = Harness::new(limits(1), false);
+    harness.now = 1_016 * SECOND;
+    let late = ["a", "b", "a", "b"].map(|channel| harness.publish_late(1_011 * SECOND, channel));
+    for channels in [["a", "b"], ["b", "a"]] {
+        let other = Cursor { node: "zzzzzzzz".parse().unwrap(), position: Position(1_015 * SECOND) };
+        let given = harness.resume(&channels, Start::After(other));
+        let gap = Given::Gap(late[1], vec!["a".to_owned(), "b".to_owned()], GapReason::Restart);
+        assert_eq!(given, [gap, Given::Event(late[2]), Given::Event(late[3])]);
+    }
+}
+
+/// A channel that began, or whose source was connected again, while the node lagged had a position that was too old: what was
+/// published before was not reported.
+#[test]
+fn a_channel_that_began_late_and_a_hole_that_ended_late_are_gaps_for_a_client_of_another_node() {
+    let other =
+        |seconds: u64| Start::After(Cursor { node: "zzzzzzzz".parse().unwrap(), position: Position(seconds * SECOND) });
+    let mut harness = Harness::new(limits(10), true);
+    harness.hub.confirm(&name("a"), Some(harness.sequencer.last()));
+    let begin = harness.sequencer.next(1_011 * SECOND);
+    harness.hub.advance(begin);
+    harness.now = 1_016 * SECOND;
+    harness.hub.note_lag(LagSpan { until: harness.now, after: begin });
+    let end = harness.sequencer.next(1_011 * SECOND);
+    harness.hub.restore(&name("a"), Hole { begin, end }, &mut Vec::new());
+    harness.hub.confirm(&name("b"), Some(end));
+    harness.now = 1_020 * SECOND;
+    let last = harness.publish("c", "x");
+    harness.hub.advance(last);
+    let given = harness.resume(&["a", "b"], other(1_015));
+    let [Given::Gap(_, first, GapReason::Restart), Given::Gap(at, second, GapReason::Source)] = &given[..] else {
+        panic!("{given:?}");
+    };
+    assert_eq!((&first[..], *at, &second[..]), (&["b".to_owned()][..], end, &["a".to_owned()][..]));
+    assert_eq!(harness.resume(&["a", "b"], other(1_019)), [], "the client has what was published before both");
 }
 
 #[test]
@@ -358,7 +395,7 @@ fn a_reported_hole_is_not_reported_again_after_an_upgrade() {
     let published = [harness.publish("b", "1"), harness.publish("b", "2")];
     harness.reconnect(&["a"], begin);
     let (group, _) = harness.join(&["a", "b"], 7);
-    let mut reader = harness.hub.reader(harness.after(begin), &[], harness.now, harness.uptime());
+    let mut reader = harness.hub.reader(harness.after(begin), harness.now);
     let items: Vec<ReplayItem> = harness.hub.replay(group, &reader).take(2).collect();
     items.iter().for_each(|item| reader.pass(item));
     let given: Vec<Given> = items.into_iter().map(Given::from).collect();
@@ -384,7 +421,7 @@ fn overlapping_holes_of_two_sources_are_both_reported_to_a_client_that_gets_one_
     harness.reconnect(&["a"], event);
     let end = harness.reconnect(&["a"], begin);
     let (group, _) = harness.join(&["a"], 7);
-    let mut reader = harness.hub.reader(harness.after(begin), &[], harness.now, harness.uptime());
+    let mut reader = harness.hub.reader(harness.after(begin), harness.now);
     let mut given = Vec::new();
     while let Some(item) = harness.hub.replay(group, &reader).next() {
         reader.pass(&item);

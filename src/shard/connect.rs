@@ -12,7 +12,7 @@ use super::{
     state::{ClientState, Poll},
 };
 use crate::{
-    clock::{Uptime, unix_micros},
+    clock::unix_micros,
     event::Coding,
     hub::{ChannelId, Kind, Subscription},
     sse,
@@ -25,7 +25,7 @@ impl Flushed<'_> {
     /// Makes a connection a client, writes its response head and what follows its cursor. `channels` are held.
     pub(super) fn attach(&mut self, fd: OwnedFd, joining: Joining, channels: &[ChannelId]) {
         let Joining { kind, start, head, reply, permit, identity, .. } = joining;
-        let reader = self.hub.reader(start, channels, unix_micros(), Uptime::now());
+        let reader = self.hub.reader(start, unix_micros());
         let stream = &self.config().stream;
         let lifetime = match (reply, stream.max_lifetime) {
             (Some(_), _) => Some(stream.ping_interval),

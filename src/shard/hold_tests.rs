@@ -17,7 +17,7 @@ use super::{
 use crate::{
     broker::{Delivers, Dispatcher, Interest, Interested, Spec},
     client_limit::ClientLimit,
-    clock::{Uptime, unix_micros},
+    clock::unix_micros,
     config::Config,
     cursor::{NodeId, Start},
     event::{Coding, Form, Message},
@@ -142,7 +142,7 @@ async fn a_channel_that_was_unsubscribed_from_and_opened_again_meanwhile_gives_a
             let _hold = request.await.unwrap().unwrap();
             let hub = &mut bench.handle.shard().hub;
             let channels = vec![hub.id(&a()).unwrap()];
-            let reader = hub.reader(start, &channels, unix_micros(), Uptime::now());
+            let reader = hub.reader(start, unix_micros());
             let (group, _) = hub.join(channels, Kind::Stream(Form::Plain, Coding::Identity), 0);
             let due: Vec<ReplayItem> = hub.replay(group, &reader).collect();
             assert!(matches!(due[..], [ReplayItem::Gap { .. }]), "{due:?}");

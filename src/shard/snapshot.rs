@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{
     access::Identity,
-    clock::Uptime,
+    clock::{Uptime, unix_micros},
     cursor::Position,
     event::{Coding, Event, Form},
-    hub::{Cause, ChannelId, ChannelSnapshot, CursorOrigin, Hole, Kind, LossKind, ReportedLoss},
+    hub::{Cause, ChannelId, ChannelSnapshot, CursorOrigin, Hole, Kind, LagSpan, LossKind, ReportedLoss},
     index,
     name::ChannelName,
     snapshot::{
@@ -31,7 +31,8 @@ impl Shard {
     pub(super) fn capture(&self) -> Transfer {
         let mut at_of = HashMap::new();
         let (since, cause) = self.hub.floor();
-        let mut state = ShardState { floor: (since.0, cause.into()), ..ShardState::default() };
+        let lags = self.hub.lags().iter().map(|span| (span.until, span.after.0)).collect();
+        let mut state = ShardState { floor: (since.0, cause.into()), lags: Some(lags), ..ShardState::default() };
         for (id, channel) in self.hub.export() {
             at_of.insert(id, index::to_u32(state.channels.len()));
             let event = |(event, arrived): &(Arc<Event>, Uptime)| {
@@ -90,6 +91,11 @@ impl Shard {
             if let Ok(name) = ChannelName::subscribable(&name) {
                 self.hub.import_kept(&name, Position(since));
             }
+        }
+        // An older program does not say when it lagged: perhaps all the time.
+        let lags = state.lags.unwrap_or_else(|| vec![(unix_micros(), 0)]);
+        for (until, after) in lags {
+            self.hub.note_lag(LagSpan { until, after: Position(after) });
         }
         let mut ids = Vec::with_capacity(state.channels.len());
         // A pattern's history has the same events as those of its channels.

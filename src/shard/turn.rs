@@ -107,6 +107,7 @@ impl Flushed<'_> {
             Delivery::Refused(name, reason) => self.refuse(&name, &reason),
             Delivery::Advance(position) => self.hub.advance(position),
             Delivery::Timed(timed) => self.hub.set_timed(timed),
+            Delivery::Lag(span) => self.hub.note_lag(span),
             Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
             Delivery::Publish(..) | Delivery::Query(_) => {} // `turn` does these.
         }

@@ -39,6 +39,8 @@ const REPORTED: u16 = 8;
 const KEPT: u16 = 9;
 /// Which of the channels are patterns, and the channels of their events. Sent only if there are any.
 const PATTERNS: u16 = CRITICAL | 10;
+/// When the node lagged. Older programs do not write it.
+const LAGS: u16 = 11;
 
 /// The sections that this program reads, with their highest version.
 const KNOWN: &[(u16, u16)] = &[
@@ -52,6 +54,7 @@ const KNOWN: &[(u16, u16)] = &[
     (REPORTED, 1),
     (KEPT, 1),
     (PATTERNS, 1),
+    (LAGS, 1),
 ];
 
 /// Why a snapshot can't be written or read.
@@ -157,6 +160,9 @@ pub struct SourceState {
 pub struct ShardState {
     /// For channels that are not listed: the position since which their history is complete, and the reason for that position.
     pub floor: (u64, GapCause),
+    /// Spans in which the node lagged: the end of each, in microseconds since 1970, and the last position before it. `None` from an
+    /// older program.
+    pub lags: Option<Vec<(u64, u64)>>,
     /// Channels with their histories.
     pub channels: Vec<ChannelState>,
     /// The rules that keep their channels always: the name or the pattern of each, and since which position its channels are
@@ -297,6 +303,7 @@ impl Snapshot {
         let of_clients = (0..).zip(&shards.clients);
         let subjects: Vec<(u32, &str)> =
             of_clients.filter_map(|(at, client)| Some((at, client.subject.as_deref()?))).collect();
+        let writer = if let Some(lags) = &shards.lags { writer.section(LAGS, 1, lags)? } else { writer };
         let writer = if subjects.is_empty() { writer } else { writer.section(GRANTS, 1, &subjects)? };
         // Each reader needs the last section. So a snapshot that is cut off anywhere is refused.
         Ok(writer.section(ADMIN, 1, &self.admin)?.finish())
@@ -324,7 +331,8 @@ impl Snapshot {
             clients.get_mut(at as usize).ok_or(SnapshotError::UnknownClient(at))?.subject = Some(subject);
         }
         let kept = reader.read_if_present(KEPT)?.unwrap_or_default();
-        let shards = ShardState { floor, channels, kept, clients, connections: reader.read(CONNECTIONS)? };
+        let lags = reader.read_if_present(LAGS)?;
+        let shards = ShardState { floor, lags, channels, kept, clients, connections: reader.read(CONNECTIONS)? };
         Ok(Self { node: reader.read(NODE)?, sources: reader.read(SOURCES)?, shards, admin: reader.read(ADMIN)? })
     }
 

@@ -58,6 +58,7 @@ proptest! {
         (channels, kept) in (vec(channel(), 0..4), vec(("[a-z*]{1,8}", any::<u64>()), 0..3)),
         clients in vec(client(), 0..4),
         unread in (vec(bytes(), 0..3), vec(bytes(), 0..3)),
+        lags in option::of(vec(any::<(u64, u64)>(), 0..3)),
     ) {
         let (name, position, exact) = node;
         let (connections, admin) = unread;
@@ -65,7 +66,7 @@ proptest! {
         let snapshot = Snapshot {
             node: NodeState { name, position, exact },
             sources: origin.into_iter().map(source).collect(),
-            shards: ShardState { floor: (position, GapCause::Evicted), channels, kept, clients, connections },
+            shards: ShardState { floor: (position, GapCause::Evicted), lags, channels, kept, clients, connections },
             admin,
         };
         let bytes = snapshot.encode().unwrap();

@@ -55,6 +55,11 @@ impl Transfer {
                     None => merged.state.kept.push((name, since)),
                 }
             }
+            // All shards note the same lags, but one may be further than another.
+            let newest = |lags: &Option<Vec<(u64, u64)>>| lags.as_ref().map(|lags| lags.last().copied());
+            if newest(&state.lags) > newest(&merged.state.lags) {
+                merged.state.lags = state.lags.take();
+            }
             let mut moved = Vec::with_capacity(state.channels.len());
             for channel in state.channels {
                 let at = *index.entry(channel.name.clone()).or_insert(merged.state.channels.len());
@@ -86,11 +91,11 @@ impl Transfer {
     /// Splits the clients and connections among `shards` shards. Each gets all histories, which share the events' bytes.
     #[must_use]
     pub fn split(self, shards: usize) -> Vec<Self> {
-        let Self { state: ShardState { floor, channels, kept, clients, connections }, owned_fds, .. } = self;
+        let Self { state: ShardState { floor, lags, channels, kept, clients, connections }, owned_fds, .. } = self;
         let mut parts: Vec<(ShardState, Vec<OwnedFd>, Vec<OwnedFd>)> = (0..shards)
             .map(|_| {
-                let state =
-                    ShardState { floor, channels: channels.clone(), kept: kept.clone(), ..ShardState::default() };
+                let (lags, channels, kept) = (lags.clone(), channels.clone(), kept.clone());
+                let state = ShardState { floor, lags, channels, kept, ..ShardState::default() };
                 (state, Vec::new(), Vec::new())
             })
             .collect();

@@ -49,6 +49,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
         sources: source.into_iter().collect(),
         shards: ShardState {
             floor: shards.floor,
+            lags: None,
             channels,
             kept: Vec::new(),
             clients: shards.clients,
