@@ -57,7 +57,7 @@ fn from_redis(options: &Options) -> anyhow::Result<()> {
         let mut client = subscribe(&public)?;
         let cpu = || anyhow::Ok(procfs::sample(&[pid])?[0].cpu.as_secs_f64());
         let before = cpu()?;
-        let own_rate = rate(&socket, || read_events(&mut client))?;
+        let own_rate = rate(&socket, || read_events(&mut client, EVENTS))?;
         rounds.push((bare_rate, own_rate, (cpu()? - before) * 1e6 / EVENTS as f64));
     }
     println!("\nIngest from Redis: {EVENTS} PUBLISHes of {PAYLOAD} bytes, one client, medians of {}", rounds.len());
@@ -87,7 +87,7 @@ fn by_admin_socket(options: &Options) -> anyhow::Result<()> {
         let (before, start) = (cpu()?, Instant::now());
         thread::scope(|scope| -> anyhow::Result<()> {
             scope.spawn(move || while answers.read(&mut [0; 64 << 10]).is_ok_and(|bytes| bytes > 0) {});
-            let reading = scope.spawn(|| read_events(&mut client));
+            let reading = scope.spawn(|| read_events(&mut client, EVENTS));
             for _ in 0..EVENTS / AT_ONCE {
                 publisher.write_all(&request)?;
             }
@@ -145,12 +145,12 @@ fn read_bytes(stream: &mut UnixStream, mut bytes: usize) -> anyhow::Result<()> {
 }
 
 /// Reads until all events are there: each has one `data:` line, so one "d" at a line's beginning.
-fn read_events(stream: &mut UnixStream) -> anyhow::Result<()> {
+pub(crate) fn read_events(stream: &mut UnixStream, count: usize) -> anyhow::Result<()> {
     let mut buffer = vec![0; 256 << 10];
     // The first event may be the first thing that is read.
     let (mut events, mut after_newline) = (0, true);
-    while events < EVENTS {
-        let read = stream.read(&mut buffer).with_context(|| format!("{events} of {EVENTS} events have come"))?;
+    while events < count {
+        let read = stream.read(&mut buffer).with_context(|| format!("{events} of {count} events have come"))?;
         ensure!(read > 0, "the stream was closed");
         events += usize::from(after_newline && buffer[0] == b'd');
         events += memchr::memchr_iter(b'\n', &buffer[..read - 1]).filter(|&at| buffer[at + 1] == b'd').count();

@@ -9,6 +9,7 @@ mod costs;
 mod gzip;
 mod hyper_body;
 mod ingest;
+mod ingest_amqp;
 mod nginx;
 mod nginx_memory;
 mod patterns;

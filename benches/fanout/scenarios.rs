@@ -7,7 +7,7 @@ use ssecast_bench::{Bench, channels::ChannelPlan, procfs, progress::Progress, re
 
 use crate::{
     contenders::{Build, Contender},
-    costs, gzip, ingest, nginx_memory, patterns, storm,
+    costs, gzip, ingest, ingest_amqp, nginx_memory, patterns, storm,
 };
 
 /// Clients of cyclone-sse's own load test, and so of the scenarios on TCP.
@@ -61,6 +61,8 @@ enum Kind {
     Others,
     /// Events a second from Redis, and as NDJSON on the admin socket
     Ingest,
+    /// Events a second from RabbitMQ
+    Amqp,
     /// How two shards divide the work of one
     Workers,
     /// Memory of 1,000 clients that don't read
@@ -117,10 +119,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let rounds = (0..options.rounds).map(|round| scenario.round(round)).collect::<anyhow::Result<Vec<_>>>()?;
         scenario.print(&rounds);
     }
-    let others: [(Kind, Row); 9] = [
+    let others: [(Kind, Row); 10] = [
         (Kind::Storm, storm::run),
         (Kind::Others, costs::others),
         (Kind::Ingest, ingest::run),
+        (Kind::Amqp, ingest_amqp::run),
         (Kind::Workers, costs::workers),
         (Kind::SlowClients, costs::slow_clients),
         (Kind::Gzip, gzip::run),

@@ -82,13 +82,35 @@ impl Dispatcher {
         at: u64,
         confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
     ) {
+        self.connected(source, at, false, confirmed);
+    }
+
+    /// As [`Dispatcher::reconnected`], but nothing was lost of the channels that the source delivered before it was disconnected.
+    pub fn continued<'a>(
+        &self,
+        source: SourceId,
+        at: u64,
+        confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
+    ) {
+        self.connected(source, at, true, confirmed);
+    }
+
+    fn connected<'a>(
+        &self,
+        source: SourceId,
+        at: u64,
+        lossless: bool,
+        confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
+    ) {
         let mut state = self.lock();
         state.sources[source].trouble = None;
         state.sources[source].login_refused = false;
         let now = self.now(&mut state);
         state.stamps.watermark(source, at, now);
         let confirmed = note_marker(&mut state, source, confirmed);
-        self.apply(&mut state, |subscriptions, actions| subscriptions.reconnected(source, confirmed, actions));
+        self.apply(&mut state, |subscriptions, actions| {
+            subscriptions.connected(source, lossless, confirmed, actions);
+        });
     }
 
     /// Source `source` has lost a message of this channel, after everything that it has published.

@@ -93,6 +93,8 @@ struct Channel {
     /// Sources that have refused it, were disconnected, and were asked again: each is one of `pending`. They have delivered nothing of
     /// it, so nothing is lost where they refuse it again.
     refused_before: Bits,
+    /// Sources that had confirmed it when they were disconnected. All of them are `pending`.
+    interrupted: Bits,
     /// Whether clients may join it.
     open: bool,
     /// Whether it stays subscribed without shards: a rule keeps its channels always.
@@ -188,7 +190,8 @@ impl Subscriptions {
     fn add(&mut self, name: &ChannelName, shards: Bits, open: bool, actions: &mut Vec<Action>) {
         let generation = self.next_generation();
         let pending = self.on_demand();
-        let channel = Channel { shards, pending, refused: 0, refused_before: 0, open, pinned: false, generation };
+        let channel =
+            Channel { shards, pending, refused: 0, refused_before: 0, interrupted: 0, open, pinned: false, generation };
         self.channels.insert(name.clone(), channel);
         if name.is_pattern() {
             self.patterns.insert(name.clone(), ());
@@ -342,6 +345,7 @@ impl Subscriptions {
             }
             channel.pending &= !(1 << source);
             channel.refused_before &= !(1 << source);
+            channel.interrupted &= !(1 << source);
             if channel.open {
                 gap.push(name.clone());
             } else if channel.pending & !disconnected == 0 {
@@ -390,6 +394,7 @@ impl Subscriptions {
         let before = channel.refused_before & (1 << source) != 0;
         channel.refused_before &= !(1 << source);
         channel.pending &= !(1 << source);
+        channel.interrupted &= !(1 << source);
         channel.refused |= 1 << source;
         let state = &mut self.sources[source];
         let dropped = state.early.extract_if(.., |early| early.channel == *name);
@@ -430,6 +435,7 @@ impl Subscriptions {
         for (name, channel) in &mut self.channels {
             if on_demand & (1 << source) != 0 && channel.answer(source) == Answer::Confirmed {
                 channel.pending |= 1 << source;
+                channel.interrupted |= 1 << source;
             }
             let refused = channel.refused == on_demand && !others;
             if !channel.open && !refused && channel.pending & !disconnected == 0 {
@@ -440,10 +446,12 @@ impl Subscriptions {
         }
     }
 
-    /// A source is connected (again), and delivers the channels of these subscriptions from now on.
-    pub(super) fn reconnected<'a>(
+    /// A source is connected (again), and delivers the channels of these subscriptions from now on. `lossless`: nothing was lost of
+    /// the channels that it had confirmed when it was disconnected.
+    pub(super) fn connected<'a>(
         &mut self,
         source: SourceId,
+        lossless: bool,
         confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>,
         actions: &mut Vec<Action>,
     ) {
@@ -456,8 +464,12 @@ impl Subscriptions {
                 channel.pending |= 1 << source;
                 actions.push(Action::Ask(source, Interest::Subscribe(name.clone(), channel.generation)));
             }
+            if lossless {
+                channel.pending &= !channel.interrupted | !(1 << source);
+            }
+            channel.interrupted &= !(1 << source);
         }
-        if !self.sources[source].on_demand && was == Connection::Disconnected {
+        if !lossless && !self.sources[source].on_demand && was == Connection::Disconnected {
             actions.push(Action::Gap(source, self.channels.keys().cloned().collect()));
         }
         self.confirmed(source, confirmed, actions);

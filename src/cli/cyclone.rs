@@ -6,9 +6,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 const OPTIONS: [(&str, &str); 14] = [
     ("--port", "ssecast serves a Unix socket, which nginx proxies to; for a port: --socket tcp://127.0.0.1:PORT"),
     ("--listen", "name address and port in one: --socket tcp://ADDRESS:PORT"),
-    ("--broker", "events come over HTTP on the admin socket, and from Redis with --redis-url"),
+    (
+        "--broker",
+        "events come over HTTP on the admin socket, from Redis with --redis-url, and from AMQP with an [amqp] table in the configuration",
+    ),
     ("--redis-*", "name it in one: --redis-url redis://HOST:PORT/DB"),
-    ("--amqp-*", "there is no AMQP source: let a consumer publish on the admin socket, or over Redis"),
+    (
+        "--amqp-*",
+        "the table [amqp] of the configuration: url = \"amqp://USER:PASSWORD@HOST:PORT/VHOST\", exchange, exchange_type",
+    ),
     ("--http-secret", "publish.key_files in the configuration names files with one key a line"),
     ("--secret", "publish.key_files in the configuration names files with one key a line"),
     ("--export*", "nothing is exported to graphite: read GET /stats on the admin socket"),

@@ -28,6 +28,9 @@ use crate::config::{self, Account, LogFormat};
 
 /// How long the end of the process waits for lines that are not written yet.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// What is logged unless RUST_LOG says otherwise. What lapin, the client library for AMQP, logs itself is reported by the source in
+/// plain words.
+const FILTER: &str = "info,lapin=off";
 
 /// The log file can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +86,7 @@ impl Log {
             Some(path) => Self::to_file(path, process.user.as_ref())?,
             None => Self::default(),
         };
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
         let colours = log.file.is_none() && io::stderr().is_terminal();
         let to_journal = log.file.is_none() && priority::is_journal(io::stderr());
         let writer = Arc::clone(&log.writer);

@@ -2,15 +2,17 @@
 //! disconnected. It never sees a client.
 
 mod backoff;
+mod tls;
 mod interests;
 mod node;
+mod amqp;
 mod redis;
 mod redis_pubsub;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use self::redis_pubsub::RedisPubSub;
-pub use self::{interests::Interests, node::Node, redis::RedisConfig};
+use self::{amqp::Amqp, redis_pubsub::RedisPubSub};
+pub use self::{amqp::AmqpConfig, interests::Interests, node::Node, redis::RedisConfig};
 use crate::{
     broker::{Accepted, Checkpoint, Dispatcher, Generation, Publisher, SourceId, Spec},
     config::{Config, SourceTable},
@@ -21,7 +23,7 @@ use crate::{
 };
 
 /// The configuration table of each source.
-pub const TABLES: &[SourceTable] = &[SourceTable::of::<RedisConfig>()];
+pub const TABLES: &[SourceTable] = &[SourceTable::of::<RedisConfig>(), SourceTable::of::<AmqpConfig>()];
 
 /// A source that can't be made of its table.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,9 @@ pub fn configured(config: &Config) -> Result<Vec<Box<dyn Source>>, SourceError> 
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let Some(redis) = config.sources.get::<RedisConfig>() {
         sources.push(Box::new(RedisPubSub::new(redis, config.publish.max_message)?));
+    }
+    if let Some(amqp) = config.sources.get::<AmqpConfig>() {
+        sources.push(Box::new(Amqp::new(amqp, config.publish.max_message)?));
     }
     Ok(sources)
 }
@@ -164,6 +169,21 @@ impl Sink {
     /// [`Sink::now`]) or later.
     pub fn reconnected<'a>(&self, at: u64, confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>) {
         self.dispatcher.reconnected(self.source, at, confirmed);
+    }
+
+    /// A durable source is connected again after [`Sink::disconnected`], and nothing was lost of the channels that it delivered
+    /// before: their clients get no gap event. It delivers the channels of these subscriptions from now on, for which it was asked
+    /// at `at` (by [`Sink::now`]) or later; of those, the ones that it did not deliver before are confirmed as by
+    /// [`Sink::reconnected`].
+    pub fn continued<'a>(&self, at: u64, confirmed: impl IntoIterator<Item = (&'a ChannelName, Generation)>) {
+        self.dispatcher.continued(self.source, at, confirmed);
+    }
+
+    /// The last checkpoint whose messages the shards have. During an upgrade it stays what the successor begins with. A durable
+    /// source lets its server forget no message that comes after it.
+    #[must_use]
+    pub fn forwarded(&self) -> Option<Checkpoint> {
+        self.dispatcher.checkpoint(self.source)
     }
 
     /// Counts a message that can't be an event.

@@ -10,8 +10,8 @@ use std::{
 use serde_json::Value;
 
 use crate::support::{
-    Child, Daemon, Endpoint, Folder, Nginx, RedisServer, Request, Response, Stream, Subscription, eventually,
-    free_port, program_in_path,
+    Child, Daemon, Endpoint, Folder, Nginx, RabbitServer, RedisServer, Request, Response, Stream, Subscription,
+    eventually, free_port, program_in_path, python_packages,
 };
 
 /// A channel and a message with the characters that publishers often escape wrongly.
@@ -121,6 +121,30 @@ fn publishers_by_way_of_redis_deliver_every_byte() {
             assert_eq!((event.kind.as_str(), event.text().as_str()), (kind, MESSAGE), "{program}");
         }
     }
+}
+
+#[test]
+fn the_publisher_by_way_of_rabbitmq_delivers_every_byte() {
+    needs!("python3", "rabbitmq-server", "pika");
+    let (folder, rabbit) = (Folder::new(), RabbitServer::shared());
+    let daemon = Daemon::start(&folder, &rabbit.table("the example's"));
+    let mut stream = Subscription::to(&[CHANNEL]).open(daemon.public());
+    let (script, url, packages) = (example("publish/publish-amqp.py"), rabbit.url(), python_packages());
+    let packages = packages.to_str().unwrap();
+    let run = |arguments: &[&str], exchange: &str| {
+        let environment = [("AMQP_URL", url.as_str()), ("AMQP_EXCHANGE", exchange), ("PYTHONPATH", packages)];
+        run("python3", &script, arguments, &environment)
+    };
+    for kind in ["message", "price"] {
+        let with_type = [CHANNEL, MESSAGE, kind];
+        let output = run(if kind == "message" { &with_type[..2] } else { &with_type }, "the example's");
+        assert!(output.status.success(), "{output:?}");
+        let event = stream.event();
+        assert_eq!((event.kind.as_str(), event.text().as_str()), (kind, MESSAGE));
+    }
+    let output = run(&[CHANNEL, MESSAGE], "no such exchange");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("not published:"), "{output:?}");
 }
 
 /// nginx with the snippet and examples/authorize, and the backend that it asks.

@@ -8,6 +8,7 @@
 #[macro_use]
 mod support;
 
+mod amqp;
 mod bench;
 mod chaos;
 mod cli;

@@ -101,3 +101,32 @@ fn a_durable_source_without_a_checkpoint_gives_a_gap_at_an_upgrade() {
     let gap = words.iter().position(|word| word == "gap a");
     assert!(gap.is_some() && gap < words.iter().position(|word| word == "a=1:6"), "{words:?}");
 }
+
+#[test]
+fn a_source_that_continues_where_it_was_cut_gives_no_gap_but_for_channels_that_it_did_not_deliver() {
+    let mut bench = Bench::of(&[ON_DEMAND]);
+    bench.reconnect(0);
+    bench.dispatcher.subscribe(0, &name("a"));
+    bench.take_interest(0);
+    bench.confirm(0, "a");
+    read(&bench, 0, 0..1);
+    bench.disconnect(0);
+    bench.disconnect(0);
+    assert_eq!(bench.dispatcher.disconnected_sources().len(), 1, "/readyz says so meanwhile");
+    bench.dispatcher.subscribe(0, &name("b"));
+    bench.take_interest(0);
+    let asked: Vec<_> = bench.fakes[0].wanted.clone().into_iter().collect();
+    let asked = asked.iter().map(|(name, generation)| (name, *generation));
+    bench.dispatcher.continued(0, bench.dispatcher.source_time(), asked);
+    read(&bench, 0, 1..2);
+    let words = bench.words();
+    assert!(words.contains(&"gap b".to_owned()) && !words.iter().any(|word| word.starts_with("gap a")), "{words:?}");
+    let events: Vec<&String> = words.iter().filter(|word| word.starts_with("a=")).collect();
+    assert_eq!(events, ["a=0:0", "a=0:1"]);
+    assert!(bench.dispatcher.disconnected_sources().is_empty());
+    // A loss later on is reported as ever.
+    bench.fakes[0].connected = true;
+    bench.disconnect(0);
+    bench.reconnect(0);
+    assert!(bench.words().iter().any(|word| word.starts_with("gap ") && word.contains('a')), "{:?}", bench.words());
+}

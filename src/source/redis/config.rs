@@ -1,16 +1,14 @@
 //! The table `[redis]`: its keys and their checks. Files that it names are read here.
 
-use std::{fmt, path::PathBuf};
-
-use super::{
-    tls::{self, Certificates, PrivateKey, certificates, private_key},
-    url::{RedisUrl, UrlError},
-};
-use crate::config::{
-    errors::Problem,
-    table::table,
-    value::Value,
-    values::{flag, plain_text, text},
+use super::url::{RedisUrl, UrlError};
+use crate::{
+    config::{
+        errors::Problem,
+        table::table,
+        value::Value,
+        values::{flag, plain_text, text},
+    },
+    source::tls::{Certificates, PrivateKey, Secret, certificates, private_key, secret},
 };
 
 table! {
@@ -34,26 +32,6 @@ table! {
         pub sharded: bool = flag(true);
         /// Put before a channel's name to make the name in Redis.
         pub prefix: String = plain_text("");
-    }
-}
-
-/// A file with a secret, and the secret. It is not printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret {
-    path: PathBuf,
-    secret: String,
-}
-
-impl Secret {
-    /// The secret.
-    pub(super) fn expose(&self) -> &str {
-        &self.secret
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.path)
     }
 }
 
@@ -83,16 +61,6 @@ fn redis_url(value: &Value) -> Result<String, Problem> {
             "write it after the hosts, as in \"redis+sentinel://host:26379/mymaster\"",
         )),
         Err(error) => Err(Problem::new(error.to_string(), fix)),
-    }
-}
-
-/// The first line of a file; `None` for the empty text.
-fn secret(value: &Value) -> Result<Option<Secret>, Problem> {
-    let Some((path, content)) = tls::read(value, "a file with a password")? else { return Ok(None) };
-    let line = std::str::from_utf8(&content).ok().and_then(|content| content.lines().next()).map(str::trim_end);
-    match line {
-        Some(secret) if !secret.is_empty() => Ok(Some(Secret { path, secret: secret.to_owned() })),
-        _ => Err(Problem::new(format!("{path:?} has no password"), "write it into the file's first line, as text")),
     }
 }
 

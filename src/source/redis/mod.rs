@@ -6,7 +6,6 @@ mod error;
 mod version;
 mod slots;
 mod config;
-mod tls;
 mod server;
 
 pub use self::config::RedisConfig;

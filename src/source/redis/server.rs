@@ -25,11 +25,18 @@ use super::{
     config::RedisConfig,
     error::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, broken, explain, login_refused, too_old},
     slots::Slots,
-    tls,
     url::{Address, RedisUrl, Topology},
     version::{OLDEST, Product},
 };
-use crate::{config::reason, lock::lock, source::SourceError};
+use crate::{
+    config::reason,
+    lock::lock,
+    source::{SourceError, tls},
+};
+
+/// The keys of `[redis]` that TLS needs.
+const KEYS: tls::Keys =
+    tls::Keys { url: "redis.url", ca_file: "redis.ca_file", cert_file: "redis.cert_file", key_file: "redis.key_file" };
 
 /// Longest wait for TLS, within [`CONNECT_TIMEOUT`].
 const TLS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -124,8 +131,8 @@ impl Server {
             sentinel_login = sentinel_login.set_password(password.expose());
         }
         let (authorities, own, key) = (&config.ca_file, &config.cert_file, &config.key_file);
-        let connector = || tls::connector(authorities.as_ref(), own.as_ref(), key.as_ref());
-        let tls = url.tls.then(connector).transpose()?;
+        let files = tls::Files { authorities: authorities.as_ref(), own: own.as_ref(), key: key.as_ref() };
+        let tls = if url.tls { Some(TlsConnector::from(tls::client(&KEYS, files)?)) } else { None };
         let topology = url.topology;
         Ok(Self(Arc::new(Inner {
             topology,
@@ -256,7 +263,9 @@ impl Server {
             .map_err(|_| broken(format!("{host} is neither a host's name nor an IP address")))?;
         match timeout(TLS_TIMEOUT, tls.connect(name, stream)).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(broken(format!("TLS with {address} failed: {}", tls::explain(&error)))),
+            Ok(Err(error)) => {
+                Err(broken(format!("TLS with {address} failed: {}", tls::explain(&KEYS, &error.to_string()))))
+            }
             // Redis waits for more where it takes the greeting of TLS for a long command.
             Err(_) => Err(broken(format!("TLS with {address} failed: no answer; perhaps this port has no TLS"))),
         }

@@ -4,11 +4,16 @@
 use std::{
     env,
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
 };
 
 use super::folder::find_program;
+
+/// The folder of the packages from PyPI, for `PYTHONPATH`.
+pub(crate) fn python_packages() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python")
+}
 
 /// Ends the test here if one of the programs is not installed.
 macro_rules! needs {
@@ -19,12 +24,15 @@ macro_rules! needs {
     };
 }
 
-/// Whether all of `programs` are installed; for `node` also the npm packages. If not, prints that this test is skipped.
+/// Whether all of `programs` are installed; for `node` also the npm packages. `pika` is a package from PyPI. If not, prints that this test is skipped.
 pub(crate) fn has_programs(programs: &[&str]) -> bool {
     let mut missing: Vec<_> = programs.iter().filter(|program| find_program(program).is_none()).copied().collect();
     let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node_modules/.installed-lock.json");
     if programs.contains(&"node") && !packages.exists() {
         missing.push("the npm packages");
+    }
+    if programs.contains(&"pika") && python_packages().join("pika").exists() {
+        missing.retain(|program| *program != "pika");
     }
     if missing.is_empty() {
         return true;
