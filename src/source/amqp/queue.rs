@@ -179,7 +179,7 @@ impl Binder {
         }
         for name in names {
             let (queue, exchange) = (self.queue.clone(), self.exchange.name.clone());
-            self.channel.queue_unbind(queue, exchange, key(name).into(), FieldTable::default()).await?;
+            self.channel.queue_unbind(queue, exchange, (&*key(name)).into(), FieldTable::default()).await?;
         }
         Ok(())
     }
@@ -194,7 +194,7 @@ mod tests {
         for (name, expected) in
             [("base", "base"), ("a.b", "a.b"), ("*", "#"), ("new*", "#"), ("news.*", "news.#"), ("a.b.c*d.e*", "a.b.#")]
         {
-            let name = ChannelName::pattern(name).unwrap();
+            let name = ChannelName::subscribable(name).unwrap();
             assert_eq!(key(&name), expected);
         }
     }

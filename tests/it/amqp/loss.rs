@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Daemon, Folder, Kind, RabbitServer, Signal, eventually, exchange, gap, holds_for_a_while, numbers, open,
-    wait_until_not_ready,
+    Daemon, Folder, Kind, RabbitServer, Signal, assert_logged, eventually, exchange, gap, holds_for_a_while, numbers,
+    open, wait_until_not_ready,
 };
 
 /// An exchange that survives a restart of the server.
@@ -63,8 +63,7 @@ fn connections_that_the_server_closes_and_a_server_that_hangs_lose_nothing() {
         assert_eq!(stream.texts(2100), numbers(next..next + 2100), "each once, and no gap");
         next += 2100;
     }
-    let log = daemon.child().log();
-    assert!(log.contains("AMQP disconnected") && log.contains("AMQP reconnected; nothing was lost"), "{log}");
+    assert_logged(&mut daemon, &["AMQP disconnected", "AMQP reconnected; nothing was lost"]);
 
     rabbit.child().signal(Signal::SIGSTOP);
     let since = Instant::now();
@@ -95,8 +94,7 @@ fn a_queue_that_is_deleted_leaves_a_gap_and_reading_goes_on() {
     publisher.publish("cats", "1");
     assert_eq!(stream.texts(1), ["1"]);
     holds_for_a_while("no event comes twice", || stream.arrived().is_empty());
-    let log = daemon.child().log();
-    assert!(log.contains("the queue was deleted") && log.contains("the queue was lost"), "{log}");
+    assert_logged(&mut daemon, &["the queue was deleted", "the queue was lost"]);
     let marks = rabbit.control(&["list_exchanges", "--no-table-headers", "name"]);
     eventually("the mark of the queue is deleted with it", || (!marks.contains(&queues[0])).then_some(()));
 }

@@ -40,6 +40,14 @@ fn wait_until_not_ready(daemon: &Daemon) -> String {
     })
 }
 
+/// Waits until the log has all of `words`.
+fn assert_logged(daemon: &mut Daemon, words: &[&str]) {
+    eventually(&format!("the log says {words:?}"), || {
+        let log = daemon.child().log();
+        words.iter().all(|words| log.contains(words)).then_some(())
+    });
+}
+
 #[test]
 fn a_message_published_to_the_exchange_reaches_every_client_unchanged() {
     needs!("rabbitmq-server");
@@ -95,6 +103,61 @@ fn a_fanout_exchange_gives_all_channels() {
 }
 
 #[test]
+fn channels_that_a_rule_keeps_and_patterns_are_bound_to_a_topic_exchange() {
+    needs!("rabbitmq-server");
+    let (rabbit, exchange, folder) = (RabbitServer::shared(), exchange(), Folder::new());
+    let tables = format!(
+        "{}exchange_type = \"topic\"\n[[channel]]\nmatch = \"kept.*\"\nkeep = \"always\"\n\
+         [[channel]]\nmatch = \"news.*\"\npatterns = true\n",
+        rabbit.table(&exchange)
+    );
+    let mut daemon = Daemon::start(&folder, &tables);
+    let mut publisher = rabbit.publisher(&exchange);
+    let id = open(&daemon, &["elsewhere"]).last_event_id();
+    assert!(publisher.publish("kept.1", "before the first client"), "bound from the start");
+    let resumed = || Subscription::to(&["kept.1"]).after(&id).open(daemon.public());
+    assert_eq!(resumed().texts(1), ["before the first client"]);
+
+    let (mut pattern, mut both) = (open(&daemon, &["news.*"]), open(&daemon, &["news.*", "news.1"]));
+    publisher.publish("news.1", "1");
+    publisher.publish("news.a.b", "2");
+    // The key of the pattern gives this one as well, and no client wants it.
+    assert!(publisher.publish("news", "not of the pattern"));
+    publisher.publish("news.1", "3");
+    let in_envelope = |channel: &str, data: &str| serde_json::json!({"channel": channel, "data": data}).to_string();
+    for stream in [&mut pattern, &mut both] {
+        let expected = [in_envelope("news.1", "1"), in_envelope("news.a.b", "2"), in_envelope("news.1", "3")];
+        assert_eq!(stream.texts(3), expected, "each once");
+    }
+    daemon.reload();
+    publisher.publish("news.1", "4");
+    for stream in [&mut pattern, &mut both] {
+        assert_eq!(stream.texts(1), [in_envelope("news.1", "4")]);
+    }
+}
+
+#[test]
+fn a_direct_exchange_refuses_patterns_and_keeps_names_always() {
+    needs!("rabbitmq-server");
+    let (rabbit, exchange, folder) = (RabbitServer::shared(), exchange(), Folder::new());
+    let tables = format!(
+        "{}[[channel]]\nmatch = \"kept\"\nkeep = \"always\"\n[[channel]]\nmatch = \"news.*\"\npatterns = true\n",
+        rabbit.table(&exchange)
+    );
+    let mut daemon = Daemon::start(&folder, &tables);
+    let mut publisher = rabbit.publisher(&exchange);
+    let id = open(&daemon, &["elsewhere"]).last_event_id();
+    assert!(publisher.publish("kept", "early"), "bound from the start");
+    assert_eq!(Subscription::to(&["kept"]).after(&id).open(daemon.public()).texts(1), ["early"]);
+    let refused = Subscription::to(&["news.*"]).request(daemon.public()).send(daemon.public());
+    assert_eq!(refused.status(), 403);
+    assert_logged(&mut daemon, &["use one of the type topic or fanout"]);
+    let mut stream = open(&daemon, &["news.1"]);
+    publisher.publish("news.1", "1");
+    assert_eq!(stream.texts(1), ["1"]);
+}
+
+#[test]
 fn what_can_not_be_an_event_is_dropped_counted_and_reported_to_its_channel() {
     needs!("rabbitmq-server");
     let (rabbit, exchange, folder) = (RabbitServer::shared(), exchange(), Folder::new());
@@ -108,7 +171,7 @@ fn what_can_not_be_an_event_is_dropped_counted_and_reported_to_its_channel() {
     assert_eq!(stream.gap(), gap(&["cats"]));
     publisher.publish("cats", "good");
     assert_eq!(stream.texts(1), ["good"]);
-    assert!(daemon.child().log().contains("has 1601 bytes, more than 16 times publish.max_message"));
+    assert_logged(&mut daemon, &["has 1601 bytes, more than 16 times publish.max_message"]);
 }
 
 #[test]
