@@ -89,16 +89,19 @@ impl Outgoing {
             let taken: RedisResult<Vec<u64>> = commands.query_async(&mut self.nodes[node].commands.clone()).await;
             match taken {
                 Ok(_) => published += indexes.len(),
-                Err(error) if has_moved(&error) => {
-                    let errors = error.clone().into_server_errors();
-                    let failed: HashSet<usize> = errors.iter().flat_map(|all| all.iter().map(|(at, _)| *at)).collect();
-                    published += indexes.len() - failed.len();
-                    refused.extend(
-                        indexes.iter().enumerate().filter(|(at, _)| failed.contains(at)).map(|(_, index)| index),
-                    );
+                Err(error) => {
+                    // Without an answer it is unknown which were published. Else all those that were not answered with an error.
+                    if let Some(errors) = error.clone().into_server_errors() {
+                        let errors: HashSet<usize> = errors.iter().map(|(at, _)| *at).collect();
+                        published += indexes.len() - errors.len();
+                        let refused_here = indexes.iter().enumerate().filter(|(at, _)| errors.contains(at));
+                        refused.extend(refused_here.map(|(_, index)| index));
+                    }
+                    if !has_moved(&error) {
+                        return Err(failed(error, published > 0));
+                    }
                     moved = Some(error);
                 }
-                Err(error) => return Err(failed(error, published > 0)),
             }
         }
         match moved {

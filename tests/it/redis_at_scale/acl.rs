@@ -91,3 +91,24 @@ fn a_user_with_the_least_rights_is_enough_in_a_cluster() {
     eventually("it is unsubscribed", || (0..3).all(|server| cluster.subscribers(server, "news") == 0).then_some(()));
     assert!(!daemon.child().log().contains("ACL"), "{}", daemon.child().log());
 }
+
+/// Seen: the answer said that nothing was published, so a publisher that tried again published a part of the list twice.
+#[test]
+fn a_list_of_which_a_node_of_a_cluster_refuses_a_part_may_be_published() {
+    needs!("redis-server");
+    let (folder, cluster) = (Folder::new(), Cluster::start(0));
+    for server in &cluster.servers {
+        set_user(server, &[LEAST, LEAST_IN_CLUSTER].concat());
+    }
+    let password = folder.write("password", "s3cret");
+    let url = cluster.table().replace("redis+cluster://", "redis+cluster://ssecast@");
+    let daemon = Daemon::start(&folder, &format!("{url}password_file = {password:?}\n"));
+    let mut stream = Subscription::to(&["news"]).open(daemon.public());
+    // Both are in one slot.
+    let list = r#"[{"channel":"news","message":"1"},{"channel":"{news}other","message":"2"}]"#;
+    let answer = daemon.post("/publish", "application/json", list);
+    assert_eq!((answer.status(), answer.json()["code"].as_str()), (503, Some("maybe_published")));
+    assert_eq!(stream.texts(1), ["1"]);
+    let answer = daemon.post("/publish", "application/json", r#"[{"channel":"other","message":"2"}]"#);
+    assert_eq!(answer.status(), 403, "none of it: {}", answer.text());
+}
