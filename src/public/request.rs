@@ -1,5 +1,7 @@
 //! Parses the query and the headers of a request on the public socket. It grants nothing and writes no response.
 
+use std::borrow::Cow;
+
 use hyper::{HeaderMap, header};
 use percent_encoding::percent_decode;
 
@@ -12,6 +14,9 @@ use crate::{
     pattern,
     shard::PollReply,
 };
+
+/// Most stars of a pattern. Redis before 6.2.11 and 7.0.9 may compare a name with each way to place them, at each publish.
+const MAX_STARS: usize = 4;
 
 /// Why a request is answered with 400.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +35,9 @@ pub(super) enum RequestError {
     /// An invalid name.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// A pattern with more stars than [`MAX_STARS`].
+    #[error("pattern {0} has more than {MAX_STARS} stars; read by one with fewer, and drop what you don't need")]
+    TooManyStars(ChannelName),
     /// A reserved name.
     #[error(
         "channel {0} can't be subscribed to: names that begin with __ or ssecast: are reserved for Redis's and ssecast's \
@@ -57,7 +65,7 @@ impl RequestError {
         match self {
             Self::NoChannel => "no_channel",
             Self::TooManyChannels { .. } => "too_many_channels",
-            Self::Channel(_) => "bad_channel",
+            Self::Channel(_) | Self::TooManyStars(_) => "bad_channel",
             Self::Reserved(_) => "reserved_channel",
             Self::PercentEncoding | Self::Value { .. } => "bad_query",
         }
@@ -126,9 +134,12 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 fn add_channels(channels: &mut Vec<ChannelName>, value: &[u8], config: &Stream) -> Result<(), RequestError> {
     for name in value.split(|&byte| byte == b',').filter(|name| !name.is_empty()) {
         let name = std::str::from_utf8(name).map_err(|_| ChannelError::NotUtf8)?;
-        let name = ChannelName::subscribable(name)?;
+        let name = ChannelName::subscribable(&merge_stars(name))?;
         if name.is_reserved() {
             return Err(RequestError::Reserved(name));
+        }
+        if name.as_str().matches('*').count() > MAX_STARS {
+            return Err(RequestError::TooManyStars(name));
         }
         if !channels.contains(&name) {
             channels.push(name);
@@ -139,6 +150,20 @@ fn add_channels(channels: &mut Vec<ChannelName>, value: &[u8], config: &Stream) 
         }
     }
     Ok(())
+}
+
+/// Writes each run of stars as one star, which means the same: each pattern is subscribed to and kept by one text.
+fn merge_stars(name: &str) -> Cow<'_, str> {
+    if !name.contains("**") {
+        return name.into();
+    }
+    let mut merged = String::with_capacity(name.len());
+    for c in name.chars() {
+        if c != '*' || !merged.ends_with('*') {
+            merged.push(c);
+        }
+    }
+    merged.into()
 }
 
 /// Drops the names and patterns whose channels another pattern has too.
@@ -237,7 +262,15 @@ mod tests {
     fn what_another_pattern_has_is_not_subscribed_to_twice() {
         assert_eq!(names("channels=news.1,cats,news.*,news.2*").unwrap(), ["cats", "news.*"]);
         assert_eq!(names("channels=a**,a*,b").unwrap(), ["a*", "b"]);
+        assert_eq!(names("channels=***a***b**").unwrap(), ["*a*b*"], "each pattern has one text");
         assert_eq!(names("channels=a*,*b").unwrap(), ["a*", "*b"], "each has names that the other has not");
+    }
+
+    /// Seen as a way to make each publish expensive for Redis.
+    #[test]
+    fn a_pattern_has_at_most_four_stars() {
+        assert_eq!(names("channels=a*b*c**d*").unwrap(), ["a*b*c*d*"]);
+        assert!(names("channels=a*b*c*d*e*").unwrap_err().contains("more than 4 stars"));
     }
 
     #[test]
