@@ -80,9 +80,9 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Whether a rule keeps the channel always, so that shards don't subscribe to it.
+    /// Whether the subscription of a rule that keeps channels always delivers the channel, so that shards don't subscribe to it.
     pub(super) fn is_kept_always(&self, name: &ChannelName) -> bool {
-        self.rules.as_ref().is_some_and(|rules| rules.keeping(name).is_some())
+        self.rules.as_ref().is_some_and(|rules| rules.delivering(name).is_some())
     }
 
     /// The node's name, as ids have it now.

@@ -81,6 +81,13 @@ impl ChannelRules {
         (self.0[id].covers(name) && self.0[id].keep == Keep::Always).then_some(id)
     }
 
+    /// The rule whose subscription delivers a channel or pattern: [`ChannelRules::keeping`], or for a pattern the rule that keeps
+    /// channels by this very pattern, though earlier rules have some of them. A source is asked for a pattern once.
+    #[must_use]
+    pub fn delivering(&self, name: &ChannelName) -> Option<RuleId> {
+        self.keeping(name).or_else(|| self.kept().find(|(_, subject)| *subject == name).map(|(id, _)| id))
+    }
+
     /// Whether clients may read by the pattern: each channel that it matches has a rule that says so.
     #[must_use]
     pub fn allow_pattern(&self, pattern: &ChannelName) -> bool {
@@ -140,6 +147,8 @@ mod tests {
         assert_eq!(rules.keeping(&name("news.x*")), Some(1));
         assert_eq!(rules.keeping(&name("news.*")), None, "an earlier rule has some of its channels");
         assert_eq!(rules.keeping(&name("*")), None);
+        assert_eq!(rules.delivering(&name("news.*")), Some(1), "the rule asks the sources for this pattern");
+        assert_eq!(["*", "news.s*", "news.secret"].map(|other| rules.delivering(&name(other))), [None; 3]);
     }
 
     #[test]

@@ -29,9 +29,15 @@ pub(super) enum KeptState {
 }
 
 impl Hub {
-    /// The rule that keeps the channel always; `None` where no source must be asked for channels.
+    /// The rule whose subscription delivers the channel or pattern; `None` where no source must be asked for channels.
     pub(super) fn kept_by(&self, name: &ChannelName) -> Option<RuleId> {
-        if self.kept.is_empty() { None } else { self.rules.keeping(name) }
+        if self.kept.is_empty() { None } else { self.rules.delivering(name) }
+    }
+
+    /// Whether the rule keeps all that the channel or pattern has. If it only delivers that, earlier rules have some channels of
+    /// the pattern, whose past is not kept.
+    pub(super) fn is_kept_whole(&self, name: &ChannelName) -> bool {
+        !name.is_pattern() || self.rules.keeping(name).is_some()
     }
 
     pub(super) fn kept_state(&self, rule: RuleId) -> KeptState {

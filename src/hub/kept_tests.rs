@@ -146,6 +146,47 @@ fn a_hole_outlives_the_removal_of_its_channel() {
     assert_eq!(harness.resume(&["a"], harness.after(before)), [gap(back, "a", GapReason::History)]);
 }
 
+/// Seen: such a pattern was never confirmed, so its clients waited for ever; and the rule's channels then counted as complete
+/// since the first position.
+#[test]
+fn a_pattern_that_a_rule_keeps_except_what_earlier_rules_have_is_delivered_by_that_rule() {
+    let mut harness = kept();
+    let since = confirm(&mut harness);
+    harness.publish("news.secret", "not kept");
+    let id = harness.hub.hold(&name("news.*"));
+    assert!(!harness.hub.is_on_demand(id), "the sources were asked for it already");
+    assert_eq!(harness.hub.subscription(id).0, Subscription::Confirmed);
+    let opened = harness.hub.last();
+    assert_eq!(harness.resume(&["news.*"], harness.after(since)), [gap(opened, "news.*", GapReason::History)]);
+    let events = ["news.secret", "news.1"].map(|channel| harness.publish(channel, "x"));
+    assert_eq!(harness.resume(&["news.*"], harness.after(opened)), events.map(Given::Event));
+    let back = harness.reconnect(&["news.*"], events[1]);
+    assert_eq!(harness.resume(&["news.*"], harness.after(events[1])), [gap(back, "news.*", GapReason::Source)]);
+    harness.hub.set_unsubscribed(&name("news.*"));
+    assert!(harness.hub.is_refused(id));
+}
+
+/// Seen: channels on demand lost their histories as soon as their last client left.
+#[test]
+fn many_kept_channels_without_clients_end_no_linger() {
+    let mut harness = kept();
+    confirm(&mut harness);
+    for n in 0..10_001 {
+        let channel = format!("news.{n}");
+        harness.publish(&channel, "x");
+        let id = harness.hub.hold(&name(&channel));
+        harness.hub.release(id, harness.uptime());
+    }
+    let id = harness.hub.hold(&name("cats"));
+    harness.hub.set_subscribing(id);
+    let opened = harness.sequencer.next(harness.now);
+    harness.hub.confirm(&name("cats"), Some(opened));
+    harness.hub.release(id, harness.uptime());
+    for _ in 0..40 {
+        assert_eq!(harness.hub.sweep(harness.uptime()), []);
+    }
+}
+
 #[test]
 fn a_refused_rule_refuses_its_channels_until_it_is_confirmed_again() {
     let mut harness = kept();

@@ -1,6 +1,7 @@
 //! Which clients read which channels, and which requests hold them. It delivers nothing.
 //!
-//! Invariant: `Hub::idle` is the number of channels without clients and holds, and these have `Channel::idle_since`.
+//! Invariant: channels without clients and holds, and no others, have `Channel::idle_since`. `Hub::idle` is the number of those that
+//! sources were asked for: nothing is unsubscribed for the others, which a rule may keep in great numbers.
 
 use super::{ChannelId, ClientIndex, GroupId, Hub, Kind};
 use crate::{clock::Uptime, name::ChannelName};
@@ -46,13 +47,14 @@ impl Hub {
     }
 
     fn set_in_use(&mut self, id: ChannelId) {
-        self.idle -= usize::from(self.channels[id as usize].idle_since.take().is_some());
+        let channel = &mut self.channels[id as usize];
+        self.idle -= usize::from(channel.idle_since.take().is_some() && channel.on_demand);
     }
 
     fn set_idle_if_unused(&mut self, id: ChannelId, now: Uptime) {
         let channel = &mut self.channels[id as usize];
         if !channel.is_in_use() {
-            self.idle += usize::from(channel.idle_since.replace(now).is_none());
+            self.idle += usize::from(channel.idle_since.replace(now).is_none() && channel.on_demand);
             self.remove_if_unused(id);
         }
     }

@@ -77,7 +77,7 @@ pub struct Hub {
     patterns: PatternIndex<ChannelId>,
     /// An empty buffer for the channels and patterns that get an event.
     readers: Vec<ChannelId>,
-    /// Number of channels without clients and holds.
+    /// Number of channels on demand without clients and holds.
     idle: usize,
     /// Bytes that all histories take, with the channels they belong to.
     bytes: usize,
@@ -370,6 +370,9 @@ impl Hub {
         let (since, subscription) = match kept {
             _ if on_demand => pending,
             None => (self.floor, Subscription::Confirmed),
+            Some(KeptState::Confirmed(_)) if !self.is_kept_whole(&name) => {
+                ((self.last, Cause::Began), Subscription::Confirmed)
+            }
             Some(KeptState::Confirmed(since)) => (self.floor.max((since, Cause::Began)), Subscription::Confirmed),
             Some(KeptState::Pending | KeptState::Refused) => pending,
         };

@@ -92,6 +92,24 @@ fn a_pattern_that_no_source_is_asked_for_has_what_its_channels_have_kept_and_is_
 }
 
 #[test]
+fn a_new_pattern_has_the_newest_events_of_its_channels_whichever_is_collected_first() {
+    for backwards in [false, true] {
+        let mut harness = Harness::new(limits(10), false);
+        harness.set_rules(&[Channel { pattern_messages: 4, ..Channel::default() }]);
+        let start = harness.sequencer.last();
+        let order = |n: usize| if backwards { 29 - n } else { n };
+        for n in 0..30 {
+            harness.publish(&format!("news.{n}"), "x");
+        }
+        let all: Vec<Position> = (0..60).map(|n| harness.publish(&format!("news.{}", order(n / 2)), "x")).collect();
+        let given = harness.resume(&["news.*"], harness.after(start));
+        let expected = all[56..].iter().map(|&position| Given::Event(position));
+        let gap = Given::Gap(all[55], vec!["news.*".to_owned()], GapReason::History);
+        assert_eq!(given, std::iter::once(gap).chain(expected).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_pattern_of_a_rule_that_keeps_always_needs_no_subscription_and_shares_the_rules_gaps() {
     let mut harness = Harness::new(limits(10), true);
     harness.set_rules(&[Channel { r#match: name("news.*"), keep: Keep::Always, ..Channel::default() }]);

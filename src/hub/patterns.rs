@@ -80,26 +80,56 @@ impl Hub {
         // It is complete where all of them are.
         let complete = histories.iter().map(|history| (history.complete_since(), history.cause())).max();
         let complete = complete.into_iter().fold((own.complete_since(), own.cause()), Ord::max);
-        let after = |position: Position| position > complete.0;
-        let events = histories.iter().flat_map(|history| history.events());
-        let mut events: Vec<(Arc<Event>, Uptime)> = events
-            .filter(|(event, _)| after(event.position()))
-            .map(|(event, arrived)| (Arc::clone(event), arrived))
-            .collect();
+        let mut newest = Newest { events: Vec::new(), after: complete.0, limit };
+        for history in &histories {
+            newest.extend(history);
+        }
+        let (events, after) = newest.finish();
         let mut holes: Vec<Hole> = histories.iter().flat_map(|history| history.holes()).copied().collect();
         holes.sort_unstable_by_key(|hole| (hole.end, hole.begin));
         holes.dedup();
-        events.sort_unstable_by_key(|(event, _)| event.position());
-        let too_many = events.len().saturating_sub(limit);
-        let dropped = events.drain(..too_many).next_back().map(|(event, _)| event.position());
         let history = &mut self.channels[id as usize].history;
         history.raise(complete.0, complete.1);
-        history.raise(dropped.unwrap_or_default(), Cause::Evicted);
+        history.raise(after, Cause::Evicted);
         for hole in holes {
             self.bytes -= self.channels[id as usize].history.add_hole(hole);
         }
         for (event, arrived) in events {
             self.keep(id, &event, arrived);
         }
+    }
+}
+
+/// Collects the newest events of many histories. It never has many more than it keeps.
+struct Newest {
+    /// Events after `after`, in no order.
+    events: Vec<(Arc<Event>, Uptime)>,
+    /// Events up to this position are not kept.
+    after: Position,
+    /// Most events kept.
+    limit: usize,
+}
+
+impl Newest {
+    fn extend(&mut self, history: &History) {
+        let skipped = history.index_after(self.after);
+        self.events.extend(history.events().skip(skipped).map(|(event, arrived)| (Arc::clone(event), arrived)));
+        if self.events.len() > self.limit.saturating_mul(2) {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(last) = self.events.len().checked_sub(self.limit + 1) else { return };
+        let (_, (event, _), _) = self.events.select_nth_unstable_by_key(last, |(event, _)| event.position());
+        self.after = event.position();
+        self.events.drain(..=last);
+    }
+
+    /// The events in order, and the position after which they are complete.
+    fn finish(mut self) -> (Vec<(Arc<Event>, Uptime)>, Position) {
+        self.drop_oldest();
+        self.events.sort_unstable_by_key(|(event, _)| event.position());
+        (self.events, self.after)
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 
 /// One sweep looks at this many channels at least.
 const SWEEP_AT_LEAST: usize = 1024;
-/// If more channels than this have no client, channels are unsubscribed without waiting for `history.linger`.
+/// If more channels on demand than this have no client, they are unsubscribed without waiting for `history.linger`.
 const MOST_IDLE: usize = 10_000;
 /// If there are many channels, each one is looked at once in this many sweeps.
 const SWEEPS_A_ROUND: usize = 30;
@@ -122,7 +122,7 @@ impl Hub {
         }
         let channel = self.channels.remove(id as usize);
         self.names.remove(&channel.name);
-        self.idle -= usize::from(channel.idle_since.is_some());
+        self.idle -= usize::from(channel.idle_since.is_some() && channel.on_demand);
         if channel.is_pattern {
             self.patterns.remove(&channel.name);
         }

@@ -69,7 +69,7 @@ impl Hub {
             self.keep(id, &event, arrived.min(now));
         }
         // Its clients are added later. A sweep removes a channel that gets none.
-        self.idle += 1;
+        self.idle += usize::from(self.channels[id as usize].on_demand);
         id
     }
 

@@ -140,6 +140,27 @@ fn what_was_kept_of_channels_is_given_to_the_first_client_of_a_pattern() {
     assert_eq!(patterns(&redis), 1, "the rule's own subscription is enough");
 }
 
+/// Seen: the request of such a client was never answered.
+#[test]
+fn a_pattern_of_a_kept_rule_of_which_an_earlier_rule_has_a_channel_is_answered() {
+    needs!("redis-server");
+    let tables = "[[channel]]\nmatch = \"news.brief\"\nmessages = 1\npatterns = true\n\
+                  [[channel]]\nmatch = \"news.*\"\nkeep = \"always\"\npatterns = true\n";
+    let (_folder, redis, mut daemon) = start(tables);
+    eventually("the rule is subscribed", || (patterns(&redis) == 1).then_some(()));
+    let mut stream = open(&daemon, &["news.*"]);
+    for (channel, data) in [("news.brief", "1"), ("news.1", "2")] {
+        daemon.publish(channel, data);
+    }
+    assert_eq!(events(&mut stream, 2), ["news.brief=1", "news.1=2"]);
+    daemon.reload();
+    for (channel, data) in [("news.1", "3"), ("news.brief", "4")] {
+        daemon.publish(channel, data);
+    }
+    assert_eq!(events(&mut stream, 2), ["news.1=3", "news.brief=4"], "no gap, and each once");
+    eventually("Redis has the pattern of the new process alone", || (patterns(&redis) == 1).then_some(()));
+}
+
 #[test]
 fn a_disconnection_of_redis_is_a_gap_that_names_the_pattern() {
     needs!("redis-server");
