@@ -294,26 +294,30 @@ impl Session {
                     error = reason,
                     "Redis refuses the marker's channel: this reload causes a gap event; allow the channel in Redis's ACL"
                 );
-            } else if reason == NO_PATTERNS && RATE.count().is_some() {
-                tracing::warn!(
-                    pattern = %name,
-                    "a pattern is refused: sharded channels of a Redis Cluster have none; clients of its channels get 403; set \
-                     redis.sharded = false, or keep no channels always and allow no patterns"
-                );
-            } else if name.is_pattern() && RATE.count().is_some() {
-                tracing::warn!(
-                    pattern = %name,
-                    error = reason,
-                    "Redis refuses a pattern: clients of its channels are closed, and get 403 when they come back; allow the \
-                     pattern itself in Redis's ACL, with redis.prefix before it, and reload"
-                );
             } else if let Some(count) = RATE.count() {
-                tracing::warn!(
-                    channel = %name,
-                    error = reason,
-                    count,
-                    "Redis refuses channels: their clients are closed, and get 403 when they come back"
-                );
+                if reason == NO_PATTERNS {
+                    tracing::warn!(
+                        pattern = %name,
+                        count,
+                        "a pattern is refused: sharded channels of a Redis Cluster have none; clients of its channels get 403; set \
+                         redis.sharded = false, or keep no channels always and allow no patterns"
+                    );
+                } else if name.is_pattern() {
+                    tracing::warn!(
+                        pattern = %name,
+                        error = reason,
+                        count,
+                        "Redis refuses a pattern: clients of its channels are closed, and get 403 when they come back; allow the \
+                         pattern itself in Redis's ACL, with redis.prefix before it, and reload"
+                    );
+                } else {
+                    tracing::warn!(
+                        channel = %name,
+                        error = reason,
+                        count,
+                        "Redis refuses channels: their clients are closed, and get 403 when they come back"
+                    );
+                }
             }
             self.sink.refused(&name, generation, &reason);
         }
