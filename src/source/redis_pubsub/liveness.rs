@@ -115,17 +115,39 @@ pub(super) async fn watch(mut all: Vec<Watched>, sink: Sink, health: Arc<Health>
 impl Watched {
     /// Asks once. False if it is not certain that everything arrives.
     async fn ask(&mut self, health: &Health) -> RedisResult<bool> {
-        ping(&mut self.connection).await?;
-        match role(&mut self.connection).await? {
-            Role::Orphan => {
-                health.note(Role::Orphan);
-                return Err(orphan());
+        let Self { connection, prober, .. } = self;
+        ask_role(connection, health).await?;
+        // The probe may wait for seconds. Meanwhile a server that was demoted may have copied the new primary's data, and deliver
+        // what is published there, before it is known that messages were lost.
+        let role_is_lost = async {
+            loop {
+                sleep(INTERVAL).await;
+                if let Err(error) = ask_role(connection, health).await {
+                    return error;
+                }
             }
-            // While it changed, messages were lost: clients get a gap.
-            role if health.note(role) => return Err(broken("its role in the replication has changed")),
-            _ => {}
+        };
+        tokio::select! {
+            proved = prober.check() => proved,
+            error = role_is_lost => Err(error),
         }
-        self.prober.check().await
+    }
+}
+
+/// Asks whether the server answers, and for its role.
+///
+/// # Errors
+/// It does not answer, it can't be relied on, or its role has changed.
+async fn ask_role(connection: &mut MultiplexedConnection, health: &Health) -> RedisResult<()> {
+    ping(connection).await?;
+    match role(connection).await? {
+        Role::Orphan => {
+            health.note(Role::Orphan);
+            Err(orphan())
+        }
+        // While it changed, messages were lost: clients get a gap.
+        role if health.note(role) => Err(broken("its role in the replication has changed")),
+        _ => Ok(()),
     }
 }
 
