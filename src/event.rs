@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 use crate::{
-    cursor::{NodeId, Position},
+    cursor::{Entries, Entry, NodeId, Position},
     gzip::{Deflater, Piece},
     name::{ChannelName, EventType},
     sse,
@@ -23,13 +23,23 @@ pub struct Message {
     pub event: Option<EventType>,
     /// The payload, any bytes.
     pub data: Bytes,
+    /// The entry of a journal that it came from, if it came from one.
+    pub(crate) entry: Option<Entry>,
+    /// Whether a publish wants it kept by a journal where there is one. Sources don't look at it.
+    pub durable: bool,
 }
 
 impl Message {
     /// A message for `channel`. `event`: its type; `None` stands for a browser's `message`. `data`: the payload, any bytes.
     #[must_use]
     pub fn new(channel: ChannelName, event: Option<EventType>, data: Bytes) -> Self {
-        Self { channel, event, data }
+        Self { channel, event, data, entry: None, durable: true }
+    }
+
+    /// The message as an entry of a journal.
+    #[must_use]
+    pub(crate) fn with_entry(self, entry: Entry) -> Self {
+        Self { entry: Some(entry), ..self }
     }
 }
 
@@ -61,6 +71,8 @@ const OVERHEAD: usize = 96;
 pub struct Event {
     position: Position,
     channel: ChannelName,
+    /// Whether it came from a journal: then its id says its own entry.
+    journaled: bool,
     plain: Bytes,
     /// Encoded when the first client needs it, since few installations use both forms.
     envelope: OnceLock<Bytes>,
@@ -69,17 +81,31 @@ pub struct Event {
 }
 
 impl Event {
-    /// Encodes `message` as the event at `position` of `node`.
+    /// Encodes `message` as the event at `position` of `node`. `passed`: how far each journal has been passed, the message
+    /// included.
     #[must_use]
-    pub fn new(node: &NodeId, position: Position, message: &Message) -> Self {
-        let plain = sse::encode_event(node, position, message.event.as_ref(), &message.data);
-        Self::from_frame(position, message.channel.clone(), plain)
+    pub fn new(node: &NodeId, position: Position, passed: &Entries, message: &Message) -> Self {
+        let plain = sse::encode_event(node, position, passed, message.event.as_ref(), &message.data);
+        Self::from_frame(position, message.channel.clone(), message.entry.is_some(), plain)
     }
 
-    /// An event from its [`Form::Plain`] frame, as a predecessor sends it.
+    /// An event from its [`Form::Plain`] frame, as a predecessor sends it. `journaled`: whether it came from a journal.
     #[must_use]
-    pub fn from_frame(position: Position, channel: ChannelName, plain: Bytes) -> Self {
-        Self { position, channel, plain, envelope: OnceLock::new(), pieces: OnceLock::new() }
+    pub fn from_frame(position: Position, channel: ChannelName, journaled: bool, plain: Bytes) -> Self {
+        Self { position, channel, journaled, plain, envelope: OnceLock::new(), pieces: OnceLock::new() }
+    }
+
+    /// Whether it came from a journal. Then its own entry is in [`Event::passed`].
+    #[must_use]
+    pub fn is_journaled(&self) -> bool {
+        self.journaled
+    }
+
+    /// How far each journal was passed with this event. Read from its frame, where it takes no memory of its own: it is needed
+    /// only for clients that come from elsewhere.
+    #[must_use]
+    pub fn passed(&self) -> Entries {
+        sse::cursor_of(&self.plain).map(|cursor| cursor.entries).unwrap_or_default()
     }
 
     /// Its position.

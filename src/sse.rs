@@ -11,22 +11,55 @@ use std::{fmt::Write as _, time::Duration};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
-    cursor::{Cursor, NodeId, Position, Start},
+    cursor::{Cursor, Entries, MAX_ID_BYTES, NodeId, Others, Position, Start},
     name::{ChannelName, EventType},
 };
 
-/// Encodes one event. `data` may have any bytes.
+/// Encodes one event. `data` may have any bytes. `passed`: how far each journal has been passed.
 #[must_use]
-pub fn encode_event(node: &NodeId, position: Position, event: Option<&EventType>, data: &[u8]) -> Bytes {
+pub fn encode_event(
+    node: &NodeId,
+    position: Position,
+    passed: &Entries,
+    event: Option<&EventType>,
+    data: &[u8],
+) -> Bytes {
     let type_bytes = event.map_or(0, |event| event.as_str().len() + 8);
     // Exact where the data is one line: then the buffer becomes the frame as it is, without a second allocation.
-    let mut frame = BytesMut::with_capacity(data.len() + type_bytes + 38);
+    let mut frame = BytesMut::with_capacity(data.len() + type_bytes + 38 + passed.count() * ENTRY_BYTES);
     put_event_type(&mut frame, event.map(EventType::as_str));
     put_data(&mut frame, data);
-    put_id(&mut frame, &Cursor { node: *node, position });
+    put_id(&mut frame, &Cursor { node: *node, position, entries: *passed, others: Others::NONE });
     frame.put_u8(b'\n');
     frame.freeze()
 }
+
+/// The cursor of a frame that this module encoded: its last line but one.
+#[must_use]
+pub fn cursor_of(frame: &[u8]) -> Option<Cursor> {
+    std::str::from_utf8(id_line(frame)?.1).ok()?.parse().ok()
+}
+
+/// The frame of an event with another id.
+#[must_use]
+pub fn with_cursor(frame: &[u8], cursor: &Cursor) -> Bytes {
+    let before = id_line(frame).map_or(frame, |(before, _)| before);
+    let mut changed = BytesMut::with_capacity(before.len() + MAX_ID_BYTES + 6);
+    changed.put_slice(before);
+    put_id(&mut changed, cursor);
+    changed.put_u8(b'\n');
+    changed.freeze()
+}
+
+/// Splits a frame into what stands before its `id:` line, and the id.
+fn id_line(frame: &[u8]) -> Option<(&[u8], &[u8])> {
+    let lines = frame.strip_suffix(b"\n\n")?;
+    let begin = memchr::memrchr(b'\n', lines).map_or(0, |end| end + 1);
+    Some((&lines[..begin], lines[begin..].strip_prefix(b"id: ")?))
+}
+
+/// Usual bytes of a journal's entry in an id.
+const ENTRY_BYTES: usize = 18;
 
 /// Encodes the event of `frame` again, with `data:` as `{"channel":…,"data":…}`. Bytes that are not UTF-8 become U+FFFD, as
 /// in every parser of event streams.
@@ -226,7 +259,7 @@ mod tests {
 
     fn encode(data: &[u8]) -> String {
         let node = "abcdefgh".parse().unwrap();
-        String::from_utf8_lossy(&encode_event(&node, Position(7), None, data)).into_owned()
+        String::from_utf8_lossy(&encode_event(&node, Position(7), &Entries::NONE, None, data)).into_owned()
     }
 
     #[test]
@@ -242,7 +275,7 @@ mod tests {
     fn an_encoded_frame_decodes_to_its_fields() {
         let node = "abcdefgh".parse().unwrap();
         let event = EventType::new("price").unwrap();
-        let frame = encode_event(&node, Position(7), Some(&event), b"a\r\n\xffb");
+        let frame = encode_event(&node, Position(7), &Entries::NONE, Some(&event), b"a\r\n\xffb");
         let parts = decode_frame(&frame);
         assert_eq!(parts, FrameParts { id: b"abcdefgh-7", event: Some("price"), data: b"a\n\xffb".to_vec() });
         let channel = ChannelName::new("cats").unwrap();
@@ -250,6 +283,19 @@ mod tests {
             &wrap_in_envelope(&channel, &frame)[..],
             "event: price\ndata: {\"channel\":\"cats\",\"data\":\"a\\n\u{fffd}b\"}\nid: abcdefgh-7\n\n".as_bytes()
         );
+    }
+
+    #[test]
+    fn the_id_of_a_frame_is_read_and_replaced() {
+        let passed = "abcdefgh-7~17-0.18-1".parse::<Cursor>().unwrap().entries;
+        let node = "abcdefgh".parse().unwrap();
+        let frame = encode_event(&node, Position(7), &passed, None, b"x\nid: y");
+        assert_eq!(frame, "data: x\ndata: id: y\nid: abcdefgh-7~17-0.18-1\n\n");
+        let cursor = cursor_of(&frame).unwrap();
+        assert_eq!((cursor.position, cursor.entries), (Position(7), passed));
+        let other = "zzzzzzzz-9~17-1.18-1".parse().unwrap();
+        assert_eq!(with_cursor(&frame, &other), "data: x\ndata: id: y\nid: zzzzzzzz-9~17-1.18-1\n\n");
+        assert_eq!(cursor_of(b"data: x\n\n"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! the successor what follows it. After the marker the predecessor buffers messages, in case the upgrade fails. Before the
 //! marker the successor discards them. Gaps are buffered and discarded like messages, so that they stay in their place.
 
-use super::{spec::Checkpoint, subscriptions::weight};
+use super::{journal::JournalReport, spec::Checkpoint, subscriptions::weight};
 use crate::{event::Message, name::ChannelName};
 
 /// Most bytes of one source's messages that are kept during an upgrade. What exceeds this is dropped, and reported by a gap.
@@ -24,6 +24,8 @@ pub(super) enum Item {
     Dropped(Vec<ChannelName>),
     /// Messages of any channel were dropped here.
     Overflow,
+    /// What a source reports about one of its journals.
+    Journal(u8, JournalReport),
     /// How far a durable source has read: all its messages up to this checkpoint come before this input.
     Checkpoint(Checkpoint),
 }
@@ -71,7 +73,7 @@ impl Kept {
             Item::Message(message) => weight(message),
             Item::Gap(names) | Item::Dropped(names) => names.iter().map(|name| name.as_str().len() + 16).sum(),
             Item::Checkpoint(Checkpoint(bytes)) => bytes.len() + 16,
-            Item::Loss | Item::Overflow => 0,
+            Item::Loss | Item::Overflow | Item::Journal(..) => 0,
         };
         self.items.push(if self.bytes > KEPT_BYTES { Item::Overflow } else { item });
     }

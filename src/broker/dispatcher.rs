@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc::UnboundedSender};
 
 use super::{
     cutover::{Item, Role},
+    journal::JournalReport,
     outlet::{Delivery, Outlet},
     receipt::Receipt,
     spec::{Checkpoint, Delivers, Interested, Spec},
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     clock::unix_micros,
     config::ChannelRules,
-    cursor::{Cursor, NodeId, Position},
+    cursor::{Cursor, Entry, NodeId, Position},
     event::{Event, Message},
     hub::{Hole, LagSpan, Sequencer},
     metrics::Metrics,
@@ -115,8 +116,9 @@ impl Dispatcher {
         metrics: Arc<Metrics>,
         skew: Duration,
     ) -> Self {
+        let sequencer = sequencer.with_journals(sources.iter().map(|(spec, _)| spec.journals).sum());
         let subscriptions = Subscriptions::new(sources.iter().map(|(spec, _)| spec.interest == Interested::OnDemand));
-        let stamps = Stamps::new(sources.len(), skew, unix_micros(), 0);
+        let stamps = Stamps::new(sources.iter().map(|(spec, _)| spec.journals == 0), skew, unix_micros(), 0);
         let lost_after = sequencer.last();
         let source = |(spec, interest)| SourceState {
             spec,
@@ -189,8 +191,8 @@ impl Dispatcher {
             return None;
         }
         let events = self.forward(&mut state, messages, Some(receipt));
-        let node = state.node();
-        Some(events.into_iter().map(|position| Cursor { node, position }).collect())
+        let cursor = Cursor { node: state.node(), ..state.sequencer.cursor() };
+        Some(events.into_iter().map(|position| Cursor { position, ..cursor }).collect())
     }
 
     /// Forwards, buffers or discards what a source reports, depending on its role. False if it was discarded.
@@ -211,6 +213,7 @@ impl Dispatcher {
             Item::Loss => state.sources[source].lost_after = last,
             Item::Gap(names) => self.push_gap(state, names, state.sources[source].lost_after),
             Item::Dropped(names) => self.push_gap(state, names, last),
+            Item::Journal(journal, report) => self.push_journal(state, journal, report),
             Item::Checkpoint(checkpoint) => state.sources[source].checkpoint = Some(checkpoint),
             Item::Overflow => self.push_gap(state, state.subscriptions.names().cloned().collect(), last),
         }
@@ -220,7 +223,13 @@ impl Dispatcher {
     fn forward(&self, state: &mut State, messages: &[Message], receipt: Option<&Arc<Receipt>>) -> Vec<Position> {
         let now = self.stamp(state);
         let node = state.node();
-        let mut next = |message| -> Arc<Event> { Arc::new(Event::new(&node, state.sequencer.next(now), message)) };
+        let mut next = |message: &Message| -> Arc<Event> {
+            let position = state.sequencer.next(now);
+            if let Some(entry) = message.entry {
+                state.sequencer.passed.set(entry);
+            }
+            Arc::new(Event::new(&node, position, &state.sequencer.passed, message))
+        };
         let events: Vec<Arc<Event>> = messages.iter().map(&mut next).collect();
         let positions = receipt.map(|_| events.iter().map(|event| event.position()).collect()).unwrap_or_default();
         self.metrics.events.add(messages.len() as u64);
@@ -232,6 +241,19 @@ impl Dispatcher {
             last.push(&mut events.into_iter().zip(0..).map(delivery));
         }
         positions
+    }
+
+    /// Reports what a source has said about one of its journals.
+    fn push_journal(&self, state: &mut State, journal: u8, report: JournalReport) {
+        let begin = state.sequencer.last();
+        let hole = Hole { begin, end: self.next_position(state) };
+        match report {
+            JournalReport::Began { since: id } | JournalReport::Lost { end: id } => {
+                state.sequencer.passed.set(Entry { journal, id });
+            }
+            JournalReport::Reached { end: id, .. } => state.sequencer.passed.pass(Entry { journal, id }),
+        }
+        self.push(|| Delivery::Journal(journal, report, hole));
     }
 
     /// Reports that events of the channels may have been lost after `begin` and before now.
@@ -259,6 +281,8 @@ impl Dispatcher {
                     }
                     self.push(|| Delivery::Confirmed(name.clone(), since.filter(|_| complete)));
                 }
+                // What is lost of a journal is reported by its source, which knows it.
+                Action::Gap(source, _) if state.sources[source].spec.journals > 0 => {}
                 Action::Gap(source, names) => {
                     self.route(state, source, Item::Gap(names));
                 }
@@ -341,10 +365,24 @@ impl Dispatcher {
         self.outlets.len()
     }
 
-    /// The cursor of the last event that got a position.
+    /// The cursor of the last event that got a position. With [`Cursor::with_entry`], the one from before a publish is the id of
+    /// what was published to a journal.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.lock().sequencer.cursor()
+    }
+
+    /// Number of journals that a source has. With journals and nothing else, all channels are exact on every node.
+    #[must_use]
+    pub fn journals(&self) -> usize {
+        self.lock().sequencer.passed.count()
+    }
+
+    /// Whether a source delivers messages that are no entries of a journal.
+    #[must_use]
+    pub fn has_unjournaled(&self) -> bool {
+        let state = self.lock();
+        state.sources.is_empty() || state.sources.iter().any(|source| source.spec.journals == 0)
     }
 
     /// Passes an input to the subscriptions' state machine, and carries out its actions.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{
     cutover::Item,
     dispatcher::{Dispatcher, SourceState, State},
+    journal::JournalReport,
     outlet::Delivery,
     subscriptions::{Admission, Generation, SourceId},
 };
@@ -120,6 +121,12 @@ impl Dispatcher {
             let names = state.subscriptions.with_patterns(name);
             self.route(&mut state, source, Item::Dropped(names));
         }
+    }
+
+    /// Source `source` reports something about one of its journals, after everything that it has published.
+    pub fn journal(&self, source: SourceId, journal: u8, report: JournalReport) {
+        let mut state = self.lock();
+        self.route(&mut state, source, Item::Journal(journal, report));
     }
 
     /// All that was published at source `source` before `at` (by [`Dispatcher::source_time`]) has been delivered.

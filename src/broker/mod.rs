@@ -2,6 +2,7 @@
 //! source, only the [`Outlet`] of the one and the [`Spec`] of the other.
 
 mod receipt;
+mod journal;
 mod outlet;
 mod spec;
 mod stamp;
@@ -15,6 +16,7 @@ mod publish;
 
 pub use self::{
     dispatcher::{Accepted, Dispatcher},
+    journal::JournalReport,
     outlet::{Delivery, Outlet, ShardQuery},
     publish::{Embedded, PublishError, Published, Publisher, Publishing},
     receipt::Receipt,

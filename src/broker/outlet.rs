@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
-use super::Receipt;
+use super::{JournalReport, Receipt};
 use crate::{
     cursor::Position,
     event::Event,
@@ -21,6 +21,8 @@ pub enum Delivery {
     Confirmed(ChannelName, Option<Position>),
     /// A source was disconnected and is reconnected: events of the channels may be missing within the hole.
     Reconnected(Arc<[ChannelName]>, Hole),
+    /// A source has reported this about one of its journals. Events are missing within the hole if some were lost.
+    Journal(u8, JournalReport, Hole),
     /// No source delivers the channel, for this reason.
     Refused(ChannelName, Arc<str>),
     /// No event follows with a position up to this one.

@@ -12,6 +12,9 @@ pub struct Spec {
     pub delivers: Delivers,
     /// Which channels it delivers.
     pub interest: Interested,
+    /// Number of its journals, at most `MOST_JOURNALS`; 0 for a source without journals. Only one source may have journals, it is
+    /// durable, and delivers all channels: each belongs to one of the journals (`journal_of`), and every message is an entry of it.
+    pub(crate) journals: usize,
 }
 
 impl Spec {
@@ -19,14 +22,14 @@ impl Spec {
     /// connected is lost. It is asked for channels ([`Interested::OnDemand`]). `id` is its name in logs and in `/readyz`.
     #[must_use]
     pub const fn fanout(id: &'static str) -> Self {
-        Self { id, delivers: Delivers::Fanout, interest: Interested::OnDemand }
+        Self { id, delivers: Delivers::Fanout, interest: Interested::OnDemand, journals: 0 }
     }
 
     /// A source whose messages are kept until they are taken (a table, a stream, a queue): it continues at a [`Checkpoint`]. It is
     /// asked for channels ([`Interested::OnDemand`]). `id` is its name in logs and in `/readyz`.
     #[must_use]
     pub const fn durable(id: &'static str) -> Self {
-        Self { id, delivers: Delivers::Durable, interest: Interested::OnDemand }
+        Self { id, delivers: Delivers::Durable, interest: Interested::OnDemand, journals: 0 }
     }
 
     /// The same source, but it delivers all channels without being asked.

@@ -70,18 +70,21 @@ pub(super) struct Stamps {
     clock: SteadyClock,
     /// How much later than a source's watermark a position may be.
     margin: u64,
-    /// For each source: all published before this time has been delivered, or is lost and reported by a gap event.
+    /// For each source: all published before this time has been delivered, or is lost and reported by a gap event. Of one whose
+    /// events need no times: the end of time.
     watermarks: Vec<u64>,
     /// The end of the last span of lag.
     lags_until: u64,
 }
 
 impl Stamps {
-    /// Stamps for `sources` sources. `wall`, `monotonic`: the clocks now, in microseconds; `skew`: `history.skew`.
-    pub(super) fn new(sources: usize, skew: Duration, wall: u64, monotonic: u64) -> Self {
+    /// Stamps for sources; each says whether its events are found by time on other nodes. Those of a journal are found by their
+    /// entries. `wall`, `monotonic`: the clocks now, in microseconds; `skew`: `history.skew`.
+    pub(super) fn new(sources: impl Iterator<Item = bool>, skew: Duration, wall: u64, monotonic: u64) -> Self {
         let clock = SteadyClock { offset: i128::from(wall) - i128::from(monotonic), stepped: None };
         let margin = u64::try_from(skew.as_micros() / 2).unwrap_or(u64::MAX);
-        Self { clock, margin, watermarks: vec![0; sources], lags_until: 0 }
+        let watermarks = sources.map(|timed| if timed { 0 } else { u64::MAX }).collect();
+        Self { clock, margin, watermarks, lags_until: 0 }
     }
 
     /// The time, and whether the wall clock has stepped.
@@ -140,7 +143,7 @@ mod tests {
     const START: u64 = 1_700_000_000 * SECOND;
 
     fn stamps(sources: usize) -> Stamps {
-        Stamps::new(sources, Duration::from_secs(2), START, 0)
+        Stamps::new((0..sources).map(|_| true), Duration::from_secs(2), START, 0)
     }
 
     #[test]

@@ -60,6 +60,14 @@ impl Recorder {
                     names.sort();
                     format!("gap {}", list(&names))
                 }
+                Delivery::Journal(journal, report, hole) => {
+                    next(hole.end);
+                    match report {
+                        JournalReport::Began { since } => format!("journal {journal} began {since}"),
+                        JournalReport::Lost { end } => format!("journal {journal} lost {end}"),
+                        JournalReport::Reached { end, .. } => format!("journal {journal} reached {end}"),
+                    }
+                }
                 Delivery::Refused(name, _) => format!("refused {name}"),
                 Delivery::Unsubscribed(name) => format!("gone {name}"),
                 Delivery::Timed(timed) => format!("timed {timed}"),
@@ -70,14 +78,14 @@ impl Recorder {
     }
 }
 
-const REDIS: Spec = Spec { id: "fake", delivers: Delivers::Fanout, interest: Interested::OnDemand };
+const REDIS: Spec = Spec { id: "fake", delivers: Delivers::Fanout, interest: Interested::OnDemand, journals: 0 };
 
 fn name(text: &str) -> ChannelName {
     ChannelName::subscribable(text).unwrap()
 }
 
 fn message(channel: &str, data: &str) -> Message {
-    Message { channel: name(channel), event: None, data: data.to_owned().into() }
+    Message::new(name(channel), None, data.to_owned().into())
 }
 
 type Wanted = BTreeMap<ChannelName, Generation>;

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    cursor::Entries,
     event::{Coding, Form, Message},
     pattern, sse,
 };
@@ -108,9 +109,9 @@ impl Node {
 
     fn publish(&mut self, channel: usize, number: usize, now: u64) {
         let data = Bytes::from(number.to_string());
-        let message = Message { channel: ChannelName::new(CHANNELS[channel]).unwrap(), event: None, data };
+        let message = Message::new(ChannelName::new(CHANNELS[channel]).unwrap(), None, data);
         let position = self.next_position(now);
-        let event = Arc::new(Event::new(self.sequencer.node(), position, &message));
+        let event = Arc::new(Event::new(self.sequencer.node(), position, &Entries::NONE, &message));
         for hub in &mut self.shards {
             hub.publish(&event, Uptime::default());
             hub.trim(Uptime::default());

@@ -170,7 +170,7 @@ impl Hub {
     /// The cursor at `position` of this node.
     #[must_use]
     pub fn cursor_at(&self, position: Position) -> Cursor {
-        Cursor { node: self.node(), position }
+        Cursor::new(self.node(), position)
     }
 
     /// Appends `event` to the histories of its channel and of the patterns that match it, and to the batches of the groups that

@@ -18,8 +18,8 @@ use crate::{
 /// Publishes an event, and returns its position and how many clients it goes to.
 fn publish(harness: &mut Harness, channel: &str) -> (Position, u32) {
     let position = harness.sequencer.next(harness.now);
-    let message = Message { channel: name(channel), event: None, data: bytes::Bytes::from_static(b"x") };
-    let event = Event::new(harness.sequencer.node(), position, &message);
+    let message = Message::new(name(channel), None, bytes::Bytes::from_static(b"x"));
+    let event = Event::new(harness.sequencer.node(), position, &crate::cursor::Entries::NONE, &message);
     (position, harness.hub.publish(&Arc::new(event), harness.uptime()))
 }
 

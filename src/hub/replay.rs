@@ -55,7 +55,7 @@ impl ReplayItem {
         match self {
             Self::Event(event) => event.frame(form).clone(),
             Self::Gap { position, channels, reason, .. } => {
-                sse::encode_gap(&Cursor { node, position: *position }, channels, *reason)
+                sse::encode_gap(&Cursor::new(node, *position), channels, *reason)
             }
         }
     }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
+    cursor::Entries,
     event::{Coding, Form, Message},
     sse::GapReason,
 };
@@ -50,8 +51,8 @@ impl Harness {
 
     fn publish_at(&mut self, time: u64, channel: &str, data: &str) -> Position {
         let position = self.sequencer.next(time);
-        let message = Message { channel: name(channel), event: None, data: Bytes::from(data.to_owned()) };
-        let event = Event::new(self.sequencer.node(), position, &message);
+        let message = Message::new(name(channel), None, Bytes::from(data.to_owned()));
+        let event = Event::new(self.sequencer.node(), position, &Entries::NONE, &message);
         self.hub.publish(&Arc::new(event), self.uptime());
         while let Some(batch) = self.hub.next_batch() {
             self.hub.recycle(batch);
@@ -156,7 +157,7 @@ fn a_clock_step_back_before_a_restart_hides_no_event_from_clients_of_the_earlier
     let before: NodeId = format!("{}zzzzz", &harness.hub.node().as_str()[..3]).parse().unwrap();
     // The clock of the earlier run was 6 s ahead: by its cursor's time, its client would have the event of this run.
     harness.now += 10 * SECOND;
-    let cursor = Cursor { node: before, position: Position(event.0 + 6 * SECOND) };
+    let cursor = Cursor::new(before, Position(event.0 + 6 * SECOND));
     let given = harness.resume(&["a"], Start::After(cursor));
     assert!(matches!(&given[..], [Given::Gap(_, _, GapReason::Restart), Given::Event(_)]), "{given:?}");
 }
@@ -188,7 +189,7 @@ fn an_id_from_ahead_of_its_nodes_clock_is_exact_there_and_hides_no_event_at_anot
     assert_eq!(harness.hub.cursor_at(events[0]).to_string(), format!("abcdefgh-{}", events[0]));
     // Its clock was 6 s ahead and was set back: by its position the client has both events.
     harness.now += 10 * SECOND;
-    let other = Cursor { node: "ZZZZZZZZ".parse().unwrap(), position: Position(events[1].0 + 6 * SECOND) };
+    let other = Cursor::new("ZZZZZZZZ".parse().unwrap(), Position(events[1].0 + 6 * SECOND));
     let given = harness.resume(&["a"], Start::After(other));
     assert!(
         matches!(&given[..], [Given::Gap(_, _, GapReason::Restart), Given::Event(_), Given::Event(_)]),
@@ -200,7 +201,7 @@ fn an_id_from_ahead_of_its_nodes_clock_is_exact_there_and_hides_no_event_at_anot
 /// other node's cursor was not given these events, and got no gap event.
 #[test]
 fn an_event_that_arrived_late_is_given_to_a_client_of_another_node_whose_cursor_is_later() {
-    let other = |seconds: u64| Cursor { node: "zzzzzzzz".parse().unwrap(), position: Position(seconds * SECOND) };
+    let other = |seconds: u64| Cursor::new("zzzzzzzz".parse().unwrap(), Position(seconds * SECOND));
     let mut harness = Harness::new(limits(3), false);
     harness.now = 1_010 * SECOND;
     harness.publish("a", "on time");
@@ -229,7 +230,7 @@ fn dropped_late_events_are_a_gap_on_each_channel_for_a_client_of_another_node() 
     harness.now = 1_016 * SECOND;
     let late = ["a", "b", "a", "b"].map(|channel| harness.publish_late(1_011 * SECOND, channel));
     for channels in [["a", "b"], ["b", "a"]] {
-        let other = Cursor { node: "zzzzzzzz".parse().unwrap(), position: Position(1_015 * SECOND) };
+        let other = Cursor::new("zzzzzzzz".parse().unwrap(), Position(1_015 * SECOND));
         let given = harness.resume(&channels, Start::After(other));
         let gap = Given::Gap(late[1], vec!["a".to_owned(), "b".to_owned()], GapReason::Restart);
         assert_eq!(given, [gap, Given::Event(late[2]), Given::Event(late[3])]);
@@ -240,8 +241,7 @@ fn dropped_late_events_are_a_gap_on_each_channel_for_a_client_of_another_node() 
 /// published before was not reported.
 #[test]
 fn a_channel_that_began_late_and_a_hole_that_ended_late_are_gaps_for_a_client_of_another_node() {
-    let other =
-        |seconds: u64| Start::After(Cursor { node: "zzzzzzzz".parse().unwrap(), position: Position(seconds * SECOND) });
+    let other = |seconds: u64| Start::After(Cursor::new("zzzzzzzz".parse().unwrap(), Position(seconds * SECOND)));
     let mut harness = Harness::new(limits(10), true);
     harness.hub.confirm(&name("a"), Some(harness.sequencer.last()));
     let begin = harness.sequencer.next(1_011 * SECOND);
@@ -267,7 +267,7 @@ fn a_cursor_of_another_run_counts_as_a_time() {
     let mut harness = Harness::new(limits(10), false);
     harness.now += 10 * SECOND;
     let event = harness.publish("a", "x");
-    let other = |position| Start::After(Cursor { node: "zzzzzzzz".parse().unwrap(), position });
+    let other = |position| Start::After(Cursor::new("zzzzzzzz".parse().unwrap(), position));
     // The cursor's time less the skew is after this run's start: later events are given, and nothing was missed.
     assert_eq!(harness.resume(&["a"], other(Position(event.0 + SECOND))), [Given::Event(event)]);
     harness.now += 10 * SECOND;

@@ -26,7 +26,7 @@ use crate::{
     name::ChannelName,
 };
 
-const SOURCE: Spec = Spec { id: "fake", delivers: Delivers::Fanout, interest: Interested::OnDemand };
+const SOURCE: Spec = Spec { id: "fake", delivers: Delivers::Fanout, interest: Interested::OnDemand, journals: 0 };
 
 fn a() -> ChannelName {
     ChannelName::new("a").unwrap()
@@ -79,7 +79,7 @@ impl Bench {
     }
 
     fn publish(&self) -> Start {
-        self.dispatcher.publish(0, [Message { channel: a(), event: None, data: "x".into() }], None);
+        self.dispatcher.publish(0, [Message::new(a(), None, "x".into())], None);
         Start::After(self.dispatcher.cursor())
     }
 

@@ -110,7 +110,7 @@ impl Shard {
             for (position, arrived, frame) in channel.events {
                 let of = channels.next().map_or_else(|| Ok(name.clone()), |of| ChannelName::new(of));
                 let of = of.map_err(|error| io::Error::other(format!("an event of pattern {name}: {error}")))?;
-                let new = || Arc::new(Event::from_frame(Position(position), of, frame));
+                let new = || Arc::new(Event::from_frame(Position(position), of, false, frame));
                 let event = if has_patterns { Arc::clone(shared.entry(position).or_insert_with(new)) } else { new() };
                 events.push((event, Uptime(arrived)));
             }

@@ -23,7 +23,7 @@ use crate::{
     broker::{Delivery, Dispatcher},
     client_limit::ClientLimit,
     config::Config,
-    cursor::{NodeId, Position, Start},
+    cursor::{Entries, NodeId, Position, Start},
     event::{Coding, Event, Form, Message},
     hub::{ChannelId, Hub, Kind, Sequencer},
     metrics::Metrics,
@@ -86,8 +86,8 @@ impl TestShard {
 
     fn publish(&mut self, data: &[u8]) -> Position {
         let position = self.sequencer.next(0);
-        let message = Message { channel: name("a"), event: None, data: Bytes::copy_from_slice(data) };
-        let event = Arc::new(Event::new(self.sequencer.node(), position, &message));
+        let message = Message::new(name("a"), None, Bytes::copy_from_slice(data));
+        let event = Arc::new(Event::new(self.sequencer.node(), position, &Entries::NONE, &message));
         self.turn(vec![Op::Deliver(Delivery::Publish(event, None))]);
         position
     }

@@ -109,6 +109,7 @@ impl Flushed<'_> {
             Delivery::Timed(timed) => self.hub.set_timed(timed),
             Delivery::Lag(span) => self.hub.note_lag(span),
             Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
+            Delivery::Journal(_, _, hole) => self.hub.advance(hole.end),
             Delivery::Publish(..) | Delivery::Query(_) => {} // `turn` does these.
         }
     }

@@ -9,13 +9,14 @@ mod amqp;
 mod redis;
 mod redis_pubsub;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use self::{amqp::Amqp, redis_pubsub::RedisPubSub};
 pub use self::{amqp::AmqpConfig, interests::Interests, node::Node, redis::RedisConfig};
 use crate::{
-    broker::{Accepted, Checkpoint, Dispatcher, Generation, Publisher, SourceId, Spec},
+    broker::{Accepted, Checkpoint, Dispatcher, Generation, JournalReport, Publisher, SourceId, Spec},
     config::{Config, SourceTable},
+    cursor::EntryId,
     event::Message,
     log_rate::LogRate,
     metrics::Metrics,
@@ -131,6 +132,29 @@ impl Sink {
     /// A message of this channel was lost, after everything that was published so far: its clients get a gap event.
     pub fn lost(&self, name: &ChannelName) {
         self.dispatcher.lost(self.source, name);
+    }
+
+    /// The journal is read from its tail: every entry after `since` follows, and none of them has been published. What came before
+    /// is not known: a client that has not read up to `since` gets a gap event. To be called once for each journal at a start
+    /// without a checkpoint, before its first entry is published, also if the journal is empty; not at a start with a checkpoint.
+    pub(crate) fn journal_began(&self, journal: u8, since: EntryId) {
+        self.dispatcher.journal(self.source, journal, JournalReport::Began { since });
+    }
+
+    /// Entries of the journal were lost, or may have been, after the last one that was published: they were trimmed or deleted before
+    /// they were read, or the journal itself was lost. The entries after `end` follow. Clients that have not read up to `end`
+    /// elsewhere get a gap event.
+    ///
+    /// An `end` before the last entry that was published says that the journal was lost and begins again, with ids that may repeat.
+    pub(crate) fn journal_lost(&self, journal: u8, end: EntryId) {
+        self.dispatcher.journal(self.source, journal, JournalReport::Lost { end });
+    }
+
+    /// The journal's last entry is `end`, as it has answered (`last-generated-id`), and every entry up to it has been published
+    /// or can't be an event. `asked`: a time before it was asked. To be called about once a second where nothing is left to read: a
+    /// client that has a later entry from elsewhere, and came before `asked`, learns that this entry was lost.
+    pub(crate) fn journal_reached(&self, journal: u8, end: EntryId, asked: Instant) {
+        self.dispatcher.journal(self.source, journal, JournalReport::Reached { end, asked });
     }
 
     /// The source delivers the channels of these subscriptions from now on.

@@ -75,7 +75,7 @@ impl Batch {
         }
         let left = self.left.checked_sub(data.len() + EVENT_BYTES);
         self.left = left.ok_or_else(|| BodyError::TooMuch(self.limits.longest_body()))?;
-        self.messages.push(Message { channel, event, data });
+        self.messages.push(Message::new(channel, event, data));
         Ok(())
     }
 

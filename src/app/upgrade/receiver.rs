@@ -169,7 +169,7 @@ impl TakingOver {
         let Snapshot { node, sources: before, shards, admin } = snapshot;
         let (checkpoints, continued) = daemon.sources.compare(&before);
         let exact = node.exact && continued && self.is_divided(&dispatcher).await?;
-        let cursor = Cursor { node: node.name.parse()?, position: Position(node.position) };
+        let cursor = Cursor::new(node.name.parse()?, Position(node.position));
         let open = shards.open_channels().map(ChannelName::subscribable).collect::<Result<Vec<_>, _>>()?;
         let kept: Vec<ChannelName> =
             shards.kept.iter().filter_map(|(name, _)| ChannelName::subscribable(name).ok()).collect();

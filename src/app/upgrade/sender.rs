@@ -317,7 +317,7 @@ async fn send_everything(
     let clients = state.clients.len();
     let (fds, admin): (Vec<RawFd>, Vec<Bytes>) = serving.accepting.left().into_iter().unzip();
     borrowed_fds.extend(fds);
-    let Cursor { node, position } = dispatcher.cursor();
+    let Cursor { node, position, .. } = dispatcher.cursor();
     let node = NodeState { name: node.to_string(), position: position.0, exact };
     let snapshot = Snapshot { node, sources: serving.daemon.sources.states(&dispatcher), shards: state, admin };
     let (collected, expected) = (borrowed_fds.len(), snapshot.descriptors());
@@ -338,7 +338,7 @@ async fn send_everything(
 async fn publish_marker(serving: &Serving, marker: &ChannelName) -> bool {
     let mut all = true;
     for (source, publisher) in serving.daemon.sources.fanout_publishers() {
-        let message = event::Message { channel: marker.clone(), event: None, data: Bytes::new() };
+        let message = event::Message::new(marker.clone(), None, Bytes::new());
         let error = match publisher {
             Some(publisher) => publisher.publish(vec![message]).await.err().map(|error| error.to_string()),
             None => Some("the source does not accept publishes".to_owned()),

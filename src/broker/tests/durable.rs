@@ -9,7 +9,7 @@ use crate::{
     snapshot::{Snapshot, SourceState},
 };
 
-const ALL: Spec = Spec { id: "journal", delivers: Delivers::Durable, interest: Interested::All };
+const ALL: Spec = Spec { id: "journal", delivers: Delivers::Durable, interest: Interested::All, journals: 0 };
 const ON_DEMAND: Spec = Spec { interest: Interested::OnDemand, ..ALL };
 
 /// A journal of numbers on one channel, of which the checkpoint is how many were read.
@@ -67,7 +67,7 @@ fn a_durable_source_continues_at_its_checkpoint_without_a_gap() {
         let checkpoint = through_snapshot(old.dispatcher.checkpoint(1)).unwrap();
         let from = checkpoint.0[0];
         assert_eq!(from, 4, "the shards have what was read before the process stood still, and no more");
-        let cursor = Cursor { node: NodeId::random(), position: Position(1_000) };
+        let cursor = Cursor::new(NodeId::random(), Position(1_000));
         assert!(new.dispatcher.begin(Sequencer::after(cursor), &[name("a")], &[], true, [(1, checkpoint)]));
         // It starts, gets the subscription, and reads on.
         new.reconnect(1);
@@ -93,7 +93,7 @@ fn an_upgrade_that_fails_forwards_what_a_durable_source_has_read_meanwhile() {
 #[test]
 fn a_durable_source_without_a_checkpoint_gives_a_gap_at_an_upgrade() {
     let (_, mut new) = upgrading(ON_DEMAND);
-    let cursor = Cursor { node: NodeId::random(), position: Position(1_000) };
+    let cursor = Cursor::new(NodeId::random(), Position(1_000));
     new.dispatcher.begin(Sequencer::after(cursor), &[name("a")], &[], true, []);
     new.reconnect(1);
     read(&new, 1, 6..7);

@@ -80,7 +80,7 @@ fn successor(patterns: &[&str], before: &[&str], exact: bool) -> Vec<String> {
     new.publish(0, "news.1");
     new.dispatcher.publish(0, [message("ssecast:marker", "")], None);
     new.publish(0, "news.1");
-    let cursor = Cursor { node: NodeId::random(), position: Position(1_000) };
+    let cursor = Cursor::new(NodeId::random(), Position(1_000));
     let before: Vec<_> = before.iter().map(|pattern| name(pattern)).collect();
     let open = [name("news.1"), name("cats")];
     assert_eq!(new.dispatcher.begin(Sequencer::after(cursor), &open, &before, exact, []), exact);

@@ -28,7 +28,7 @@ fn upgrading() -> (Bench, Bench) {
 }
 
 fn begin(new: &Bench) -> bool {
-    let cursor = Cursor { node: NodeId::random(), position: Position(1_000) };
+    let cursor = Cursor::new(NodeId::random(), Position(1_000));
     new.dispatcher.begin(Sequencer::after(cursor), &[name("a")], &[], true, [])
 }
 
@@ -97,7 +97,7 @@ fn ids_say_that_a_node_is_ahead_of_its_clock_until_the_clock_has_caught_up() {
     };
     assert!(publish().is_timed());
     // As after a predecessor whose clock was set back.
-    let cursor = Cursor { node: NodeId::random(), position: Position(unix_micros() + 1_500_000) };
+    let cursor = Cursor::new(NodeId::random(), Position(unix_micros() + 1_500_000));
     bench.dispatcher.begin(Sequencer::after(cursor), &[], &[], true, []);
     let ahead = publish();
     assert!(!ahead.is_timed() && ahead.is_same_node(&cursor.node), "{ahead}");

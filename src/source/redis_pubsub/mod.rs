@@ -58,7 +58,7 @@ impl RedisPubSub {
 
 impl Source for RedisPubSub {
     fn spec(&self) -> Spec {
-        Spec { id: "redis", delivers: Delivers::Fanout, interest: Interested::OnDemand }
+        Spec { id: "redis", delivers: Delivers::Fanout, interest: Interested::OnDemand, journals: 0 }
     }
 
     fn origin(&self) -> String {

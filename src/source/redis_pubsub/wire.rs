@@ -36,12 +36,12 @@ pub(super) fn encode(message: &Message) -> Bytes {
 /// The message of a payload.
 pub(super) fn decode(channel: ChannelName, payload: Bytes) -> Result<Message, EventTypeError> {
     let marked = payload.strip_prefix(EVENT_MARK).and_then(|rest| Some((rest, memchr::memchr(0, rest)?)));
-    let Some((rest, end)) = marked else { return Ok(Message { channel, event: None, data: payload }) };
+    let Some((rest, end)) = marked else { return Ok(Message::new(channel, None, payload)) };
     let event = match std::str::from_utf8(&rest[..end]).map_err(|_| EventTypeError::NotUtf8)? {
         "" => None,
         event => Some(EventType::new(event)?),
     };
-    Ok(Message { channel, event, data: payload.slice(EVENT_MARK.len() + end + 1..) })
+    Ok(Message::new(channel, event, payload.slice(EVENT_MARK.len() + end + 1..)))
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
         let data: [&'static [u8]; 5] = [b"[1,2,3]", b"", b"\0\xff\r\n", b"\0ssecast:event\0", b"\0ssecast:event\0x\0y"];
         for data in data {
             for event in [None, Some(price.clone())] {
-                let message = Message { channel: channel.clone(), event, data: Bytes::from_static(data) };
+                let message = Message::new(channel.clone(), event, Bytes::from_static(data));
                 assert_eq!(decode(channel.clone(), encode(&message)), Ok(message));
             }
         }
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_redis_cli_publishes_is_not_touched() {
-        let message = Message { channel: ChannelName::new("base").unwrap(), event: None, data: "[1,2,3]".into() };
+        let message = Message::new(ChannelName::new("base").unwrap(), None, "[1,2,3]".into());
         assert_eq!(&encode(&message)[..], b"[1,2,3]");
     }
 
