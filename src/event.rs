@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 use crate::{
-    cursor::{Entries, Entry, NodeId, Position},
+    cursor::{Entries, Entry, NodeId, Position, journal_of},
     gzip::{Deflater, Piece},
     name::{ChannelName, EventType},
     sse,
@@ -38,6 +38,7 @@ impl Message {
 
     /// The message as an entry of a journal.
     #[must_use]
+    #[cfg_attr(not(test), expect(dead_code, reason = "no source of the program has a journal yet; tests have"))]
     pub(crate) fn with_entry(self, entry: Entry) -> Self {
         Self { entry: Some(entry), ..self }
     }
@@ -106,6 +107,19 @@ impl Event {
     #[must_use]
     pub fn passed(&self) -> Entries {
         sse::cursor_of(&self.plain).map(|cursor| cursor.entries).unwrap_or_default()
+    }
+
+    /// How far each journal had been passed before this event.
+    #[must_use]
+    pub fn passed_before(&self) -> Entries {
+        let mut passed = self.passed();
+        if self.journaled {
+            let journal = journal_of(self.channel.as_str(), passed.count());
+            if let Some(id) = passed.get(journal) {
+                passed.set(Entry { journal, id: id.before() });
+            }
+        }
+        passed
     }
 
     /// Its position.

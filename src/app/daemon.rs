@@ -109,6 +109,7 @@ impl Daemon {
                 queue: Arc::clone(queue),
                 cursor,
                 on_demand: self.dispatcher.is_on_demand(),
+                journals_only: !self.dispatcher.has_unjournaled(),
                 inherited,
             };
             let (metrics, client_limit) = (Arc::clone(&self.metrics), Arc::clone(&self.client_limit));

@@ -246,9 +246,9 @@ impl Dispatcher {
     /// Reports what a source has said about one of its journals.
     fn push_journal(&self, state: &mut State, journal: u8, report: JournalReport) {
         let begin = state.sequencer.last();
-        let hole = Hole { begin, end: self.next_position(state) };
+        let hole = Hole::new(begin, self.next_position(state));
         match report {
-            JournalReport::Began { since: id } | JournalReport::Lost { end: id } => {
+            JournalReport::Began { since: id, .. } | JournalReport::Lost { end: id } => {
                 state.sequencer.passed.set(Entry { journal, id });
             }
             JournalReport::Reached { end: id, .. } => state.sequencer.passed.pass(Entry { journal, id }),
@@ -261,7 +261,7 @@ impl Dispatcher {
         if names.is_empty() {
             return;
         }
-        let hole = Hole { begin, end: self.next_position(state) };
+        let hole = Hole::new(begin, self.next_position(state));
         let names: Arc<[ChannelName]> = names.into();
         self.push(|| Delivery::Reconnected(Arc::clone(&names), hole));
     }

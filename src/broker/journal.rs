@@ -11,6 +11,8 @@ pub enum JournalReport {
     Began {
         /// The last entry that is not known.
         since: EntryId,
+        /// The journal's last entry now: those up to it are kept for clients that resume, and are not new to those that are connected.
+        until: EntryId,
     },
     /// Entries were lost, or may have been, after the last one that was passed; those after `end` follow. An `end` before the last
     /// one that was passed says that the journal itself was lost and begins again: then ids may be repeated.

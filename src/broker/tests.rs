@@ -63,7 +63,7 @@ impl Recorder {
                 Delivery::Journal(journal, report, hole) => {
                     next(hole.end);
                     match report {
-                        JournalReport::Began { since } => format!("journal {journal} began {since}"),
+                        JournalReport::Began { since, .. } => format!("journal {journal} began {since}"),
                         JournalReport::Lost { end } => format!("journal {journal} lost {end}"),
                         JournalReport::Reached { end, .. } => format!("journal {journal} reached {end}"),
                     }

@@ -214,7 +214,7 @@ impl Harness {
     fn reconnect(&mut self, node: usize) {
         let node = &mut self.nodes[node];
         let Some(begin) = node.disconnected_after.take() else { return };
-        let hole = Hole { begin, end: node.next_position(self.now) };
+        let hole = Hole::new(begin, node.next_position(self.now));
         for hub in &mut node.shards {
             for channel in SUBJECTS {
                 hub.restore(&subject(channel), hole, &mut Vec::new());
@@ -265,7 +265,7 @@ impl Harness {
                     }
                 }
             }
-            ReplayItem::Event(event) => {
+            ReplayItem::Event(event, _) => {
                 let name = event.channel();
                 let channel = &mut self.channels[number_of(name)];
                 let data = sse::decode_frame(event.frame(Form::Plain)).data;
@@ -316,7 +316,7 @@ impl Harness {
         let names = CHANNELS.map(|channel| ChannelName::new(channel).unwrap());
         let is_due = |name: &ChannelName| {
             let id = hub.id(name).unwrap();
-            let mut losses = reader.unreported(id, &hub.channels[id as usize].history);
+            let mut losses = reader.unreported(id, &hub.channels[id as usize]);
             losses.any(|loss| loss.kind == LossKind::BeforeHistory)
         };
         names.into_iter().filter(is_due).collect()

@@ -5,7 +5,11 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{clock::Uptime, cursor::Position, event::Event};
+use crate::{
+    clock::Uptime,
+    cursor::{Entry, EntryId, Position},
+    event::Event,
+};
 
 /// Most holes of one history. With one more, the history is complete only after the oldest hole.
 const MOST_HOLES: usize = 8;
@@ -26,6 +30,46 @@ pub struct Hole {
     pub begin: Position,
     /// The position at which it was connected again.
     pub end: Position,
+    /// The entries that may be missing, if they are entries of a journal.
+    pub journal: Option<JournalHole>,
+}
+
+impl Hole {
+    /// A hole in what came by no journal.
+    #[must_use]
+    pub fn new(begin: Position, end: Position) -> Self {
+        Self { begin, end, journal: None }
+    }
+}
+
+/// Entries of a journal that may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalHole {
+    /// The journal goes on after this entry.
+    pub resumes: Entry,
+    /// Clients that have everything up to this entry miss nothing.
+    pub up_to: EntryId,
+}
+
+impl JournalHole {
+    /// Whether the journal itself was lost, so that its ids may repeat.
+    #[must_use]
+    pub fn begins_again(&self) -> bool {
+        self.up_to > self.resumes.id
+    }
+}
+
+/// What is known of a channel that belongs to a journal, whatever node its clients come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Journaled {
+    /// The journal.
+    pub journal: u8,
+    /// Every event of the journal after this entry is kept, but for the holes.
+    pub entries_since: EntryId,
+    /// Every other event after this position is kept, but for the holes.
+    pub others_since: Position,
+    /// The position at which the journal was lost and began again. The entries of events before it say nothing.
+    pub begins: Position,
 }
 
 /// A kept event.
@@ -52,13 +96,34 @@ pub(super) struct History {
     cause: Cause,
     /// Ordered by their ends, which are all greater than `complete_since`.
     holes: Vec<Hole>,
+    /// Boxed, since most installations have no journal.
+    journaled: Option<Box<Journaled>>,
 }
 
 impl History {
     /// An empty history that is complete after `since`. `base_weight`: bytes that the channel takes beside its events.
     #[must_use]
     pub(super) fn new(since: Position, cause: Cause, base_weight: u32) -> Self {
-        Self { events: VecDeque::new(), unweighed: 0, base_weight, complete_since: since, cause, holes: Vec::new() }
+        let (events, holes) = (VecDeque::new(), Vec::new());
+        Self { events, unweighed: 0, base_weight, complete_since: since, cause, holes, journaled: None }
+    }
+
+    /// The same for a channel that belongs to a journal.
+    #[must_use]
+    pub(super) fn with_journal(self, journaled: Option<Journaled>) -> Self {
+        Self { journaled: journaled.map(Box::new), ..self }
+    }
+
+    /// What is known of the channel by its journal, if it belongs to one.
+    #[must_use]
+    pub(super) fn journaled(&self) -> Option<&Journaled> {
+        self.journaled.as_deref()
+    }
+
+    /// The journal that the channel belongs to.
+    #[must_use]
+    pub(super) fn journal(&self) -> Option<u8> {
+        self.journaled.as_ref().map(|journaled| journaled.journal)
     }
 
     /// Appends `event`, which must be later than all kept events. Returns the bytes that it takes.
@@ -74,7 +139,7 @@ impl History {
     /// Drops the oldest event. Returns the freed bytes, 0 if there was no event.
     pub(super) fn drop_oldest(&mut self) -> usize {
         let Some(Kept { event, weight, .. }) = self.events.pop_front() else { return 0 };
-        self.raise(event.position(), Cause::Evicted);
+        self.note_dropped(&event);
         if !self.events.is_empty() {
             return weight as usize;
         }
@@ -95,12 +160,62 @@ impl History {
         self.events.get_mut(index).filter(|kept| kept.event.position() == position).map_or(0, Kept::weigh)
     }
 
-    /// From now on the history counts as complete only after `since`.
+    /// For a pattern, whose history is collected from others: it is complete where they are (`complete`, `known`), and has their
+    /// events after the position `after` alone. `left_out`: the others, where there are journals.
+    pub(super) fn lack(
+        &mut self,
+        complete: (Position, Cause),
+        after: Position,
+        known: &[Journaled],
+        left_out: &[Arc<Event>],
+    ) {
+        self.raise_complete(complete.0, complete.1);
+        self.raise_complete(after, Cause::Evicted);
+        for &Journaled { journal, entries_since, others_since, .. } in known {
+            if let Some(own) = self.journaled.as_mut().filter(|own| own.journal == journal) {
+                own.entries_since = entries_since.max(own.entries_since);
+                own.others_since = others_since.max(own.others_since);
+            }
+        }
+        for event in left_out {
+            self.note_dropped(event);
+        }
+    }
+
+    /// Notes that an event is not kept.
+    fn note_dropped(&mut self, event: &Event) {
+        if let Some(journaled) = &mut self.journaled {
+            match event.passed().get(journaled.journal).filter(|_| event.is_journaled()) {
+                Some(_) if event.position() <= journaled.begins => {}
+                Some(entry) => journaled.entries_since = entry.max(journaled.entries_since),
+                None => journaled.others_since = event.position().max(journaled.others_since),
+            }
+        }
+        self.raise_complete(event.position(), Cause::Evicted);
+    }
+
+    /// From now on the history counts as complete only after `since`, except for what came by a journal.
     pub(super) fn raise(&mut self, since: Position, cause: Cause) {
+        if let Some(journaled) = &mut self.journaled {
+            journaled.others_since = since.max(journaled.others_since);
+        }
+        self.raise_complete(since, cause);
+    }
+
+    fn raise_complete(&mut self, since: Position, cause: Cause) {
         if since > self.complete_since {
             self.complete_since = since;
             self.cause = cause;
-            self.holes.retain(|hole| hole.end > since);
+            for hole in self.holes.extract_if(.., |hole| hole.end <= since) {
+                match (&mut self.journaled, hole.journal) {
+                    (None, _) => {}
+                    (Some(journaled), Some(JournalHole { resumes, .. })) if hole.end >= journaled.begins => {
+                        journaled.entries_since = resumes.id.max(journaled.entries_since);
+                    }
+                    (Some(_), Some(_)) => {}
+                    (Some(journaled), None) => journaled.others_since = hole.end.max(journaled.others_since),
+                }
+            }
         }
     }
 
@@ -108,11 +223,24 @@ impl History {
     pub(super) fn add_hole(&mut self, hole: Hole) -> usize {
         let mut freed = 0;
         if self.holes.len() == MOST_HOLES {
-            let oldest = self.holes.remove(0).end;
-            while self.oldest().is_some_and(|event| event < oldest) {
+            let oldest = self.holes.remove(0);
+            while self.oldest().is_some_and(|event| event < oldest.end) {
                 freed += self.drop_oldest();
             }
-            self.raise(oldest, Cause::Evicted);
+            match (&mut self.journaled, oldest.journal) {
+                (Some(journaled), Some(hole)) => {
+                    if oldest.end >= journaled.begins {
+                        journaled.entries_since = hole.resumes.id.max(journaled.entries_since);
+                    }
+                    self.raise_complete(oldest.end, Cause::Evicted);
+                }
+                _ => self.raise(oldest.end, Cause::Evicted),
+            }
+        }
+        if let Some((journaled, lost)) = self.journaled.as_mut().zip(hole.journal)
+            && lost.begins_again()
+        {
+            (journaled.entries_since, journaled.begins) = (lost.resumes.id, hole.end);
         }
         if hole.end > self.complete_since {
             self.holes.push(hole);
@@ -134,6 +262,23 @@ impl History {
             Some(newest) if newest > position => self.events.partition_point(|kept| kept.event.position() <= position),
             _ => self.events.len(),
         }
+    }
+
+    /// The index of the first event that passed its journal further than `entry`, counted from `begin`.
+    #[must_use]
+    pub(super) fn index_after_entry(&self, begin: usize, entry: Entry) -> usize {
+        let is_after =
+            |index: usize| self.get(index).is_some_and(|event| event.passed().get(entry.journal) > Some(entry.id));
+        let (mut begin, mut end) = (begin, self.events.len());
+        // Most readers have all events: look at the newest one before the search.
+        if begin < end && !is_after(end - 1) {
+            return end;
+        }
+        while begin < end {
+            let middle = begin.midpoint(end);
+            if is_after(middle) { end = middle } else { begin = middle + 1 }
+        }
+        begin
     }
 
     /// The event at `index`, counted from the oldest kept.

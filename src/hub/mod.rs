@@ -11,7 +11,10 @@ mod history;
 mod channel;
 mod groups;
 mod lag;
+mod arrival;
 mod reader;
+mod journals;
+mod begin;
 mod snapshot;
 mod replay;
 mod retention;
@@ -24,22 +27,25 @@ use std::{collections::HashMap, sync::Arc};
 
 use slab::Slab;
 
-use self::{
-    channel::{Channel, base_weight},
-    groups::Groups,
-    history::History,
-    kept::{KeptRule, KeptState},
-    lag::Lags,
-};
 pub use self::{
+    arrival::Arrival,
     channel::{ChannelId, GroupId, Subscription},
     groups::{Batch, ClientIndex, Kind},
-    history::{Cause, Hole},
+    history::{Cause, Hole, JournalHole, Journaled},
+    journals::{JournalsSnapshot, Restart},
     lag::LagSpan,
     reader::{CursorOrigin, LossKind, Reader, ReportedLoss},
     replay::{Replay, ReplayItem},
     sequencer::Sequencer,
     snapshot::ChannelSnapshot,
+};
+use self::{
+    channel::{Channel, base_weight},
+    groups::Groups,
+    history::History,
+    journals::Journals,
+    kept::{KeptRule, KeptState},
+    lag::Lags,
 };
 use crate::{
     clock::Uptime,
@@ -89,10 +95,11 @@ pub struct Hub {
     unsent_bytes: usize,
     /// The first channel that the next [`Hub::sweep`] looks at.
     sweep_at: usize,
+    journals: Journals,
 }
 
 impl Hub {
-    /// A hub without channels, whose last position is that of `cursor`.
+    /// A hub without channels, whose last position is that of `cursor`, with as many journals as that has entries.
     #[must_use]
     pub fn new(cursor: Cursor, limits: config::History, on_demand: bool) -> Self {
         Self {
@@ -116,6 +123,7 @@ impl Hub {
             touched: Vec::new(),
             unsent_bytes: 0,
             sweep_at: 0,
+            journals: Journals::new(cursor.entries, cursor.position),
         }
     }
 
@@ -131,6 +139,14 @@ impl Hub {
             self.kept = rules.kept().map(kept).collect();
         }
         self.rules = rules;
+        self
+    }
+
+    /// The same hub, where all events come by journals, but for those of publishers who said that they may be lost. So a client
+    /// from elsewhere misses nothing that was published before this hub's first position.
+    #[must_use]
+    pub fn with_journals_only(mut self) -> Self {
+        self.journals = Journals::new(self.passed(), Position(0));
         self
     }
 
@@ -167,10 +183,16 @@ impl Hub {
         self.lags.spans()
     }
 
-    /// The cursor at `position` of this node.
-    #[must_use]
+    /// The cursor at `position`, without entries of journals.
+    #[cfg(test)]
     pub fn cursor_at(&self, position: Position) -> Cursor {
         Cursor::new(self.node(), position)
+    }
+
+    /// The cursor at the last position.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        Cursor { entries: self.passed(), ..Cursor::new(self.node(), self.last) }
     }
 
     /// Appends `event` to the histories of its channel and of the patterns that match it, and to the batches of the groups that
@@ -180,7 +202,8 @@ impl Hub {
         self.last = event.position();
         let id = match self.names.get(event.channel()) {
             Some(&id) => Some(id),
-            None if self.must_be_confirmed(event.channel()) => None,
+            // What comes by a journal is kept, whether its channel is subscribed to at other sources or not.
+            None if self.must_be_confirmed(event.channel()) && !event.is_journaled() => None,
             None => Some(self.open(event.channel().clone())),
         };
         if id.is_none() && self.patterns.is_empty() {
@@ -189,6 +212,11 @@ impl Hub {
         self.unsent_bytes += event.weight();
         if let Some(id) = id {
             self.keep(id, event, now);
+        }
+        let is_new = self.journals.pass(event);
+        if !is_new {
+            self.keep_in_patterns(event, now);
+            return 0;
         }
         if !self.patterns.is_empty() {
             return self.publish_to_patterns(id, event, now);
@@ -240,35 +268,7 @@ impl Hub {
     #[must_use]
     pub fn replay<'a>(&'a self, group: GroupId, reader: &'a Reader) -> Replay<'a> {
         let channels = self.groups.channels(group).map(|id| (id, &self.channels[id as usize]));
-        Replay::new(channels, reader, self.last)
-    }
-
-    /// The reader of a client that begins with `start`. `now`: microseconds since 1970.
-    #[must_use]
-    pub fn reader(&self, start: Start, now: u64) -> Reader {
-        let cursor = match start {
-            Start::Now => return Reader::live(self.last),
-            Start::After(cursor) if cursor.node.is_same_node(&self.node) => {
-                return Reader::new(cursor.position.min(self.last), CursorOrigin::Resumed);
-            }
-            // The client read from an earlier run of this instance. All events kept here came later, whatever the clock said.
-            // Comparing times would hide events if the clock was set back.
-            Start::After(cursor) if cursor.node.is_run_of_same_instance(&self.node) => Position(0),
-            // Its node's clock was set back, and the position says no time.
-            Start::After(cursor) if !cursor.node.is_timed() => Position(0),
-            Start::After(cursor) => {
-                // The client has all events that were published before this time.
-                let time = cursor.position.0.saturating_sub(self.skew_micros());
-                // A node whose clock is far ahead: the cursor does not say which events the client has.
-                if time > now { Position(0) } else { self.lags.before(time).min(self.last) }
-            }
-            Start::Unknown => Position(0),
-        };
-        Reader::new(cursor, CursorOrigin::Foreign)
-    }
-
-    fn skew_micros(&self) -> u64 {
-        u64::try_from(self.limits.skew.as_micros()).unwrap_or(u64::MAX)
+        Replay::new(channels, reader, self.node(), self.last)
     }
 
     /// Whether a client that starts like this has perhaps read what this hub has not passed yet: another shard was faster.
@@ -354,6 +354,9 @@ impl Hub {
         for id in self.channels_under(name) {
             let channel = &mut self.channels[id as usize];
             channel.subscription = Subscription::Pending;
+            if self.journals.has_any() {
+                continue; // The journals go on. What else it has is complete since it is confirmed again.
+            }
             while !channel.history.is_empty() {
                 self.bytes -= channel.history.drop_oldest();
             }
@@ -376,7 +379,8 @@ impl Hub {
             Some(KeptState::Confirmed(since)) => (self.floor.max((since, Cause::Began)), Subscription::Confirmed),
             Some(KeptState::Pending | KeptState::Refused) => pending,
         };
-        let history = History::new(since.0, since.1, base_weight(&name));
+        let history = History::new(since.0, since.1, base_weight(&name))
+            .with_journal(self.journals.of(&name).map(|journal| self.journals.begin(journal)));
         let channel = Channel {
             on_demand,
             kept_by,
@@ -402,6 +406,8 @@ mod gap_tests;
 mod kept_tests;
 #[cfg(test)]
 mod pattern_tests;
+#[cfg(test)]
+mod journal_tests;
 #[cfg(test)]
 mod retention_tests;
 #[cfg(test)]

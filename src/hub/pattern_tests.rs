@@ -183,7 +183,7 @@ fn a_client_in_envelopes_that_catches_up_is_weighed_in_the_patterns_history() {
     let ids = vec![harness.hub.id(&name("*")).unwrap()];
     let (group, _) = harness.hub.join(ids, Kind::Stream(Form::Envelope, Coding::Identity), 1);
     let reader = Reader::new(Position(position.0 - 1), CursorOrigin::Resumed);
-    let Some(ReplayItem::Event(event)) = harness.hub.replay(group, &reader).next() else { panic!("no event") };
+    let Some(ReplayItem::Event(event, _)) = harness.hub.replay(group, &reader).next() else { panic!("no event") };
     assert!(event.frame(Form::Envelope).len() > 1000);
     harness.hub.weigh(&event);
     assert!(harness.hub.bytes > before + 1000);

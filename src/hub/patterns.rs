@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use super::{Cause, ChannelId, GroupId, Hole, Hub, Subscription, history::History};
+use super::{ChannelId, GroupId, Hole, Hub, Journaled, Subscription, history::History};
 use crate::{clock::Uptime, cursor::Position, event::Event, index, name::ChannelName, pattern};
 
 impl Hub {
@@ -31,6 +31,16 @@ impl Hub {
         readers.clear();
         self.readers = readers;
         clients
+    }
+
+    /// Keeps an event for the clients that resume by patterns. Connected clients don't get it.
+    pub(super) fn keep_in_patterns(&mut self, event: &Arc<Event>, now: Uptime) {
+        let patterns: Vec<ChannelId> = self.patterns.matching(event.channel()).map(|(_, &pattern)| pattern).collect();
+        for pattern in patterns {
+            if self.channels[pattern as usize].subscription == Subscription::Confirmed {
+                self.keep(pattern, event, now);
+            }
+        }
     }
 
     /// Number of clients that get what is published on the channel.
@@ -88,9 +98,12 @@ impl Hub {
         let mut holes: Vec<Hole> = histories.iter().flat_map(|history| history.holes()).copied().collect();
         holes.sort_unstable_by_key(|hole| (hole.end, hole.begin));
         holes.dedup();
+        let known: Vec<Journaled> = histories.iter().filter_map(|history| history.journaled().copied()).collect();
+        let in_journals = histories.iter().filter(|history| history.journaled().is_some());
+        let left_out = in_journals.flat_map(|history| history.events()).map(|(event, _)| Arc::clone(event));
+        let left_out: Vec<Arc<Event>> = left_out.filter(|event| event.position() <= after).collect();
         let history = &mut self.channels[id as usize].history;
-        history.raise(complete.0, complete.1);
-        history.raise(after, Cause::Evicted);
+        history.lack(complete, after, &known, &left_out);
         for hole in holes {
             self.bytes -= self.channels[id as usize].history.add_hole(hole);
         }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use super::{
     Channel, ChannelId,
+    arrival::Arrival,
     history::History,
     reader::{Loss, Reader},
 };
@@ -31,12 +32,12 @@ use crate::{
 /// One item that a reader gets.
 #[derive(Debug)]
 pub enum ReplayItem {
-    /// An event.
-    Event(Arc<Event>),
+    /// An event, with the id that it has for this client, if that is another one than for all clients.
+    Event(Arc<Event>, Option<Box<Cursor>>),
     /// A gap event: events of `channels` may be missing here.
     Gap {
-        /// The position in the gap event's id: the reader's cursor after it.
-        position: Position,
+        /// The gap event's id: the client's cursor after it.
+        id: Box<Cursor>,
         /// Channels that may lack events.
         channels: Vec<ChannelName>,
         /// The reason that the gap event gives.
@@ -49,14 +50,13 @@ pub enum ReplayItem {
 }
 
 impl ReplayItem {
-    /// The item's bytes, in `form`. A gap event is encoded at each call, with an id of `node`.
+    /// The item's bytes, in `form`. A gap event, and an event with an id of its own, is encoded at each call.
     #[must_use]
-    pub fn frame(&self, node: NodeId, form: Form) -> Bytes {
+    pub fn frame(&self, form: Form) -> Bytes {
         match self {
-            Self::Event(event) => event.frame(form).clone(),
-            Self::Gap { position, channels, reason, .. } => {
-                sse::encode_gap(&Cursor::new(node, *position), channels, *reason)
-            }
+            Self::Event(event, None) => event.frame(form).clone(),
+            Self::Event(event, Some(id)) => sse::with_cursor(event.frame(form), id),
+            Self::Gap { id, channels, reason, .. } => sse::encode_gap(id, channels, *reason),
         }
     }
 
@@ -64,8 +64,8 @@ impl ReplayItem {
     #[must_use]
     pub fn position(&self) -> Position {
         match self {
-            Self::Event(event) => event.position(),
-            Self::Gap { position, .. } => *position,
+            Self::Event(event, _) => event.position(),
+            Self::Gap { id, .. } => id.position,
         }
     }
 }
@@ -74,16 +74,31 @@ impl Reader {
     /// Moves the cursor past `item`, which the client was given.
     pub fn pass(&mut self, item: &ReplayItem) {
         self.advance(item.position());
-        if let ReplayItem::Gap { losses, known, .. } = item {
-            self.note_reported(losses, *known);
+        match item {
+            ReplayItem::Event(_, Some(id)) => self.set_passed(id.entries),
+            ReplayItem::Event(event, None) if !self.passed().is_empty() => {
+                self.set_passed(event.passed());
+                self.settle(event);
+            }
+            ReplayItem::Event(_, None) => {}
+            ReplayItem::Gap { losses, known, .. } => self.note_reported(losses, *known),
         }
     }
 }
 
+/// A channel's events that are due.
+struct Head<'a> {
+    history: &'a History,
+    /// The index of the next event that the client needs.
+    next: usize,
+}
+
 /// An iterator over the items after a reader's cursor on some channels.
 pub struct Replay<'a> {
-    /// Each channel's history and the index of the next event in it.
-    heads: Vec<(&'a History, usize)>,
+    /// The reader after the items that were given.
+    reader: Reader,
+    node: NodeId,
+    heads: Vec<Head<'a>>,
     /// Losses that were not reported yet, ordered by where they begin.
     losses: VecDeque<(Loss, &'a ChannelName)>,
     /// The hub's last position.
@@ -91,44 +106,69 @@ pub struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// `last`: the hub's last position.
+    /// `node`: the name of this node; `last`: the hub's last position.
     pub(super) fn new(
         channels: impl Iterator<Item = (ChannelId, &'a Channel)>,
-        reader: &'a Reader,
+        reader: &Reader,
+        node: NodeId,
         last: Position,
     ) -> Self {
         let mut heads = Vec::new();
         let mut losses = Vec::new();
         for (id, channel) in channels {
             let history = &channel.history;
-            losses.extend(reader.unreported(id, history).map(|loss| (loss, &channel.name)));
-            let index = history.index_after(reader.cursor);
-            if index < history.len() {
-                heads.push((history, index));
+            losses.extend(reader.unreported(id, channel).map(|loss| (loss, &channel.name)));
+            let mut next = history.index_after(reader.cursor);
+            if let Some(arrival) = reader.arrival() {
+                next = arrival.first_lacking(history, history.journal()).max(next);
+            }
+            if next < history.len() {
+                heads.push(Head { history, next });
             }
         }
         losses.sort_by_key(|&(loss, name)| (loss.begin, loss.reason.as_str(), name));
-        Self { heads, losses: losses.into(), last }
+        Self { reader: reader.clone(), node, heads, losses: losses.into(), last }
     }
 
-    /// The index in `heads` and the position of the next event.
-    fn next_event(&self) -> Option<(usize, Position)> {
+    /// The index in `heads` and the position of the next event. Skips events that the client has.
+    fn next_event(&mut self) -> Option<(usize, Position)> {
+        if let Some(arrival) = self.reader.arrival() {
+            self.heads.iter_mut().for_each(|head| head.skip(arrival));
+        }
         self.heads
             .iter()
             .enumerate()
-            .filter_map(|(at, (history, index))| Some((at, history.get(*index)?.position())))
+            .filter_map(|(at, head)| Some((at, head.history.get(head.next)?.position())))
             .min_by_key(|&(_, position)| position)
     }
 
     fn take_event(&mut self, at: usize) -> Option<ReplayItem> {
-        let (history, index) = &mut self.heads[at];
-        let event = history.get(*index)?;
-        *index += 1;
+        let head = &mut self.heads[at];
+        let event = head.history.get(head.next)?;
+        head.next += 1;
+        let event = Arc::clone(event);
         // A pattern has the event too. No earlier head has it: `at` is the first one with its position.
-        for (history, index) in &mut self.heads[at + 1..] {
-            *index += usize::from(history.get(*index).is_some_and(|other| other.position() == event.position()));
+        for head in &mut self.heads[at + 1..] {
+            let same = head.history.get(head.next).is_some_and(|other| other.position() == event.position());
+            head.next += usize::from(same);
         }
-        Some(ReplayItem::Event(Arc::clone(event)))
+        let id = self.reader.id_of(self.node, &event);
+        self.give(ReplayItem::Event(event, id))
+    }
+
+    fn give(&mut self, item: ReplayItem) -> Option<ReplayItem> {
+        self.reader.pass(&item);
+        Some(item)
+    }
+}
+
+impl Head<'_> {
+    fn skip(&mut self, arrival: &Arrival) {
+        while let Some(event) = self.history.get(self.next)
+            && !arrival.lacks(event, self.history.journal())
+        {
+            self.next += 1;
+        }
     }
 }
 
@@ -167,6 +207,7 @@ impl Iterator for Replay<'_> {
         let before_event = event.map(|(_, next)| Position(next.0 - 1));
         let next_begin = self.losses.front().map(|(loss, _)| loss.begin);
         let position = [before_event, next_begin].into_iter().flatten().fold(end, Position::min);
-        Some(ReplayItem::Gap { position, channels, reason, losses, known: self.last })
+        let id = Box::new(self.reader.id_after(self.node, position, &losses));
+        self.give(ReplayItem::Gap { id, channels, reason, losses, known: self.last })
     }
 }

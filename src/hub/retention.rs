@@ -123,6 +123,9 @@ impl Hub {
         let channel = self.channels.remove(id as usize);
         self.names.remove(&channel.name);
         self.idle -= usize::from(channel.idle_since.is_some() && channel.on_demand);
+        if let Some(journaled) = channel.history.journaled().filter(|_| !channel.is_pattern) {
+            self.journals.forget(journaled);
+        }
         if channel.is_pattern {
             self.patterns.remove(&channel.name);
         }

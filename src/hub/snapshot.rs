@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Cause, ChannelId, CursorOrigin, GroupId, Hole, Hub, Reader, ReportedLoss, Subscription, base_weight,
+    Cause, ChannelId, CursorOrigin, GroupId, Hole, Hub, Journaled, Reader, ReportedLoss, Subscription, base_weight,
     history::History,
 };
 use crate::{clock::Uptime, cursor::Position, event::Event, index, name::ChannelName};
@@ -21,6 +21,8 @@ pub struct ChannelSnapshot {
     pub cause: Cause,
     /// The stretches in which a source was disconnected.
     pub holes: Vec<Hole>,
+    /// What is known of the channel by its journal, if it belongs to one.
+    pub journaled: Option<Journaled>,
     /// The events of the history, in order, and when each one arrived.
     pub events: Vec<(Arc<Event>, Uptime)>,
 }
@@ -36,6 +38,7 @@ impl Hub {
                 complete_since: history.complete_since(),
                 cause: history.cause(),
                 holes: history.holes().to_vec(),
+                journaled: history.journaled().copied(),
                 events: history.events().map(|(event, arrived)| (Arc::clone(event), arrived)).collect(),
             };
             (index::to_u32(id), snapshot)
@@ -55,7 +58,11 @@ impl Hub {
             // Its clients waited for a confirmation, which this process may not need.
             complete = complete.max((channel.history.complete_since(), channel.history.cause()));
         }
-        channel.history = History::new(complete.0, complete.1, base_weight(&channel.name));
+        // A predecessor without journals knew its positions alone.
+        let unknown = || Some(Journaled { others_since: complete.0, ..*channel.history.journaled()? });
+        let begins = channel.history.journaled().map_or(Position(0), |journaled| journaled.begins);
+        let journaled = snapshot.journaled.or_else(unknown).map(|journaled| Journaled { begins, ..journaled });
+        channel.history = History::new(complete.0, complete.1, base_weight(&channel.name)).with_journal(journaled);
         if snapshot.open {
             channel.subscription = Subscription::Confirmed;
             // The dispatcher subscribes every shard to each open channel of a snapshot.

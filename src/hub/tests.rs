@@ -79,7 +79,7 @@ impl Harness {
 
     /// A source that was disconnected after `begin` is connected again.
     pub(super) fn reconnect(&mut self, channels: &[&str], begin: Position) -> Position {
-        let hole = Hole { begin, end: self.sequencer.next(self.now) };
+        let hole = Hole::new(begin, self.sequencer.next(self.now));
         for channel in channels {
             self.hub.restore(&name(channel), hole, &mut Vec::new());
         }
@@ -100,9 +100,9 @@ pub(super) enum Given {
 impl From<ReplayItem> for Given {
     fn from(due: ReplayItem) -> Self {
         match due {
-            ReplayItem::Event(event) => Self::Event(event.position()),
-            ReplayItem::Gap { position, channels, reason, .. } => {
-                Self::Gap(position, channels.iter().map(ToString::to_string).collect(), reason)
+            ReplayItem::Event(event, _) => Self::Event(event.position()),
+            ReplayItem::Gap { id, channels, reason, .. } => {
+                Self::Gap(id.position, channels.iter().map(ToString::to_string).collect(), reason)
             }
         }
     }
@@ -249,7 +249,7 @@ fn a_channel_that_began_late_and_a_hole_that_ended_late_are_gaps_for_a_client_of
     harness.now = 1_016 * SECOND;
     harness.hub.note_lag(LagSpan { until: harness.now, after: begin });
     let end = harness.sequencer.next(1_011 * SECOND);
-    harness.hub.restore(&name("a"), Hole { begin, end }, &mut Vec::new());
+    harness.hub.restore(&name("a"), Hole::new(begin, end), &mut Vec::new());
     harness.hub.confirm(&name("b"), Some(end));
     harness.now = 1_020 * SECOND;
     let last = harness.publish("c", "x");

@@ -56,6 +56,7 @@ fn run_shard(inherited: Option<Transfer>) -> (Arc<Queue>, oneshot::Sender<()>) {
         queue: Arc::clone(&queue),
         cursor,
         on_demand: false,
+        journals_only: false,
         inherited,
     };
     let (stop, stopped) = oneshot::channel::<()>();

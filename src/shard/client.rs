@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use super::{
     poll::PollReply,
     socket::{self, Sent, send_now, send_slices_now},
-    state::{CatchingUp, ClientState, OtherState, Unwritten},
+    state::{CatchingUp, ClientState, OtherState, Poll, Unwritten},
     wheel::Tick,
 };
 use crate::{
@@ -125,6 +125,11 @@ impl Client {
         self.generation
     }
 
+    /// Its key, where it stands in `slot`.
+    pub(super) fn key(&self, slot: u32) -> ClientKey {
+        ClientKey { slot, generation: self.generation }
+    }
+
     pub(super) fn group(&self) -> GroupId {
         self.group
     }
@@ -170,6 +175,17 @@ impl Client {
             ClientState::Other(other) => match &mut **other {
                 OtherState::CatchingUp(catching_up) => Some(catching_up),
                 OtherState::Waiting(_) | OtherState::Closing(_) => None,
+            },
+            ClientState::Live => None,
+        }
+    }
+
+    /// What is needed to answer it, if it is a poll that waits.
+    pub(super) fn waiting(&mut self) -> Option<&mut Poll> {
+        match &mut self.state {
+            ClientState::Other(other) => match &mut **other {
+                OtherState::Waiting(poll) => Some(poll),
+                OtherState::CatchingUp(_) | OtherState::Closing(_) => None,
             },
             ClientState::Live => None,
         }

@@ -35,12 +35,12 @@ impl Flushed<'_> {
         };
         let expires_in = lifetime.map(|lifetime| self.clients.ticks(lifetime));
         let state = match reply {
-            Some(reply) => ClientState::waiting(Poll { head, reply }),
+            Some(reply) => ClientState::waiting(Poll { head, reply, reader }),
             None => {
-                let open = sse::encode_open(stream.retry.pick(), &self.hub.cursor_at(reader.cursor));
+                let open = sse::encode_open(stream.retry.pick(), &reader.first_id(self.hub.node()));
                 let open = if matches!(kind, Kind::Stream(_, Coding::Gzip)) { begin_gzip(&open) } else { open };
                 let begin: Bytes = [&head[..], &open].concat().into();
-                ClientState::catching_up(reader.clone(), begin)
+                ClientState::catching_up(reader, begin)
             }
         };
         let entering =
@@ -49,7 +49,7 @@ impl Flushed<'_> {
             Ok(slot) => slot,
             Err(error) => return tracing::error!(%error, "a client was closed: its socket can't be watched"),
         };
-        self.answer_poll(slot, &reader, false);
+        self.answer_poll(slot, false);
         self.serve(slot);
         // A channel that was refused after the request had been accepted never gets its events here.
         let confirmed = |&id: &ChannelId| self.hub.subscription(id).0 == Subscription::Confirmed;

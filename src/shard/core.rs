@@ -18,7 +18,9 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::{client::Entering, clients::Clients, counts::Counts, frames::Encoder, parts::Parts, state::ClientState};
+use super::{
+    ahead::Ahead, client::Entering, clients::Clients, counts::Counts, frames::Encoder, parts::Parts, state::ClientState,
+};
 use crate::{
     broker::Dispatcher,
     client_limit::{ClientLimit, ClientPermit},
@@ -38,6 +40,7 @@ pub(super) struct Shard {
     pub(super) clients: Clients,
     pub(super) encoder: Encoder,
     pub(super) counts: Counts,
+    pub(super) ahead: Ahead,
     /// Requests that wait until a channel is confirmed (true) or refused (false).
     waiting: HashMap<ChannelId, Vec<oneshot::Sender<bool>>>,
     /// Set once all clients are to be closed, also those that join later: the time within which they are to reconnect, and a
@@ -82,13 +85,15 @@ impl Shard {
     /// # Errors
     /// The system has no epoll descriptor left.
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { number, config, metrics, client_limit, dispatcher, cursor, on_demand, .. } = parts;
+        let Parts { number, config, metrics, client_limit, dispatcher, cursor, on_demand, journals_only, .. } = parts;
+        let hub = Hub::new(cursor, config.history.clone(), on_demand).with_rules(config.channel_rules());
         Ok(Self {
             number,
-            hub: Hub::new(cursor, config.history.clone(), on_demand).with_rules(config.channel_rules()),
+            hub: if journals_only { hub.with_journals_only() } else { hub },
             clients: Clients::new(config.stream.ping_interval)?,
             encoder: Encoder::default(),
             counts: Counts::new(metrics),
+            ahead: Ahead::default(),
             config,
             client_limit,
             dispatcher,

@@ -10,13 +10,7 @@ use super::{
     core::{Flushed, Shard},
     state::{ClientState, OtherState},
 };
-use crate::{
-    config::DurationRange,
-    event::Coding,
-    gzip,
-    hub::{Kind, Reader},
-    sse,
-};
+use crate::{config::DurationRange, cursor::Cursor, event::Coding, gzip, hub::Kind, sse};
 
 /// Shortest time before a closed client is to reconnect. By then the next process should serve.
 const SHORTEST_RETRY: Duration = Duration::from_secs(1);
@@ -43,19 +37,16 @@ impl Flushed<'_> {
         match client.state() {
             ClientState::Live => {
                 let now = self.clients.now();
-                let last = self.closing_event(slot, spread, &Reader::live(self.hub.last()));
+                let last = self.closing_event(slot, spread, &self.hub.cursor());
                 // If the socket does not take it, the client reconnects after its usual time.
                 self.clients[slot].send(&last, now);
                 self.clients.end(slot);
             }
             ClientState::Other(other) => match &**other {
-                OtherState::Waiting(_) => {
-                    let reader = Reader::live(self.hub.last());
-                    self.answer_poll(slot, &reader, true);
-                }
+                OtherState::Waiting(_) => self.answer_poll(slot, true),
                 // The client gets the rest from the histories when it reconnects.
                 OtherState::CatchingUp(catching_up) => {
-                    let last = self.closing_event(slot, spread, &catching_up.reader);
+                    let last = self.closing_event(slot, spread, &catching_up.reader.id(self.hub.node()));
                     self.close_after(slot, last);
                 }
                 OtherState::Closing(_) => {} // It is being closed already.
@@ -70,8 +61,8 @@ impl Flushed<'_> {
 }
 
 impl Shard {
-    fn closing_event(&self, slot: u32, spread: Duration, reader: &Reader) -> Bytes {
-        let event = sse::encode_close(pick_retry(spread), &self.hub.cursor_at(reader.cursor));
+    fn closing_event(&self, slot: u32, spread: Duration, cursor: &Cursor) -> Bytes {
+        let event = sse::encode_close(pick_retry(spread), cursor);
         match self.hub.kind(self.clients[slot].group()) {
             Kind::Stream(_, Coding::Gzip) => gzip::store(&event),
             Kind::Stream(_, Coding::Identity) | Kind::Poll => event,

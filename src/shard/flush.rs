@@ -15,7 +15,7 @@ use crate::{
     clock::Uptime,
     cursor::Position,
     event::{Coding, Event, Form},
-    hub::{Batch, GroupId, Kind},
+    hub::{Batch, GroupId, Kind, Reader},
 };
 
 impl Shard {
@@ -26,12 +26,13 @@ impl Shard {
                 match batch.kind {
                     Kind::Stream(form, Coding::Identity) => self.send_batch(batch.group, &batch.events, form),
                     Kind::Stream(form, Coding::Gzip) => self.send_gzip_batch(&batch, form),
-                    Kind::Poll => self.serve_group_after(batch.group, Position(batch.events[0].position().0 - 1)),
+                    Kind::Poll => self.serve_group_after(batch.group, &before(&batch.events[0])),
                 }
                 self.hub.recycle(batch);
             }
             self.hub.trim(Uptime::now());
         }
+        self.serve_ahead();
         Flushed::new(self)
     }
 
@@ -56,7 +57,7 @@ impl Shard {
         for (slot, sent) in now_behind {
             let frames = events.iter().map(|event| (event.position(), event.frame(form)));
             let (cursor, rest) = cursor_after(events[0].position(), frames, sent);
-            self.put_behind(slot, cursor, rest);
+            self.put_behind(slot, after(events, cursor), rest);
         }
     }
 
@@ -97,11 +98,24 @@ impl Shard {
                 if cursor >= first {
                     self.clients[slot].set_gzip_before(cursor);
                 }
-                self.put_behind(slot, cursor, rest);
+                self.put_behind(slot, after(&batch.events, cursor), rest);
             }
         }
         for slot in others {
-            self.serve_after(slot, Position(first.0 - 1));
+            self.serve_after(slot, &before(&batch.events[0]));
         }
+    }
+}
+
+/// The reader of a client that has everything before `event`.
+fn before(event: &Event) -> Reader {
+    Reader::live(Position(event.position().0 - 1)).with_passed(event.passed_before())
+}
+
+/// The reader of a client that has everything up to `cursor`: one of `events`, or what was before them.
+fn after(events: &[Arc<Event>], cursor: Position) -> Reader {
+    match events.iter().find(|event| event.position() == cursor) {
+        Some(event) => Reader::live(cursor).with_passed(event.passed()),
+        None => before(&events[0]),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    cursor::{NodeId, Position},
+    cursor::Position,
     event::{Event, Form},
     gzip::{self, Deflater},
     hub::ReplayItem,
@@ -18,11 +18,11 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// The position of the frame's event, 0 for a gap event (see [`super::client::Client::gzip_before`]).
+    /// The position of the frame's event; 0 for a gap event, and for an event with an id of this client's own (see [`super::client::Client::gzip_before`]).
     pub(super) fn event(&self) -> Position {
         match &self.item {
-            ReplayItem::Event(event) => event.position(),
-            ReplayItem::Gap { .. } => Position(0),
+            ReplayItem::Event(event, None) => event.position(),
+            ReplayItem::Event(_, Some(_)) | ReplayItem::Gap { .. } => Position(0),
         }
     }
 }
@@ -49,16 +49,10 @@ impl Encoder {
     }
 
     /// The frame of a replay's next item. `gzip`: for gzip streams, what went before it.
-    pub(super) fn replay(
-        &mut self,
-        item: ReplayItem,
-        gzip: Option<&mut GzipReplay>,
-        node: NodeId,
-        form: Form,
-    ) -> Frame {
+    pub(super) fn replay(&mut self, item: ReplayItem, gzip: Option<&mut GzipReplay>, form: Form) -> Frame {
         match gzip {
-            None => Frame { bytes: item.frame(node, form), item },
-            Some(gzip) => gzip.frame(item, node, form, &mut self.deflater),
+            None => Frame { bytes: item.frame(form), item },
+            Some(gzip) => gzip.frame(item, form, &mut self.deflater),
         }
     }
 }
@@ -130,16 +124,16 @@ pub(super) fn begin_gzip(text: &[u8]) -> Bytes {
 /// Deflates the items of a replay for one client, one after the other.
 #[derive(Default)]
 pub(super) struct GzipReplay {
-    /// The item before, if it was an event: the dictionary of the next one.
+    /// The item before, if it was an event as all clients get it: the dictionary of the next one.
     before: Option<Arc<Event>>,
 }
 
 impl GzipReplay {
     /// The frame of the next item.
-    fn frame(&mut self, item: ReplayItem, node: NodeId, form: Form, deflater: &mut Deflater) -> Frame {
-        let ReplayItem::Event(event) = &item else {
+    fn frame(&mut self, item: ReplayItem, form: Form, deflater: &mut Deflater) -> Frame {
+        let ReplayItem::Event(event, None) = &item else {
             self.before = None;
-            return Frame { bytes: gzip::store(&item.frame(node, form)), item };
+            return Frame { bytes: gzip::store(&item.frame(form)), item };
         };
         let before = self.before.replace(Arc::clone(event));
         let bytes = event.piece(form, before.as_deref(), deflater).clone();

@@ -61,6 +61,7 @@ impl Bench {
             queue: Arc::clone(&queue),
             cursor,
             on_demand: true,
+            journals_only: false,
             inherited: None,
         };
         let handle = ShardHandle::new(Shard::new(parts).unwrap());

@@ -25,6 +25,8 @@ pub struct Parts {
     pub cursor: Cursor,
     /// Whether sources must be asked to deliver a channel.
     pub on_demand: bool,
+    /// Whether every source's messages are entries of journals.
+    pub journals_only: bool,
     /// The state of a shard of the predecessor, at an upgrade.
     pub inherited: Option<Transfer>,
 }

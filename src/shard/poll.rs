@@ -40,7 +40,7 @@ fn encode_json(cursor: &Cursor, due: &[ReplayItem]) -> Vec<u8> {
     let mut gaps = Vec::new();
     for due in due {
         match due {
-            ReplayItem::Event(event) => events.push(event_as_json(event)),
+            ReplayItem::Event(event, _) => events.push(event_as_json(event, &due.frame(Form::Plain))),
             ReplayItem::Gap { channels, reason, .. } => {
                 let channels: Vec<&str> = channels.iter().map(|name| name.as_str()).collect();
                 gaps.push(json!({ "channels": channels, "reason": reason.as_str() }));
@@ -52,8 +52,8 @@ fn encode_json(cursor: &Cursor, due: &[ReplayItem]) -> Vec<u8> {
     body
 }
 
-fn event_as_json(event: &Event) -> Value {
-    let parts = sse::decode_frame(event.frame(Form::Plain));
+fn event_as_json(event: &Event, frame: &[u8]) -> Value {
+    let parts = sse::decode_frame(frame);
     let mut object = Map::new();
     object.insert("id".to_owned(), String::from_utf8_lossy(parts.id).into());
     object.insert("channel".to_owned(), event.channel().as_str().into());
@@ -67,7 +67,7 @@ fn event_as_json(event: &Event) -> Value {
 fn encode_event_stream(form: Form, cursor: &Cursor, due: &[ReplayItem]) -> Vec<u8> {
     let mut body = Vec::new();
     for due in due {
-        body.extend_from_slice(&due.frame(cursor.node, form));
+        body.extend_from_slice(&due.frame(form));
     }
     // The client needs a cursor for its next poll, also if it got no event.
     let _ = std::io::Write::write_fmt(&mut body, format_args!("id: {cursor}\n\n"));

@@ -9,6 +9,7 @@ use super::{
     client::Entering,
     core::{Flushed, Shard},
     poll::PollReply,
+    snapshot_journals::{channel_of, channel_state, journals_of, journals_state, reader_state, with_state},
     state::{self, OtherState, Poll},
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     clock::{Uptime, unix_micros},
     cursor::Position,
     event::{Coding, Event, Form},
-    hub::{Cause, ChannelId, ChannelSnapshot, CursorOrigin, Hole, Kind, LagSpan, LossKind, ReportedLoss},
+    hub::{Cause, ChannelId, ChannelSnapshot, CursorOrigin, Hole, Kind, LagSpan, LossKind, Reader, ReportedLoss},
     index,
     name::ChannelName,
     snapshot::{
@@ -33,6 +34,8 @@ impl Shard {
         let (since, cause) = self.hub.floor();
         let lags = self.hub.lags().iter().map(|span| (span.until, span.after.0)).collect();
         let mut state = ShardState { floor: (since.0, cause.into()), lags: Some(lags), ..ShardState::default() };
+        state.journals = self.hub.export_journals().as_ref().map(journals_state);
+        let has_journals = state.journals.is_some();
         for (id, channel) in self.hub.export() {
             at_of.insert(id, index::to_u32(state.channels.len()));
             let event = |(event, arrived): &(Arc<Event>, Uptime)| {
@@ -50,6 +53,13 @@ impl Shard {
                 holes: channel.holes.iter().map(|hole| (hole.begin.0, hole.end.0)).collect(),
                 events,
                 event_channels,
+                journal: has_journals.then(|| {
+                    channel_state(
+                        channel.journaled.as_ref(),
+                        channel.events.iter().map(|(event, _)| &**event),
+                        &channel.holes,
+                    )
+                }),
             });
         }
         state.kept = self.hub.export_kept().map(|(name, since)| (name.to_string(), since.0)).collect();
@@ -65,6 +75,7 @@ impl Shard {
                 behind: behind(client.state(), &ids),
                 poll: client.state().as_waiting().map(|poll| (poll.head.clone(), poll.reply.into())),
                 gzip: None,
+                reader: client.state().reader().and_then(reader_state),
                 subject: client.identity().map(|identity| identity.subject.clone()),
             });
             borrowed_fds.push(client.raw_fd());
@@ -97,6 +108,9 @@ impl Shard {
         for (until, after) in lags {
             self.hub.note_lag(LagSpan { until, after: Position(after) });
         }
+        if let Some(journals) = &state.journals {
+            self.hub.import_journals(&journals_of(journals));
+        }
         let mut ids = Vec::with_capacity(state.channels.len());
         // A pattern's history has the same events as those of its channels.
         let mut shared: HashMap<u64, Arc<Event>> = HashMap::new();
@@ -105,32 +119,32 @@ impl Shard {
             // A client must not lose a channel silently because this version does not allow its name.
             let name = ChannelName::subscribable(&channel.name)
                 .map_err(|error| io::Error::other(format!("channel {:?}: {error}", channel.name)))?;
+            let hole = |(begin, end)| Hole::new(Position(begin), Position(end));
+            let mut holes: Vec<Hole> = channel.holes.into_iter().map(hole).collect();
+            let part = channel.journal.as_ref();
+            let journaled = part.and_then(|part| channel_of(self.hub.journal_of(&name), part, &mut holes));
+            let is_journaled = |at| part.is_some_and(|part| part.others.binary_search(&index::to_u32(at)).is_err());
             let mut channels = channel.event_channels.iter();
             let mut events = Vec::with_capacity(channel.events.len());
-            for (position, arrived, frame) in channel.events {
+            for (at, (position, arrived, frame)) in channel.events.into_iter().enumerate() {
                 let of = channels.next().map_or_else(|| Ok(name.clone()), |of| ChannelName::new(of));
                 let of = of.map_err(|error| io::Error::other(format!("an event of pattern {name}: {error}")))?;
-                let new = || Arc::new(Event::from_frame(Position(position), of, false, frame));
+                let new = || Arc::new(Event::from_frame(Position(position), of, is_journaled(at), frame));
                 let event = if has_patterns { Arc::clone(shared.entry(position).or_insert_with(new)) } else { new() };
                 events.push((event, Uptime(arrived)));
             }
-            ids.push(
-                self.hub.import(
-                    ChannelSnapshot {
-                        name: name.clone(),
-                        open: channel.open,
-                        complete_since: Position(channel.complete_since),
-                        cause: channel.cause.into(),
-                        holes: channel
-                            .holes
-                            .into_iter()
-                            .map(|(begin, end)| Hole { begin: Position(begin), end: Position(end) })
-                            .collect(),
-                        events,
-                    },
-                    now,
-                ),
-            );
+            ids.push(self.hub.import(
+                ChannelSnapshot {
+                    name: name.clone(),
+                    open: channel.open,
+                    complete_since: Position(channel.complete_since),
+                    cause: channel.cause.into(),
+                    holes,
+                    journaled,
+                    events,
+                },
+                now,
+            ));
         }
         let mut owned_fds = owned_fds.into_iter();
         for (client, fd) in state.clients.into_iter().zip(owned_fds.by_ref()) {
@@ -144,6 +158,10 @@ impl Shard {
         let channels =
             channels.ok_or_else(|| io::Error::other("the snapshot lacks a channel that one of its clients reads"))?;
         let ticks = |millis| self.clients.ticks(Duration::from_millis(millis));
+        let whole = |reader: Reader| match &state.reader {
+            Some(part) => with_state(reader, part),
+            None => reader.with_passed(self.hub.passed()),
+        };
         let client_state = match (state.behind, state.poll) {
             (Some(behind), _) if behind.ends => state::ClientState::closing(behind.partial, false),
             (Some(behind), _) => {
@@ -153,9 +171,12 @@ impl Shard {
                     io::Error::other("the snapshot has a reported loss of a channel that the client does not read")
                 })?;
                 let reader = self.hub.import_reader(Position(behind.cursor), behind.origin.into(), reported);
-                state::ClientState::catching_up(reader, behind.partial)
+                state::ClientState::catching_up(whole(reader), behind.partial)
             }
-            (None, Some((head, reply))) => state::ClientState::waiting(Poll { head, reply: reply.into() }),
+            (None, Some((head, reply))) => {
+                let reader = whole(Reader::live(self.hub.last()));
+                state::ClientState::waiting(Poll { head, reply: reply.into(), reader })
+            }
             (None, None) => state::ClientState::Live,
         };
         self.admit(Entering {
@@ -213,7 +234,8 @@ fn reported_state(loss: &ReportedLoss, ids: &[ChannelId]) -> Option<ReportedStat
 /// The reverse of [`reported_state`]; `None` if the client has too few channels.
 fn reported_loss(state: &ReportedState, ids: &[ChannelId]) -> Option<ReportedLoss> {
     let &channel = ids.get(state.channel as usize)?;
-    Some(ReportedLoss { channel, kind: state.kind.into(), end: Position(state.end), known: Position(state.known) })
+    let (end, known) = (Position(state.end), Position(state.known));
+    Some(ReportedLoss { channel, kind: state.kind.into(), end, resumes: None, known })
 }
 
 impl From<Kind> for ClientKind {
@@ -303,6 +325,7 @@ impl From<LossKind> for LossState {
         match kind {
             LossKind::BeforeHistory => Self::BeforeHistory,
             LossKind::Hole => Self::Hole,
+            LossKind::Journal => Self::Journal,
         }
     }
 }
@@ -312,6 +335,7 @@ impl From<LossState> for LossKind {
         match kind {
             LossState::BeforeHistory => Self::BeforeHistory,
             LossState::Hole => Self::Hole,
+            LossState::Journal => Self::Journal,
         }
     }
 }

@@ -17,7 +17,8 @@ pub(super) enum ClientState {
 pub(super) enum OtherState {
     /// A poll that has every event and waits for the next one.
     Waiting(Poll),
-    /// A stream that is behind: it lacks events, and is served from the histories.
+    /// A stream that is behind: it lacks events, and is served from the histories. Or one that has read more of a journal elsewhere
+    /// than this node has read yet.
     CatchingUp(CatchingUp),
     /// A stream or poll that ends when these bytes are written.
     Closing(Unwritten),
@@ -29,6 +30,8 @@ pub(super) struct Poll {
     pub(super) head: Bytes,
     /// The form of the answer.
     pub(super) reply: PollReply,
+    /// How far the client has read: its cursor is before everything that the answer is to have.
+    pub(super) reader: Reader,
 }
 
 /// How far a stream that is behind has read.
@@ -37,6 +40,8 @@ pub(super) struct CatchingUp {
     pub(super) reader: Reader,
     /// Bytes to be written before anything else: the rest of a frame, or a response head.
     pub(super) unwritten: Unwritten,
+    /// Whether the client has everything that is due, and stands in the shard's list of clients that are ahead.
+    pub(super) ahead: bool,
 }
 
 /// Bytes that a socket has not taken yet.
@@ -55,7 +60,7 @@ impl ClientState {
     /// A stream that is at `reader`'s cursor when `bytes` are written.
     pub(super) fn catching_up(reader: Reader, bytes: Bytes) -> Self {
         let unwritten = Unwritten { bytes, watched: false };
-        Self::Other(Box::new(OtherState::CatchingUp(CatchingUp { reader, unwritten })))
+        Self::Other(Box::new(OtherState::CatchingUp(CatchingUp { reader, unwritten, ahead: false })))
     }
 
     /// A client that ends when `bytes` are written.
@@ -66,6 +71,11 @@ impl ClientState {
     #[inline]
     pub(super) fn is_live(&self) -> bool {
         matches!(self, Self::Live)
+    }
+
+    /// Whether the client is ahead and was written everything due, so that it is pinged like a live one.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.as_catching_up().is_some_and(|it| it.ahead && it.unwritten.bytes.is_empty())
     }
 
     pub(super) fn is_catching_up(&self) -> bool {
@@ -80,6 +90,12 @@ impl ClientState {
             },
             Self::Live => None,
         }
+    }
+
+    /// How far the client has read, unless it is live or closing.
+    pub(super) fn reader(&self) -> Option<&Reader> {
+        let catching_up = self.as_catching_up().map(|catching_up| &catching_up.reader);
+        catching_up.or_else(|| self.as_waiting().map(|poll| &poll.reader))
     }
 
     pub(super) fn as_waiting(&self) -> Option<&Poll> {

@@ -4,7 +4,7 @@ use std::{
     io::{ErrorKind, Read},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -20,12 +20,12 @@ use super::{
     state::{ClientState, OtherState},
 };
 use crate::{
-    broker::{Delivery, Dispatcher},
+    broker::{Delivery, Dispatcher, JournalReport},
     client_limit::ClientLimit,
     config::Config,
-    cursor::{Entries, NodeId, Position, Start},
+    cursor::{Entries, Entry, EntryId, NodeId, Position, Start},
     event::{Coding, Event, Form, Message},
-    hub::{ChannelId, Hub, Kind, Sequencer},
+    hub::{ChannelId, Hole, Hub, Kind, Sequencer},
     metrics::Metrics,
     name::ChannelName,
 };
@@ -61,6 +61,7 @@ impl TestShard {
             queue: Arc::new(Queue::default()),
             cursor: sequencer.cursor(),
             on_demand: false,
+            journals_only: false,
             inherited: None,
         };
         Self { shard: Shard::new(parts).unwrap(), sequencer }
@@ -274,4 +275,119 @@ proptest! {
         let expected: Vec<String> = published.iter().map(|&at| test.shard.hub.cursor_at(at).to_string()).collect();
         prop_assert_eq!(ids, expected);
     }
+}
+
+/// A cursor of another node, whose client has read the only journal up to `millis`.
+fn elsewhere(millis: u64) -> Start {
+    Start::from_last_event_id(Some(format!("zzzzzzzz-1~{millis}-0").as_bytes()))
+}
+
+impl TestShard {
+    /// A shard whose events are entries of one journal.
+    fn with_journal() -> Self {
+        let mut test = Self::new(Config::default());
+        test.sequencer = Sequencer::after(test.sequencer.cursor()).with_journals(1);
+        test.shard.hub = Hub::new(test.sequencer.cursor(), Config::default().history, false).with_journals_only();
+        test
+    }
+
+    /// Reads an entry from the journal.
+    fn entry(&mut self, millis: u64) {
+        let position = self.sequencer.next(0);
+        let entry = Entry { journal: 0, id: EntryId { millis, seq: 0 } };
+        self.sequencer.passed.set(entry);
+        let message = Message::new(name("a"), None, Bytes::from(format!("entry {millis}"))).with_entry(entry);
+        let event = Arc::new(Event::new(self.sequencer.node(), position, &self.sequencer.passed, &message));
+        self.turn(vec![Op::Deliver(Delivery::Publish(event, None))]);
+    }
+
+    fn report(&mut self, report: JournalReport) {
+        let begin = self.sequencer.last();
+        let hole = Hole::new(begin, self.sequencer.next(0));
+        self.turn(vec![Op::Deliver(Delivery::Journal(0, report, hole))]);
+    }
+}
+
+impl Peer {
+    /// The `data:` lines since the last call.
+    fn data(&mut self) -> Vec<String> {
+        while self.read_some() {}
+        let text = String::from_utf8(std::mem::take(&mut self.read)).unwrap();
+        text.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn a_client_that_is_ahead_of_a_lagging_node_gets_no_entry_twice_and_misses_none() {
+    for kind in [Coding::Identity, Coding::Gzip].map(|coding| Kind::Stream(Form::Plain, coding)) {
+        let mut test = TestShard::with_journal();
+        test.entry(10);
+        let mut client = test.join(kind, None, elsewhere(30));
+        assert_eq!(test.state(&client), "catching up");
+        test.entry(20);
+        test.entry(30);
+        assert_eq!(test.state(&client), "live", "the node has read what the client has");
+        let before = client.read.len();
+        test.entry(40);
+        if kind == Kind::Stream(Form::Plain, Coding::Identity) {
+            assert_eq!(client.data(), ["{}", "entry 40"], "the open event, and nothing twice");
+        } else {
+            assert!(client.read_some() && client.read.len() > before);
+        }
+    }
+}
+
+#[test]
+fn a_poll_that_is_ahead_waits_and_gets_no_entry_twice() {
+    let mut test = TestShard::with_journal();
+    test.entry(10);
+    let mut poll = test.join(Kind::Poll, Some(PollReply::EventStream(Form::Plain)), elsewhere(30));
+    test.entry(20);
+    test.entry(30);
+    assert_eq!((test.state(&poll), poll.data()), ("waiting", Vec::new()));
+    test.entry(40);
+    assert_eq!(poll.data(), ["entry 40"]);
+}
+
+#[test]
+fn a_client_whose_entry_its_journal_has_lost_gets_a_gap_event_and_what_follows() {
+    let mut test = TestShard::with_journal();
+    test.entry(10);
+    let too_early = Instant::now();
+    let mut stream = test.join(Kind::Stream(Form::Plain, Coding::Identity), None, elsewhere(30));
+    let mut poll = test.join(Kind::Poll, Some(PollReply::EventStream(Form::Plain)), elsewhere(30));
+    let end = EntryId { millis: 10, seq: 0 };
+    test.report(JournalReport::Reached { end, asked: too_early });
+    assert_eq!((stream.data(), poll.data()), (vec!["{}".to_owned()], Vec::new()), "it may have been added since");
+    test.report(JournalReport::Reached { end, asked: Instant::now() });
+    let gap = r#"{"channels":["a"],"reason":"source"}"#;
+    assert_eq!((stream.data(), poll.data()), (vec![gap.to_owned()], vec![gap.to_owned()]));
+    test.entry(20);
+    assert_eq!((test.state(&stream), stream.data()), ("live", vec!["entry 20".to_owned()]));
+}
+
+#[test]
+fn a_client_that_is_ahead_is_pinged_with_its_own_entries_and_not_closed() {
+    let mut test = TestShard::with_journal();
+    let mut client = test.join(Kind::Stream(Form::Plain, Coding::Identity), None, elsewhere(30));
+    client.data();
+    test.ticks(Config::default().stream.ping_interval + Duration::from_secs(70));
+    while client.read_some() {}
+    let text = String::from_utf8(client.read).unwrap();
+    assert!(text.contains("event: ssecast.ping\n") && text.contains("~30-0"), "{text}");
+    assert!(test.shard.clients.get(client.slot).is_some());
+}
+
+#[test]
+fn entries_that_a_node_reads_from_the_past_are_kept_and_not_sent_to_connected_clients() {
+    let mut test = TestShard::with_journal();
+    let mut connected = test.stream();
+    let (since, until) = (EntryId { millis: 5, seq: 0 }, EntryId { millis: 20, seq: 0 });
+    test.report(JournalReport::Began { since, until });
+    [10, 20, 30].into_iter().for_each(|millis| test.entry(millis));
+    assert_eq!(connected.data()[2..], ["entry 30"], "after the open event and a gap event");
+    let mut resumed = test.join(Kind::Stream(Form::Plain, Coding::Identity), None, elsewhere(10));
+    assert_eq!(resumed.data(), ["{}", "entry 20", "entry 30"]);
+    let mut older = test.join(Kind::Stream(Form::Plain, Coding::Identity), None, elsewhere(4));
+    assert_eq!(older.data()[1], r#"{"channels":["a"],"reason":"source"}"#, "the node does not know entry 5");
 }

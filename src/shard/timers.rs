@@ -8,7 +8,7 @@ use super::{
     frames::Ping,
     state::{ClientState, OtherState},
 };
-use crate::{clock::Uptime, hub::Reader, sse};
+use crate::{clock::Uptime, sse};
 
 /// A client with unwritten bytes that takes nothing for this time is closed. It can resume. The same as nginx's `send_timeout`.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -18,6 +18,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 enum Action {
     Nothing,
     Ping,
+    PingAhead,
     AnswerEmpty,
     End,
     EndStalled,
@@ -33,6 +34,13 @@ fn action(state: &ClientState, expired: bool, silent: bool, stalled: bool) -> Ac
         ClientState::Other(other) => match **other {
             OtherState::Waiting(_) if expired => Action::AnswerEmpty,
             OtherState::CatchingUp(_) if expired => Action::End,
+            OtherState::CatchingUp(_) if state.is_ahead() => {
+                if silent {
+                    Action::PingAhead
+                } else {
+                    Action::Nothing
+                }
+            }
             OtherState::CatchingUp(_) | OtherState::Closing(_) if stalled => Action::EndStalled,
             OtherState::Waiting(_) | OtherState::CatchingUp(_) | OtherState::Closing(_) => Action::Nothing,
         },
@@ -43,7 +51,7 @@ impl Flushed<'_> {
     /// Moves the timer wheel on by one tick, and does what clients need now.
     pub(super) fn tick(&mut self) {
         let (ping_after, patience) = (self.clients.ping_after(), self.clients.ticks(STALL_LIMIT));
-        let ping = Ping::new(sse::encode_ping(&self.hub.cursor_at(self.hub.last())));
+        let ping = Ping::new(sse::encode_ping(&self.hub.cursor()));
         for key in self.clients.advance() {
             let (slot, now) = (key.slot, self.clients.now());
             let Some(client) = self.clients.with_key(key) else { continue };
@@ -51,10 +59,8 @@ impl Flushed<'_> {
             match action(client.state(), client.has_expired(now), silent >= ping_after, silent >= patience) {
                 Action::Nothing => {}
                 Action::Ping => self.ping(slot, &ping),
-                Action::AnswerEmpty => {
-                    let reader = Reader::live(self.hub.last());
-                    self.answer_poll(slot, &reader, true);
-                }
+                Action::PingAhead => self.ping_ahead(slot),
+                Action::AnswerEmpty => self.answer_poll(slot, true),
                 end @ (Action::End | Action::EndStalled) => {
                     if end == Action::EndStalled {
                         self.counts.stalled();

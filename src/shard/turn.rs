@@ -13,10 +13,10 @@ use super::{
     queue::Op,
 };
 use crate::{
-    broker::{Delivery, ShardQuery},
+    broker::{Delivery, JournalReport, ShardQuery},
     clock::Uptime,
-    cursor::Position,
-    hub::{GroupId, Hole},
+    cursor::{Entry, Position},
+    hub::{GroupId, Hole, Reader},
     name::ChannelName,
     snapshot::Transfer,
     stream::Stream,
@@ -109,7 +109,7 @@ impl Flushed<'_> {
             Delivery::Timed(timed) => self.hub.set_timed(timed),
             Delivery::Lag(span) => self.hub.note_lag(span),
             Delivery::Unsubscribed(name) => self.hub.set_unsubscribed(&name),
-            Delivery::Journal(_, _, hole) => self.hub.advance(hole.end),
+            Delivery::Journal(journal, report, hole) => self.journal(journal, report, hole),
             Delivery::Publish(..) | Delivery::Query(_) => {} // `turn` does these.
         }
     }
@@ -148,8 +148,33 @@ impl Flushed<'_> {
         }
         groups.sort_unstable();
         groups.dedup();
+        let before = self.before(hole);
         for group in groups {
-            self.serve_group_after(group, Position(hole.end.0 - 1));
+            self.serve_group_after(group, &before);
         }
+    }
+
+    /// Does what a source has reported about one of its journals.
+    fn journal(&mut self, journal: u8, report: JournalReport, hole: Hole) {
+        let before = self.before(hole);
+        let entry = |id| Entry { journal, id };
+        let groups = match report {
+            JournalReport::Began { since, until } => self.hub.journal_began(entry(since), until, hole),
+            JournalReport::Lost { end } => self.hub.journal_lost(entry(end), hole),
+            JournalReport::Reached { end, asked } => {
+                self.hub.journal_reached(entry(end), hole.end);
+                self.report_lost_entries(entry(end), asked);
+                Vec::new()
+            }
+        };
+        for group in groups {
+            self.serve_group_after(group, &before);
+        }
+        self.serve_ahead();
+    }
+
+    /// The reader of a client that has everything before the end of `hole`, which the hub has not got yet.
+    fn before(&self, hole: Hole) -> Reader {
+        Reader::live(Position(hole.end.0 - 1)).with_passed(self.hub.passed())
     }
 }

@@ -15,7 +15,7 @@ use super::{
     frames::{GzipReplay, Ping},
     poll,
     socket::Sent,
-    state::{ClientState, OtherState},
+    state::ClientState,
 };
 use crate::{
     cursor::Position,
@@ -33,32 +33,29 @@ const BYTES_A_TURN: usize = 1 << 20;
 const BYTES_A_POLL: usize = 64 << 10;
 
 impl Shard {
-    /// The socket of a live client is full. The client has every event up to `cursor` when `rest` is written.
-    pub(super) fn put_behind(&mut self, slot: u32, cursor: Position, rest: Bytes) {
+    /// The socket of a live client is full. The client is at `reader`'s cursor when `rest` is written.
+    pub(super) fn put_behind(&mut self, slot: u32, reader: Reader, rest: Bytes) {
         self.counts.fell_behind();
-        self.set_state(slot, ClientState::catching_up(Reader::live(cursor), rest));
+        self.set_state(slot, ClientState::catching_up(reader, rest));
         self.clients.watch_writable_once(slot);
     }
 
-    /// Serves all clients of a group what follows `cursor`. Live clients and polls have every event up to it.
-    pub(super) fn serve_group_after(&mut self, group: GroupId, cursor: Position) {
+    /// Serves all clients of a group what follows `reader`'s cursor. Live clients and polls have every event up to it.
+    pub(super) fn serve_group_after(&mut self, group: GroupId, reader: &Reader) {
         for slot in self.hub.clients(group).to_vec() {
-            self.serve_after(slot, cursor);
+            self.serve_after(slot, reader);
         }
     }
 
     /// The same for one client. Does nothing if the client is catching up or closing already.
-    pub(super) fn serve_after(&mut self, slot: u32, cursor: Position) {
-        let reader = Reader::live(cursor);
-        match self.clients[slot].state() {
-            ClientState::Live => {
-                self.set_state(slot, ClientState::catching_up(reader, Bytes::new()));
-                self.serve(slot);
-            }
-            ClientState::Other(other) if matches!(**other, OtherState::Waiting(_)) => {
-                self.answer_poll(slot, &reader, false);
-            }
-            ClientState::Other(_) => {}
+    pub(super) fn serve_after(&mut self, slot: u32, reader: &Reader) {
+        let client = &mut self.clients[slot];
+        if client.is_live() {
+            self.set_state(slot, ClientState::catching_up(reader.clone(), Bytes::new()));
+            self.serve(slot);
+        } else if let Some(poll) = client.waiting() {
+            poll.reader.wait(reader.cursor, reader.passed());
+            self.answer_poll(slot, false);
         }
     }
 
@@ -81,7 +78,7 @@ impl Shard {
                 return self.clients.end(slot); // It is closing, and everything is written.
             }
             match self.write_due(slot) {
-                (Sent::All, 0) => return self.become_live(slot),
+                (Sent::All, 0) => return self.has_everything(slot),
                 (Sent::All, n) => budget = budget.saturating_sub(n),
                 (Sent::Part(_) | Sent::Full, _) => return self.clients.watch_writable_once(slot),
                 (Sent::Retry, _) => return self.clients.watch_writable(slot),
@@ -107,10 +104,10 @@ impl Shard {
         let mut frames = Vec::with_capacity(FRAMES_A_WRITE);
         let mut deflated = 0;
         for item in self.hub.replay(group, &catching_up.reader).take(FRAMES_A_WRITE) {
-            if let (Some(_), ReplayItem::Event(event)) = (&gzip, &item) {
+            if let (Some(_), ReplayItem::Event(event, _)) = (&gzip, &item) {
                 deflated += event.frame(form).len();
             }
-            frames.push(self.encoder.replay(item, gzip.as_mut(), self.hub.node(), form));
+            frames.push(self.encoder.replay(item, gzip.as_mut(), form));
             if deflated > BYTES_DEFLATED_A_WRITE {
                 break;
             }
@@ -127,7 +124,7 @@ impl Shard {
         };
         if form == Form::Envelope || gzip.is_some() {
             for frame in &frames {
-                if let ReplayItem::Event(event) = &frame.item {
+                if let ReplayItem::Event(event, _) = &frame.item {
                     self.hub.weigh(event);
                 }
             }
@@ -154,36 +151,43 @@ impl Shard {
     }
 
     /// Makes a client live that has every event.
-    fn become_live(&mut self, slot: u32) {
+    pub(super) fn become_live(&mut self, slot: u32) {
         let mut before = self.set_state(slot, ClientState::Live);
         if before.unwritten().is_some_and(|unwritten| unwritten.watched) {
             self.clients.unwatch_writable(slot);
         }
     }
 
-    /// Answers a waiting poll with what follows `reader`'s cursor. If nothing follows, it is answered only if `even_if_empty`.
-    pub(super) fn answer_poll(&mut self, slot: u32, reader: &Reader, even_if_empty: bool) {
-        let client = &self.clients[slot];
-        let Some(poll) = client.state().as_waiting() else { return };
-        debug_assert!(self.hub.is_batch_empty(client.group()), "its batch has events that the histories have too");
+    /// Answers a waiting poll with what follows its cursor. If nothing follows, it is answered only if `even_if_empty`.
+    pub(super) fn answer_poll(&mut self, slot: u32, even_if_empty: bool) {
+        let client = &mut self.clients[slot];
+        let (group, key) = (client.group(), client.key(slot));
+        let Some(poll) = client.waiting() else { return };
+        debug_assert!(self.hub.is_batch_empty(group), "its batch has events that the histories have too");
         let (mut due, mut bytes, mut all, mut gaps) = (Vec::new(), 0, true, 0);
-        for next in self.hub.replay(client.group(), reader) {
+        for next in self.hub.replay(group, &poll.reader) {
             if bytes > BYTES_A_POLL {
                 all = false;
                 break;
             }
             match &next {
-                ReplayItem::Event(event) => bytes += event.frame(Form::Plain).len(),
+                ReplayItem::Event(event, _) => bytes += event.frame(Form::Plain).len(),
                 ReplayItem::Gap { .. } => gaps += 1,
             }
             due.push(next);
         }
+        // If the answer does not have everything, the cursor must not pass its last item: an unreported gap may follow.
+        due.iter().for_each(|item| poll.reader.pass(item));
+        if all {
+            poll.reader.wait(self.hub.last(), self.hub.passed());
+        }
         if due.is_empty() && !even_if_empty {
+            if self.hub.is_ahead(group, &poll.reader) {
+                self.ahead.add(key);
+            }
             return;
         }
-        // If the answer does not have everything, the cursor must not pass its last item: an unreported gap may follow.
-        let position = if all { self.hub.last() } else { due.last().map_or(reader.cursor, ReplayItem::position) };
-        let response = poll::encode_response(&poll.head, poll.reply, &self.hub.cursor_at(position), &due);
+        let response = poll::encode_response(&poll.head, poll.reply, &poll.reader.poll_id(self.hub.node()), &due);
         self.counts.replayed(due.len() as u64);
         self.counts.gaps(gaps);
         self.close_after(slot, response);
@@ -218,7 +222,8 @@ impl Shard {
         }
         if sent < bytes.len() {
             let rest = if sent > 0 { bytes.slice(sent..) } else { Bytes::new() };
-            self.put_behind(slot, self.hub.last(), rest);
+            let reader = Reader::live(self.hub.last()).with_passed(self.hub.passed());
+            self.put_behind(slot, reader, rest);
         }
     }
 }

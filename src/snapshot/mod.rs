@@ -6,6 +6,7 @@
 
 mod reported;
 mod section;
+mod journals;
 mod transfer;
 mod v1;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use self::section::{CRITICAL, Reader, Writer};
 pub use self::{
+    journals::{ArrivalState, ChannelJournalState, EntryState, JournalsState, ReaderState},
     reported::{LossState, ReportedState},
     transfer::Transfer,
 };
@@ -41,6 +43,10 @@ const KEPT: u16 = 9;
 const PATTERNS: u16 = CRITICAL | 10;
 /// When the node lagged. Older programs do not write it.
 const LAGS: u16 = 11;
+/// Journals, and the channels' parts of them. Without it, clients would miss events of journals.
+const JOURNALS: u16 = CRITICAL | 12;
+/// What clients had that came from elsewhere. Without it, they may get events twice.
+const READERS: u16 = 13;
 
 /// The sections that this program reads, with their highest version.
 const KNOWN: &[(u16, u16)] = &[
@@ -55,6 +61,8 @@ const KNOWN: &[(u16, u16)] = &[
     (KEPT, 1),
     (PATTERNS, 1),
     (LAGS, 1),
+    (JOURNALS, 1),
+    (READERS, 1),
 ];
 
 /// Why a snapshot can't be written or read.
@@ -163,6 +171,8 @@ pub struct ShardState {
     /// Spans in which the node lagged: the end of each, in microseconds since 1970, and the last position before it. `None` from an
     /// older program.
     pub lags: Option<Vec<(u64, u64)>>,
+    /// Journals; `None` without any.
+    pub journals: Option<JournalsState>,
     /// Channels with their histories.
     pub channels: Vec<ChannelState>,
     /// The rules that keep their channels always: the name or the pattern of each, and since which position its channels are
@@ -192,6 +202,9 @@ pub struct ChannelState {
     /// For a pattern: the channel of each event. It is sent in a section of its own.
     #[serde(skip)]
     pub event_channels: Vec<String>,
+    /// Its part of a journal, in a section of its own.
+    #[serde(skip)]
+    pub journal: Option<ChannelJournalState>,
 }
 
 /// A client.
@@ -211,6 +224,9 @@ pub struct ClientState {
     pub poll: Option<(Bytes, PollForm)>,
     /// Not used. Other versions may store the checksum and the length of a gzip stream's content here, to write its trailer.
     pub gzip: Option<(u32, u32)>,
+    /// What its cursor says beside the position, in a section of its own.
+    #[serde(skip)]
+    pub reader: Option<ReaderState>,
     /// Who the client is, if it has an identity. Stored in a section of its own, so that clients without one need no bytes.
     #[serde(skip)]
     pub subject: Option<String>,
@@ -291,7 +307,7 @@ impl Snapshot {
             .filter(|(_, channel)| !channel.event_channels.is_empty())
             .map(|(at, channel)| (at, &channel.event_channels[..]))
             .collect();
-        let writer = Writer::new()
+        let mut writer = Writer::new()
             .section(NODE, 1, &self.node)?
             .section(SOURCES, 1, &self.sources)?
             .section(CHANNELS, 1, &(shards.floor, &shards.channels))?
@@ -299,12 +315,25 @@ impl Snapshot {
             .section(REPORTED, 1, &reported::of_clients(&shards.clients))?
             .section(CONNECTIONS, 1, &shards.connections)?
             .section(KEPT, 1, &shards.kept)?;
-        let writer = if patterns.is_empty() { writer } else { writer.section(PATTERNS, 1, &patterns)? };
+        if !patterns.is_empty() {
+            writer = writer.section(PATTERNS, 1, &patterns)?;
+        }
         let of_clients = (0..).zip(&shards.clients);
         let subjects: Vec<(u32, &str)> =
             of_clients.filter_map(|(at, client)| Some((at, client.subject.as_deref()?))).collect();
-        let writer = if let Some(lags) = &shards.lags { writer.section(LAGS, 1, lags)? } else { writer };
-        let writer = if subjects.is_empty() { writer } else { writer.section(GRANTS, 1, &subjects)? };
+        if let Some(lags) = &shards.lags {
+            writer = writer.section(LAGS, 1, lags)?;
+        }
+        if !subjects.is_empty() {
+            writer = writer.section(GRANTS, 1, &subjects)?;
+        }
+        if let Some(journals) = &shards.journals {
+            writer = writer.section(JOURNALS, 1, &(journals, journals::of_channels(&shards.channels)))?;
+        }
+        let readers = journals::of_clients(&shards.clients);
+        if !readers.is_empty() {
+            writer = writer.section(READERS, 1, &readers)?;
+        }
         // Each reader needs the last section. So a snapshot that is cut off anywhere is refused.
         Ok(writer.section(ADMIN, 1, &self.admin)?.finish())
     }
@@ -332,7 +361,17 @@ impl Snapshot {
         }
         let kept = reader.read_if_present(KEPT)?.unwrap_or_default();
         let lags = reader.read_if_present(LAGS)?;
-        let shards = ShardState { floor, lags, channels, kept, clients, connections: reader.read(CONNECTIONS)? };
+        let journals = match reader.read_if_present(JOURNALS)? {
+            None => None,
+            Some((state, parts)) => {
+                journals::give(parts, &mut channels, |channel, part| channel.journal = Some(part));
+                Some(state)
+            }
+        };
+        let parts = reader.read_if_present(READERS)?.unwrap_or_default();
+        journals::give(parts, &mut clients, |client, part| client.reader = Some(part));
+        let shards =
+            ShardState { floor, lags, journals, channels, kept, clients, connections: reader.read(CONNECTIONS)? };
         Ok(Self { node: reader.read(NODE)?, sources: reader.read(SOURCES)?, shards, admin: reader.read(ADMIN)? })
     }
 

@@ -25,6 +25,8 @@ pub enum LossState {
     BeforeHistory,
     /// A source was disconnected.
     Hole,
+    /// A journal has lost what the client had read elsewhere.
+    Journal,
 }
 
 /// The content of the section: for each client to which losses were reported, its index and the losses.

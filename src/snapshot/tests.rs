@@ -20,6 +20,7 @@ fn channel() -> impl Strategy<Value = ChannelState> {
             holes,
             event_channels: if is_pattern { vec!["a".to_owned(); events.len()] } else { Vec::new() },
             events,
+            journal: None,
         },
     )
 }
@@ -29,7 +30,7 @@ fn client() -> impl Strategy<Value = ClientState> {
     let kind = proptest::sample::select(vec![Plain, Envelope, Poll, GzipPlain, GzipEnvelope]);
     let form = proptest::sample::select(vec![PollForm::Json, PollForm::Plain, PollForm::Envelope]);
     let origin = proptest::sample::select(vec![OriginState::Live, OriginState::Resumed, OriginState::Foreign]);
-    let loss = proptest::sample::select(vec![LossState::BeforeHistory, LossState::Hole]);
+    let loss = proptest::sample::select(vec![LossState::BeforeHistory, LossState::Hole, LossState::Journal]);
     let reported = (any::<u32>(), loss, any::<u64>(), any::<u64>())
         .prop_map(|(channel, kind, end, known)| ReportedState { channel, kind, end, known });
     let behind = (any::<u64>(), origin, bytes(), any::<bool>(), vec(reported, 0..3))
@@ -46,8 +47,33 @@ fn client() -> impl Strategy<Value = ClientState> {
             poll,
             gzip,
             subject,
+            reader: None,
         },
     )
+}
+
+fn entry() -> impl Strategy<Value = EntryState> {
+    any::<EntryState>()
+}
+
+fn journals() -> impl Strategy<Value = JournalsState> {
+    (vec(entry(), 0..4), vec(entry(), 0..4), any::<u64>(), vec((any::<u64>(), entry()), 0..4))
+        .prop_map(|(passed, floors, others_floor, restarts)| JournalsState { passed, floors, others_floor, restarts })
+}
+
+fn channel_journal() -> impl Strategy<Value = ChannelJournalState> {
+    let holes = vec((any::<u32>(), any::<u8>(), entry(), entry()), 0..3);
+    (option::of((entry(), any::<u64>())), vec(any::<u32>(), 0..3), holes)
+        .prop_map(|(journal, others, holes)| ChannelJournalState { journal, others, holes })
+}
+
+fn reader() -> impl Strategy<Value = ReaderState> {
+    let positions = || vec(any::<u64>(), 0..4);
+    let arrival = ("[a-z0-9-]{1,8}", any::<(u64, bool, bool, u64)>(), vec(entry(), 0..4), positions(), positions());
+    let arrival = arrival.prop_map(|(own, (since, own_counts, is_simple, losses_since), entries, begins, lost)| {
+        ArrivalState { own, since, losses_since, own_counts, is_simple, entries, begins, lost }
+    });
+    (vec(entry(), 0..4), option::of(arrival)).prop_map(|(passed, arrival)| ReaderState { passed, arrival })
 }
 
 proptest! {
@@ -55,18 +81,25 @@ proptest! {
     fn a_snapshot_is_read_as_it_was_written(
         node in ("[a-z0-9]{8}", any::<u64>(), any::<bool>()),
         origin in option::of("[ -~]{0,20}"),
-        (channels, kept) in (vec(channel(), 0..4), vec(("[a-z*]{1,8}", any::<u64>()), 0..3)),
-        clients in vec(client(), 0..4),
+        (mut channels, kept) in (vec(channel(), 0..4), vec(("[a-z*]{1,8}", any::<u64>()), 0..3)),
+        mut clients in vec(client(), 0..4),
+        journals in option::of((journals(), vec(option::of(channel_journal()), 4))),
+        readers in vec(option::of(reader()), 4),
         unread in (vec(bytes(), 0..3), vec(bytes(), 0..3)),
         lags in option::of(vec(any::<(u64, u64)>(), 0..3)),
     ) {
         let (name, position, exact) = node;
         let (connections, admin) = unread;
+        let journals = journals.map(|(journals, parts)| {
+            channels.iter_mut().zip(parts).for_each(|(channel, part)| channel.journal = part);
+            journals
+        });
+        clients.iter_mut().zip(readers).for_each(|(client, part)| client.reader = part);
         let source = |origin| SourceState { id: "redis".to_owned(), origin, checkpoint: Some(Bytes::from_static(b"7")) };
         let snapshot = Snapshot {
             node: NodeState { name, position, exact },
             sources: origin.into_iter().map(source).collect(),
-            shards: ShardState { floor: (position, GapCause::Evicted), lags, channels, kept, clients, connections },
+            shards: ShardState { floor: (position, GapCause::Evicted), lags, journals, channels, kept, clients, connections },
             admin,
         };
         let bytes = snapshot.encode().unwrap();
@@ -91,6 +124,7 @@ fn client_behind() -> ClientState {
         poll: None,
         gzip: None,
         subject: None,
+        reader: None,
     }
 }
 

@@ -60,6 +60,10 @@ impl Transfer {
             if newest(&state.lags) > newest(&merged.state.lags) {
                 merged.state.lags = state.lags.take();
             }
+            merged.state.journals = match (merged.state.journals, state.journals) {
+                (Some(known), Some(other)) => Some(known.merge(&other)),
+                (known, other) => known.or(other),
+            };
             let mut moved = Vec::with_capacity(state.channels.len());
             for channel in state.channels {
                 let at = *index.entry(channel.name.clone()).or_insert(merged.state.channels.len());
@@ -91,11 +95,19 @@ impl Transfer {
     /// Splits the clients and connections among `shards` shards. Each gets all histories, which share the events' bytes.
     #[must_use]
     pub fn split(self, shards: usize) -> Vec<Self> {
-        let Self { state: ShardState { floor, lags, channels, kept, clients, connections }, owned_fds, .. } = self;
+        let Self {
+            state: ShardState { floor, lags, journals, channels, kept, clients, connections }, owned_fds, ..
+        } = self;
         let mut parts: Vec<(ShardState, Vec<OwnedFd>, Vec<OwnedFd>)> = (0..shards)
             .map(|_| {
-                let (lags, channels, kept) = (lags.clone(), channels.clone(), kept.clone());
-                let state = ShardState { floor, lags, channels, kept, ..ShardState::default() };
+                let state = ShardState {
+                    floor,
+                    lags: lags.clone(),
+                    journals: journals.clone(),
+                    channels: channels.clone(),
+                    kept: kept.clone(),
+                    ..ShardState::default()
+                };
                 (state, Vec::new(), Vec::new())
             })
             .collect();
@@ -133,6 +145,7 @@ mod tests {
             holes: Vec::new(),
             events: Vec::new(),
             event_channels: Vec::new(),
+            journal: None,
         }
     }
 
@@ -145,6 +158,7 @@ mod tests {
             behind: None,
             poll: None,
             gzip: None,
+            reader: None,
             subject: None,
         }
     }

@@ -51,9 +51,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
             floor: shards.floor,
             lags: None,
             channels,
-            kept: Vec::new(),
             clients: shards.clients,
             connections: shards.connections,
+            ..ShardState::default()
         },
         admin,
     })
@@ -80,6 +80,7 @@ impl Channel {
             holes,
             events,
             event_channels: Vec::new(),
+            journal: None,
         }
     }
 }

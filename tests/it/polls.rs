@@ -1,13 +1,16 @@
 //! Long polls: they get the same events with the same cursors as streams.
 
 use std::{
+    collections::HashMap,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Endpoint, Folder, Nginx, Parser, Request, Response, Subscription, eventually};
+use crate::support::{
+    Daemon, Endpoint, Folder, Nginx, Parser, RedisServer, Request, Response, Subscription, eventually,
+};
 
 /// A daemon whose polls wait at most for `wait`.
 fn start(wait: &str) -> (Folder, Daemon) {
@@ -151,6 +154,58 @@ fn a_poll_of_cyclone_sse_s_plugin_is_answered_with_an_event_stream() {
     parser.feed(&response.body(), &mut events);
     assert_eq!(events.iter().map(|event| (event.text(), &event.id)).collect::<Vec<_>>(), [("meow".to_owned(), &id)]);
     assert_eq!(parser.committed_id, Some(id), "the next poll resumes there");
+}
+
+/// A poll's cursor said the position of one node alone, and another node took that for a time: a client whose polls went to two nodes
+/// by turns got the last `history.skew` again and again, at once.
+#[test]
+fn polls_that_alternate_between_two_nodes_move_on() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let redis = RedisServer::start(&folder);
+    let tables = format!("{}[stream]\nping_interval = \"100ms\"\n", redis.table());
+    let nodes = ["one", "other"].map(|name| Daemon::start_named(&folder, name, &tables));
+    let _streams = [0, 1].map(|node| Subscription::to(&["cats"]).open(nodes[node].public()));
+    let mut next = eventually("the nodes are subscribed since longer than history.skew", || {
+        let next = cursor(&poll(nodes[1].public(), "cats", ""));
+        let answer = poll(nodes[0].public(), "cats", &next);
+        (answer["gap"] == json!([])).then(|| cursor(&answer))
+    });
+    let mut polls = nodes.iter().cycle();
+    let mut received = HashMap::new();
+    let mut answer = || {
+        let answer = poll(polls.next().unwrap().public(), "cats", &next);
+        next = cursor(&answer);
+        assert_eq!(answer["gap"], json!([]));
+        let data = |event: &Value| event["data"].as_str().unwrap().to_owned();
+        answer["events"].as_array().unwrap().iter().map(data).collect::<Vec<_>>()
+    };
+    for number in 0..20 {
+        redis.publish("cats", number.to_string());
+        answer().into_iter().for_each(|data| *received.entry(data).or_insert(0) += 1);
+    }
+    // Each node has something that only the other one has given; then there is nothing more.
+    for _ in 0..2 {
+        answer().into_iter().for_each(|data| *received.entry(data).or_insert(0) += 1);
+    }
+    assert_eq!([answer(), answer(), answer()], [Vec::<String>::new(), Vec::new(), Vec::new()]);
+    let mut times: Vec<(usize, usize)> =
+        received.into_iter().map(|(data, times)| (data.parse().unwrap(), times)).collect();
+    times.sort_unstable();
+    assert!(times.iter().map(|(number, _)| *number).eq(0..20), "{times:?}");
+    assert!(times.iter().all(|(_, times)| *times <= 2), "once from each node at most: {times:?}");
+}
+
+/// The first id of a stream was older by `history.skew` than the one that its client came with, each time that it changed the node.
+#[test]
+fn the_first_id_of_a_stream_at_another_node_does_not_go_back() {
+    let folder = Folder::new();
+    let nodes = ["one", "other"].map(|name| Daemon::start_named(&folder, name, ""));
+    let first = Subscription::to(&["cats"]).open(nodes[0].public()).last_event_id();
+    for node in [1, 0, 1] {
+        let id = Subscription::to(&["cats"]).after(&first).open(nodes[node].public()).last_event_id();
+        assert_eq!(id, first);
+    }
 }
 
 #[test]

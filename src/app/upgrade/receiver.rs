@@ -16,13 +16,13 @@ use crate::{
     app::{daemon::Daemon, extensions::Extensions},
     broker::Dispatcher,
     config::Config,
-    cursor::{Cursor, Position},
+    cursor::{Cursor, Entries, Entry, EntryId, Position},
     hub::Sequencer,
     name::ChannelName,
     process::control_channel::{
         AsyncControlChannel, ControlChannel, ControlError, InheritedFd, Message, OLDEST_VERSION, VERSION, read_memfd,
     },
-    snapshot::{Snapshot, Transfer},
+    snapshot::{JournalsState, Snapshot, Transfer},
     stream::Stream,
 };
 
@@ -169,7 +169,8 @@ impl TakingOver {
         let Snapshot { node, sources: before, shards, admin } = snapshot;
         let (checkpoints, continued) = daemon.sources.compare(&before);
         let exact = node.exact && continued && self.is_divided(&dispatcher).await?;
-        let cursor = Cursor::new(node.name.parse()?, Position(node.position));
+        let mut cursor = Cursor::new(node.name.parse()?, Position(node.position));
+        cursor.entries = passed_by(shards.journals.as_ref(), dispatcher.journals());
         let open = shards.open_channels().map(ChannelName::subscribable).collect::<Result<Vec<_>, _>>()?;
         let kept: Vec<ChannelName> =
             shards.kept.iter().filter_map(|(name, _)| ChannelName::subscribable(name).ok()).collect();
@@ -268,6 +269,17 @@ impl TakingOver {
         self.phase = self.phase.after(Side::Predecessor, &message, fds.len())?;
         Ok((message, fds))
     }
+}
+
+/// How far the predecessor has passed each journal. If it had another number of them, nothing is known of these.
+fn passed_by(state: Option<&JournalsState>, journals: usize) -> Entries {
+    let mut entries = Entries::of(journals);
+    if let Some(state) = state.filter(|state| state.passed.len() == journals) {
+        for (journal, &(millis, seq)) in (0..).zip(&state.passed) {
+            entries.set(Entry { journal, id: EntryId { millis, seq } });
+        }
+    }
+    entries
 }
 
 /// The reason of a successor that can't take over, because its sources have not confirmed all channels and the predecessor's
