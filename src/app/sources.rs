@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::exit_guard::ExitGuards;
 use crate::{
-    broker::{Checkpoint, Delivers, Dispatcher, Interest, Publisher, SourceId, Spec},
+    broker::{ByDurability, Checkpoint, Delivers, Dispatcher, Interest, Publisher, SourceId, Spec},
     metrics::Metrics,
     snapshot::SourceState,
     source::{Interests, Node, Sink, Source},
@@ -63,9 +63,16 @@ impl Sources {
         }
     }
 
-    /// The route of publishes on the admin socket: that of the first source that has one.
+    /// The route of publishes on the admin socket: that of the first source that has one. If that is a journal, what is not to be
+    /// kept takes the route of the first source without journals.
     pub(super) fn publisher(&self) -> Option<Arc<dyn Publisher>> {
-        self.0.iter().find_map(|entry| entry.publisher.clone())
+        let route = |entry: &Entry| Some((entry.spec.journals > 0, entry.publisher.clone()?));
+        let (keeps, first) = self.0.iter().find_map(route)?;
+        let passing = self.0.iter().filter_map(route).find(|(keeps, _)| !keeps);
+        match passing.filter(|_| keeps) {
+            Some((_, passing)) => Some(Arc::new(ByDurability { durable: first, passing })),
+            None => Some(first),
+        }
     }
 
     /// The routes of the sources that deliver by fan-out, each with the source's name; `None` if it has no route.

@@ -18,7 +18,7 @@ pub use self::{
     dispatcher::{Accepted, Dispatcher},
     journal::JournalReport,
     outlet::{Delivery, Outlet, ShardQuery},
-    publish::{Embedded, PublishError, Published, Publisher, Publishing},
+    publish::{ByDurability, Embedded, PublishError, Published, Publisher, Publishing},
     receipt::Receipt,
     spec::{Checkpoint, Delivers, Interested, Spec},
     subscriptions::{Generation, Interest, SourceId},

@@ -82,3 +82,77 @@ impl Publisher for Embedded {
         })
     }
 }
+
+/// Publishes what a journal is to keep by one route, and what it is not to keep by another.
+pub struct ByDurability {
+    /// The route to the journal.
+    pub durable: Arc<dyn Publisher>,
+    /// The other route.
+    pub passing: Arc<dyn Publisher>,
+}
+
+impl Publisher for ByDurability {
+    fn publish(&self, messages: Vec<Message>) -> Publishing<'_> {
+        Box::pin(async move {
+            let order: Vec<bool> = messages.iter().map(|message| message.durable).collect();
+            let (durable, passing): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.durable);
+            let is_mixed = !durable.is_empty() && !passing.is_empty();
+            let mut durable = self.durable.publish(durable).await?.into_iter();
+            let passed = self.passing.publish(passing).await.map_err(|error| match error {
+                PublishError::Refused(why) | PublishError::Unavailable { why, .. } if is_mixed => {
+                    let why = format!("only the durable messages of the list were published ({why})");
+                    PublishError::Unavailable { why, may_have_arrived: true }
+                }
+                error => error,
+            })?;
+            let mut passing = passed.into_iter();
+            Ok(order
+                .into_iter()
+                .filter_map(|is_durable| if is_durable { durable.next() } else { passing.next() })
+                .collect())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::ChannelName;
+
+    /// A route that counts the messages of each publish as subscribers, or fails.
+    struct Route(Result<(), PublishError>);
+
+    impl Publisher for Route {
+        fn publish(&self, messages: Vec<Message>) -> Publishing<'_> {
+            Box::pin(async move {
+                if messages.is_empty() {
+                    return Ok(Vec::new());
+                }
+                self.0.clone()?;
+                let subscribers = messages.iter().map(|message| u32::try_from(message.data.len()).unwrap());
+                Ok(subscribers.map(|subscribers| Published { id: None, subscribers }).collect())
+            })
+        }
+    }
+
+    fn list(durable: &[bool]) -> Vec<Message> {
+        let channel = ChannelName::new("a").unwrap();
+        let message = |(at, &durable)| Message { durable, ..Message::new(channel.clone(), None, vec![0; at].into()) };
+        durable.iter().enumerate().map(message).collect()
+    }
+
+    #[tokio::test]
+    async fn each_message_takes_its_route_and_the_answers_have_the_order_of_the_list() {
+        let working = || Arc::new(Route(Ok(()))) as Arc<dyn Publisher>;
+        let routes = ByDurability { durable: working(), passing: working() };
+        let answers = routes.publish(list(&[true, false, false, true])).await.unwrap();
+        assert_eq!(answers.into_iter().map(|answer| answer.subscribers).collect::<Vec<_>>(), [0, 1, 2, 3]);
+
+        let refusing = || Arc::new(Route(Err(PublishError::Refused("no".to_owned())))) as Arc<dyn Publisher>;
+        let routes = ByDurability { durable: working(), passing: refusing() };
+        assert_eq!(routes.publish(list(&[false])).await, Err(PublishError::Refused("no".to_owned())));
+        assert_eq!(routes.publish(list(&[true])).await.map(|answers| answers.len()), Ok(1));
+        let mixed = routes.publish(list(&[true, false])).await.unwrap_err();
+        assert!(matches!(mixed, PublishError::Unavailable { may_have_arrived: true, .. }), "{mixed:?}");
+    }
+}

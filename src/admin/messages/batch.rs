@@ -59,7 +59,7 @@ impl Batch {
         Self { messages: Vec::new(), limits, left: limits.longest_body() }
     }
 
-    /// Adds a message. One on several channels is added, and counted, once for each.
+    /// Adds a message. One on several channels is added, and counted, once for each. `durable`: whether a journal is to keep it.
     ///
     /// # Errors
     /// The message is too long, or all of them together are too much.
@@ -68,6 +68,7 @@ impl Batch {
         channel: ChannelName,
         event: Option<EventType>,
         data: Bytes,
+        durable: bool,
     ) -> Result<(), BodyError> {
         let Limits { max_message: allowed } = self.limits;
         if data.len() > allowed {
@@ -75,7 +76,7 @@ impl Batch {
         }
         let left = self.left.checked_sub(data.len() + EVENT_BYTES);
         self.left = left.ok_or_else(|| BodyError::TooMuch(self.limits.longest_body()))?;
-        self.messages.push(Message::new(channel, event, data));
+        self.messages.push(Message { durable, ..Message::new(channel, event, data) });
         Ok(())
     }
 
@@ -93,7 +94,7 @@ mod tests {
     fn a_batch_holds_no_more_than_the_limit() {
         let limits = Limits::new(100);
         let mut batch = Batch::new(limits);
-        let mut push = |bytes: usize| batch.push(ChannelName::new("a").unwrap(), None, vec![b'x'; bytes].into());
+        let mut push = |bytes: usize| batch.push(ChannelName::new("a").unwrap(), None, vec![b'x'; bytes].into(), true);
         assert!(matches!(push(101), Err(BodyError::TooLong { given: 101, allowed: 100 })));
         // 1600 / (100 + 64) = 9.75
         (0..9).for_each(|_| push(100).unwrap());

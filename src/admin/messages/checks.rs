@@ -6,7 +6,7 @@ use super::error::BodyError;
 use crate::name::{ChannelName, EventType};
 
 /// The fields of a publish.
-pub(super) const FIELDS: [&str; 4] = ["channel", "message", "event", "key"];
+pub(super) const FIELDS: [&str; 5] = ["channel", "message", "event", "key", "durable"];
 /// Least similarity to a known name for which a typing error is likely (Jaro-Winkler).
 const LIKE: f64 = 0.8;
 
@@ -39,6 +39,15 @@ pub(super) fn event_type(value: &[u8]) -> Result<Option<EventType>, BodyError> {
     }
     let name = std::str::from_utf8(value).map_err(|_| BodyError::NotUtf8("the event type"))?;
     Ok(Some(EventType::new(name)?))
+}
+
+/// Whether a journal is to keep the message, where there is one. An empty value stands for the default.
+pub(super) fn durable(value: &[u8]) -> Result<bool, BodyError> {
+    match value {
+        b"" | b"true" => Ok(true),
+        b"false" => Ok(false),
+        _ => Err(BodyError::NotDurable),
+    }
 }
 
 /// Checks that a message is text.

@@ -24,6 +24,8 @@ pub(in crate::admin) enum BodyError {
     Json(serde_json::Error),
     #[error("message {index} of the request: {cause}")]
     At { index: usize, cause: Box<BodyError> },
+    #[error("durable must be true or false: whether a journal keeps the message, where one is configured")]
+    NotDurable,
     #[error("{0} is not UTF-8, and event streams know no other text: encode what is binary, for instance as base64")]
     NotUtf8(&'static str),
     #[error("a message has {given} bytes; at most {allowed} are allowed (publish.max_message)")]
@@ -46,6 +48,7 @@ impl BodyError {
             Self::UnknownField(_) => "unknown_field",
             Self::Json(_) => "bad_json",
             Self::At { cause, .. } => cause.code(),
+            Self::NotDurable => "bad_durable",
             Self::NotUtf8(_) => "not_utf8",
             Self::TooLong { .. } | Self::TooMuch(_) => "too_long",
         }

@@ -7,9 +7,9 @@ use super::{
     error::BodyError,
 };
 
-/// A form: `channel`, which may be repeated, `message`, and perhaps `event` and `key`.
+/// A form: `channel`, which may be repeated, `message`, and perhaps `event`, `key` and `durable`.
 pub(in crate::admin) fn from_form(body: &[u8], limits: Limits) -> Result<Request, BodyError> {
-    let (mut channels, mut data, mut event, mut key) = (Vec::new(), None, None, None);
+    let (mut channels, mut data, mut event, mut key, mut durable) = (Vec::new(), None, None, None, true);
     for (name, value) in fields(body) {
         match &name[..] {
             b"channel" | b"channel[]" => {
@@ -19,6 +19,7 @@ pub(in crate::admin) fn from_form(body: &[u8], limits: Limits) -> Result<Request
             b"message" => data = Some(checks::text(value)?),
             b"event" => event = checks::event_type(&value)?,
             b"key" => key = Some(value),
+            b"durable" => durable = checks::durable(&value)?,
             other => {
                 return Err(BodyError::UnknownField(checks::unknown(&String::from_utf8_lossy(other), &FIELDS)));
             }
@@ -30,7 +31,7 @@ pub(in crate::admin) fn from_form(body: &[u8], limits: Limits) -> Result<Request
     let data = data.ok_or(BodyError::Missing("message"))?;
     let mut batch = Batch::new(limits);
     for channel in channels {
-        batch.push(channel, event.clone(), data.clone())?;
+        batch.push(channel, event.clone(), data.clone(), durable)?;
     }
     Ok(batch.into_request(key, Shape::One))
 }

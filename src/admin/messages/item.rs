@@ -22,6 +22,7 @@ pub(super) struct Item<'a> {
     message: Option<&'a RawValue>,
     event: Option<String>,
     key: Option<String>,
+    durable: Option<bool>,
 }
 
 /// The names of channels.
@@ -57,7 +58,8 @@ impl Item<'_> {
             true => Bytes::from(serde_json::from_str::<String>(message).map_err(BodyError::Json)?),
             false => Bytes::copy_from_slice(message.as_bytes()),
         };
-        let mut add = |name: &str| batch.push(checks::channel(name.as_bytes())?, event.clone(), data.clone());
+        let durable = self.durable.unwrap_or(true);
+        let mut add = |name: &str| batch.push(checks::channel(name.as_bytes())?, event.clone(), data.clone(), durable);
         match &self.channels {
             Names::Missing => {}
             Names::One(name) => add(name)?,
@@ -97,6 +99,7 @@ impl<'de> Visitor<'de> for ItemSeed<'_> {
                 Field::Message => item.message = Some(map.next_value()?),
                 Field::Event => item.event = map.next_value()?,
                 Field::Key => item.key = map.next_value()?,
+                Field::Durable => item.durable = map.next_value()?,
             }
         }
         Ok(item)
@@ -109,6 +112,7 @@ enum Field {
     Message,
     Event,
     Key,
+    Durable,
 }
 
 impl<'de> Deserialize<'de> for Field {
@@ -132,6 +136,7 @@ impl Visitor<'_> for FieldVisitor {
             "message" => Ok(Field::Message),
             "event" => Ok(Field::Event),
             "key" => Ok(Field::Key),
+            "durable" => Ok(Field::Durable),
             other => Err(E::custom(checks::unknown(other, &FIELDS))),
         }
     }

@@ -70,7 +70,9 @@ fn an_unknown_field_is_named_with_the_most_similar_one() {
         (code, form.contains("\"chanel\"") && form.contains("did you mean \"channel\"?")),
         ("unknown_field", true)
     );
-    assert!(error(from_form(b"channel=a&message=x&foo=1")).1.contains("there are channel, message, event, key"));
+    assert!(
+        error(from_form(b"channel=a&message=x&foo=1")).1.contains("there are channel, message, event, key, durable")
+    );
     let json = error(from_json(br#"{"channel":"a","mesage":"x"}"#)).1;
     assert!(json.contains("did you mean \"message\"?"), "{json}");
     assert!(error(from_lines(br#"{"channel":"a","message":"x","foo":2}"#)).1.starts_with("message 0 of the request"));
@@ -144,4 +146,17 @@ fn a_message_that_is_too_long_is_named_by_its_place() {
     let error = error.unwrap_err();
     assert!(error.to_string().starts_with("message 1 of the request: a message has 65 bytes"), "{error}");
     assert!(error.is_too_large() && error.code() == "too_long");
+}
+
+#[test]
+fn a_publish_may_ask_not_to_be_kept_by_a_journal() {
+    let durable = |result: Result<Request, BodyError>| result.unwrap().messages.remove(0).durable;
+    assert!(durable(from_form(b"channel=a&message=x")) && durable(from_form(b"channel=a&message=x&durable=true")));
+    assert!(!durable(from_form(b"channel=a&message=x&durable=false")));
+    assert!(durable(from_raw(b"a", "", Bytes::new())) && !durable(from_raw(b"a", "durable=false", Bytes::new())));
+    assert!(durable(from_json(br#"{"channel":"a","message":"x"}"#)));
+    assert!(!durable(from_lines(br#"{"channel":"a","message":"x","durable":false}"#)));
+    let error = from_form(b"channel=a&message=x&durable=0").unwrap_err();
+    assert_eq!((error.code(), error.to_string().contains("must be true or false")), ("bad_durable", true));
+    assert_eq!(from_json(br#"{"channel":"a","message":"x","durable":"no"}"#).unwrap_err().code(), "bad_json");
 }
