@@ -38,7 +38,6 @@ impl Message {
 
     /// The message as an entry of a journal.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "no source of the program has a journal yet; tests have"))]
     pub(crate) fn with_entry(self, entry: Entry) -> Self {
         Self { entry: Some(entry), ..self }
     }

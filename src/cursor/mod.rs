@@ -193,7 +193,6 @@ impl Cursor {
     /// It is the id of what a source has published to its journal, if `self` is what the node had delivered before: a client that
     /// begins there gets what follows.
     #[must_use]
-    #[cfg_attr(not(test), expect(dead_code, reason = "no source of the program has a journal yet; tests have"))]
     pub(crate) fn with_entry(mut self, entry: Entry) -> Self {
         self.entries.pass(entry);
         self

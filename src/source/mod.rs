@@ -7,11 +7,12 @@ mod interests;
 mod node;
 mod amqp;
 mod redis;
+mod redis_journal;
 mod redis_pubsub;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Instant};
 
-use self::{amqp::Amqp, redis_pubsub::RedisPubSub};
+use self::{amqp::Amqp, redis_journal::RedisJournal, redis_pubsub::RedisPubSub};
 pub use self::{amqp::AmqpConfig, interests::Interests, node::Node, redis::RedisConfig};
 use crate::{
     broker::{Accepted, Checkpoint, Dispatcher, Generation, JournalReport, Publisher, SourceId, Spec},
@@ -43,7 +44,17 @@ pub struct SourceError {
 pub fn configured(config: &Config) -> Result<Vec<Box<dyn Source>>, SourceError> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let Some(redis) = config.sources.get::<RedisConfig>() {
-        sources.push(Box::new(RedisPubSub::new(redis, config.publish.max_message)?));
+        // First, since publishes on the admin socket take the route of the first source.
+        if let Some(journal) = RedisJournal::new(redis, &config.history, config.publish.max_message)? {
+            sources.push(Box::new(journal));
+        }
+        if redis.reads_pubsub() {
+            sources.push(Box::new(RedisPubSub::new(redis, config.publish.max_message)?));
+        }
+        if sources.is_empty() {
+            let why = "without pub/sub and without redis.journal nothing is read from Redis; set redis.journal, or remove this";
+            return Err(SourceError { key: "redis.pubsub", why: why.to_owned() });
+        }
     }
     if let Some(amqp) = config.sources.get::<AmqpConfig>() {
         sources.push(Box::new(Amqp::new(amqp, config.publish.max_message)?));
@@ -140,7 +151,6 @@ impl Sink {
     ///
     /// `until`: the journal's last entry now. Those up to it are kept for clients that resume; clients that are connected already
     /// don't get them, since they are not new.
-    #[expect(dead_code, reason = "no source has a journal yet")]
     pub(crate) fn journal_began(&self, journal: u8, since: EntryId, until: EntryId) {
         self.dispatcher.journal(self.source, journal, JournalReport::Began { since, until });
     }
@@ -150,7 +160,6 @@ impl Sink {
     /// elsewhere get a gap event.
     ///
     /// An `end` before the last entry that was published says that the journal was lost and begins again, with ids that may repeat.
-    #[expect(dead_code, reason = "no source has a journal yet")]
     pub(crate) fn journal_lost(&self, journal: u8, end: EntryId) {
         self.dispatcher.journal(self.source, journal, JournalReport::Lost { end });
     }
@@ -158,7 +167,6 @@ impl Sink {
     /// The journal's last entry is `end`, as it has answered (`last-generated-id`), and every entry up to it has been published
     /// or can't be an event. `asked`: a time before it was asked. To be called about once a second where nothing is left to read: a
     /// client that has a later entry from elsewhere, and came before `asked`, learns that this entry was lost.
-    #[expect(dead_code, reason = "no source has a journal yet")]
     pub(crate) fn journal_reached(&self, journal: u8, end: EntryId, asked: Instant) {
         self.dispatcher.journal(self.source, journal, JournalReport::Reached { end, asked });
     }

@@ -35,6 +35,7 @@ mod proxy;
 mod publish;
 mod random_losses;
 mod redis_at_scale;
+mod redis_journal;
 mod redis_source;
 mod replay;
 mod restart;

@@ -3,11 +3,12 @@
 use super::url::{RedisUrl, UrlError};
 use crate::{
     config::{
-        errors::Problem,
+        errors::{Problem, Problems},
         table::table,
         value::Value,
-        values::{flag, plain_text, text},
+        values::{count, flag, list, plain_text, text, wrong_type},
     },
+    cursor::MOST_JOURNALS,
     source::tls::{Certificates, PrivateKey, Secret, certificates, private_key, secret},
 };
 
@@ -32,10 +33,22 @@ table! {
         pub sharded: bool = flag(true);
         /// Put before a channel's name to make the name in Redis.
         pub prefix: String = plain_text("");
+        /// Streams that keep every event (a journal): a key such as `"ssecast"`, or a list of at most four; see docs/sources.md.
+        pub journal: Vec<String> = journals([]);
+        /// Whether what is published with PUBLISH is delivered: `true`, `false`, or `"auto"`, which is `true` if there is no journal.
+        pub pubsub: Option<bool> = pubsub("auto");
+        /// About how many entries of each stream a publish on the admin socket leaves; `0`: all.
+        pub journal_maxlen: usize = count(100_000);
     }
 }
 
 impl RedisConfig {
+    /// Whether Redis's pub/sub is a source.
+    #[must_use]
+    pub fn reads_pubsub(&self) -> bool {
+        self.pubsub.unwrap_or(self.journal.is_empty())
+    }
+
     /// The URL without user, password and options, for the log.
     #[must_use]
     pub fn address(&self) -> String {
@@ -61,6 +74,37 @@ fn redis_url(value: &Value) -> Result<String, Problem> {
             "write it after the hosts, as in \"redis+sentinel://host:26379/mymaster\"",
         )),
         Err(error) => Err(Problem::new(error.to_string(), fix)),
+    }
+}
+
+/// The key of a stream, or a list of keys. An empty text or list is none.
+fn journals(value: &Value) -> Result<Vec<String>, Problems> {
+    if let Value::Text(_) = value {
+        let key = plain_text(value)?;
+        return Ok(Some(key).filter(|key| !key.is_empty()).into_iter().collect());
+    }
+    let keys = list(value, |key| match plain_text(key)? {
+        empty if empty.is_empty() => Err(Problem::new("a stream's key is empty", "write a key such as \"ssecast\"")),
+        key => Ok(key),
+    })?;
+    if keys.len() > MOST_JOURNALS {
+        let why = format!("{} journals are too many: an event's id has room for {MOST_JOURNALS}", keys.len());
+        return Err(Problem::new(why, format!("write {MOST_JOURNALS} or fewer")).into());
+    }
+    let mut sorted = keys.clone();
+    sorted.sort();
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Problem::new(format!("{:?} stands there twice", pair[0]), "write each stream once").into());
+    }
+    Ok(keys)
+}
+
+/// `true` or `false`; `None` for `"auto"`.
+fn pubsub(value: &Value) -> Result<Option<bool>, Problem> {
+    match value {
+        Value::Boolean(boolean) => Ok(Some(*boolean)),
+        Value::Text(text) if text == "auto" => Ok(None),
+        _ => Err(wrong_type(value, "write true or false without quotes, or \"auto\"")),
     }
 }
 
@@ -100,6 +144,15 @@ mod tests {
             ("redis.url = 1.5", "can't be the number 1.5; write \"redis://"),
             ("redis.prefix = 1.5", "can't be the number 1.5; write a text in quotes"),
             (r#"redis.prefix = "a\n""#, "control character"),
+            ("redis.journal = 1.5", "can't be the number 1.5; write"),
+            (r#"redis.journal = ["a", ""]"#, "a stream's key is empty; write a key such as"),
+            (r#"redis.journal = ["a", "b", "a"]"#, "\"a\" stands there twice; write each stream once"),
+            (
+                r#"redis.journal = ["1", "2", "3", "4", "5"]"#,
+                "5 journals are too many: an event's id has room for 4; write 4 or fewer",
+            ),
+            ("redis.pubsub = \"no\"", "can't be \"no\"; write true or false without quotes, or \"auto\""),
+            ("redis.journal_maxlen = -1", "can't be the number -1"),
         ] {
             let found = parse(line).unwrap_err();
             assert!(
@@ -107,6 +160,16 @@ mod tests {
                 "{line}: {found:#?}"
             );
             assert!(!found[0].contains("secret"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_journal_is_a_key_or_a_list_of_keys() {
+        let keys = |text: &str| parse(text).unwrap().sources.get::<RedisConfig>().unwrap().journal.clone();
+        assert_eq!(keys("redis.journal = \"ssecast\""), ["ssecast"]);
+        assert_eq!(keys("redis.journal = [\"s:{0}\", \"s:{1}\"]"), ["s:{0}", "s:{1}"]);
+        for none in ["[redis]", "redis.journal = \"\"", "redis.journal = []"] {
+            assert_eq!(keys(none), [""; 0], "{none}");
         }
     }
 

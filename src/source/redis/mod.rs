@@ -7,11 +7,13 @@ mod version;
 mod slots;
 mod config;
 mod server;
+mod shared;
 
 pub use self::config::RedisConfig;
 pub(super) use self::{
     error::{broken, explain, has_moved, is_forbidden, login_refused},
-    server::{Connection, Server},
+    server::{Connection, Server, Stream},
+    shared::{SharedConnection, owner},
     slots::{Slots, slot},
     url::{Address, Topology},
     version::Product,
