@@ -1,5 +1,5 @@
 //! Events a second into ssecast: from Redis, compared with a subscriber that discards what it reads; and as NDJSON on the admin
-//! socket. One client reads all events.
+//! socket. The rows of the Redis journal are in `journal`. One client reads all events.
 
 use std::{
     io::{Read, Write},
@@ -15,16 +15,18 @@ use ssecast_bench::procfs;
 
 use crate::{
     contenders::{Processes, start_daemon, wait_until},
+    journal,
     scenarios::{Options, median},
 };
 
-const EVENTS: usize = 400_000;
-const PAYLOAD: usize = 128;
+pub(crate) const EVENTS: usize = 400_000;
+pub(crate) const PAYLOAD: usize = 128;
 const AT_ONCE: usize = 1000;
 
-/// Prints both rows.
+/// Prints all rows.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     from_redis(options)?;
+    journal::run(options)?;
     by_admin_socket(options)
 }
 
@@ -134,7 +136,7 @@ pub(crate) fn subscribe(public: &Path) -> anyhow::Result<UnixStream> {
     Ok(client)
 }
 
-fn read_bytes(stream: &mut UnixStream, mut bytes: usize) -> anyhow::Result<()> {
+pub(crate) fn read_bytes(stream: &mut UnixStream, mut bytes: usize) -> anyhow::Result<()> {
     let mut buffer = vec![0; 256 << 10];
     while bytes > 0 {
         let read = stream.read(&mut buffer).context("not all has come")?;

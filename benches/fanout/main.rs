@@ -10,6 +10,7 @@ mod gzip;
 mod hyper_body;
 mod ingest;
 mod ingest_amqp;
+mod journal;
 mod nginx;
 mod nginx_memory;
 mod patterns;
