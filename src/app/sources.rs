@@ -109,7 +109,8 @@ impl Sources {
                 (Delivers::Fanout, Some(_)) => true,
                 (Delivers::Durable, Some(state)) => {
                     checkpoints.extend(state.checkpoint.clone().map(|bytes| (id, Checkpoint(bytes))));
-                    state.checkpoint.is_some()
+                    // A source of journals that has read nothing yet begins anew, and reports itself what is unknown.
+                    state.checkpoint.is_some() || entry.spec.journals > 0
                 }
             };
         }

@@ -51,6 +51,8 @@ pub(super) struct Journals {
     restarts: [Restart; MOST_JOURNALS],
     /// For journals that are read from their tails: the entries up to which nothing is new. `None` once all are past that.
     past: Option<Entries>,
+    /// For each journal: a source has reported how far it reads. Before that, nothing is known of what a client needs.
+    is_begun: [bool; MOST_JOURNALS],
 }
 
 /// A hub's journals, for a snapshot.
@@ -75,6 +77,7 @@ impl Journals {
             others_floor,
             restarts: [Restart::default(); MOST_JOURNALS],
             past: None,
+            is_begun: [false; MOST_JOURNALS],
         }
     }
 
@@ -132,6 +135,19 @@ impl Journals {
         }
     }
 
+    fn begun(&mut self, journal: u8) {
+        if let Some(is_begun) = self.is_begun.get_mut(usize::from(journal)) {
+            *is_begun = true;
+        }
+    }
+
+    /// Whether events follow that were published before this hub has reached its sources.
+    fn has_past(&self, journal: u8) -> bool {
+        let is_begun = self.is_begun.get(usize::from(journal)).is_some_and(|is_begun| *is_begun);
+        let is_unread = !is_begun && self.passed().get(journal) <= Some(EntryId::ZERO);
+        is_unread || self.past.is_some_and(|past| past.get(journal) > Some(EntryId::ZERO))
+    }
+
     fn passed(&self) -> Entries {
         self.newest.as_ref().map_or(self.reported, |event| event.passed())
     }
@@ -185,10 +201,21 @@ impl Hub {
         Entries::of(self.journals.reported.count())
     }
 
-    /// Whether the reader has read one of its channels' journals further than this hub: it must not get what others get, until the
-    /// hub has passed that too.
+    /// Whether events of the past of one of the channels' journals follow, which the client needs although connected clients don't get
+    /// them: it came with an id.
+    #[must_use]
+    pub fn needs_past(&self, group: GroupId, reader: &Reader) -> bool {
+        let mut journals = self.groups.channels(group).filter_map(|id| self.channels[id as usize].history.journal());
+        reader.may_need_past() && journals.any(|journal| self.journals.has_past(journal))
+    }
+
+    /// Whether the reader must not get what others get, until the hub has passed more: it has read one of its channels' journals
+    /// further than this hub, or it needs a journal's past.
     #[must_use]
     pub fn is_ahead(&self, group: GroupId, reader: &Reader) -> bool {
+        if self.needs_past(group, reader) {
+            return true;
+        }
         let Some(entries) = reader.entries() else { return false };
         let passed = self.passed();
         let is_ahead = |journal| entries.get(journal) > passed.get(journal);
@@ -200,6 +227,7 @@ impl Hub {
     pub fn journal_began(&mut self, since: Entry, until: EntryId, hole: Hole) -> Vec<GroupId> {
         self.last = self.last.max(hole.end);
         let before = self.passed().get(since.journal);
+        self.journals.begun(since.journal);
         self.journals.report(|passed| passed.set(since));
         let mut past = self.journals.past.take().unwrap_or_else(|| self.no_entries());
         past.set(Entry { journal: since.journal, id: if until > since.id { until } else { EntryId::ZERO } });
@@ -212,6 +240,7 @@ impl Hub {
     pub fn journal_lost(&mut self, end: Entry, hole: Hole) -> Vec<GroupId> {
         self.last = self.last.max(hole.end);
         let before = self.passed().get(end.journal).unwrap_or_default();
+        self.journals.begun(end.journal);
         self.journals.report(|passed| passed.set(end));
         self.journals.end_past(end.journal);
         let mut up_to = end.id;
@@ -231,6 +260,7 @@ impl Hub {
     /// Everything of a journal up to `end` has been passed.
     pub fn journal_reached(&mut self, end: Entry, position: Position) {
         self.last = self.last.max(position);
+        self.journals.begun(end.journal);
         self.journals.report(|passed| passed.pass(end));
         if self.journals.past.is_some_and(|past| past.get(end.journal) <= Some(end.id)) {
             self.journals.end_past(end.journal);
@@ -267,7 +297,8 @@ impl Hub {
     pub fn import_journals(&mut self, snapshot: &JournalsSnapshot) {
         if snapshot.passed.count() == self.passed().count() {
             let JournalsSnapshot { passed, floors, others_floor, restarts } = *snapshot;
-            self.journals = Journals { reported: passed, floors, others_floor, restarts, newest: None, past: None };
+            self.journals =
+                Journals { reported: passed, floors, others_floor, restarts, ..Journals::new(passed, others_floor) };
         }
     }
 }

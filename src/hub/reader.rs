@@ -119,6 +119,12 @@ impl Reader {
         self.arrival.as_deref()
     }
 
+    /// Whether the client came with an id and may need events that were published before it came.
+    #[must_use]
+    pub fn may_need_past(&self) -> bool {
+        self.arrival.is_some() || self.origin != CursorOrigin::Live
+    }
+
     /// How far each journal was passed at the cursor.
     #[must_use]
     pub fn passed(&self) -> Entries {

@@ -44,10 +44,13 @@ impl Shard {
             if let Some(catching_up) = client.catching_up() {
                 catching_up.ahead = false;
                 self.serve(key.slot);
-            } else if let Some(poll) = client.state().as_waiting()
-                && self.hub.is_ahead(client.group(), &poll.reader)
-            {
-                self.ahead.add_new(key);
+            } else if let Some(poll) = client.state().as_waiting() {
+                let needs_past = self.hub.needs_past(client.group(), &poll.reader);
+                if !needs_past && self.hub.is_ahead(client.group(), &poll.reader) {
+                    self.ahead.add_new(key);
+                } else {
+                    self.answer_poll(key.slot, false);
+                }
             }
         }
     }

@@ -379,6 +379,43 @@ fn a_client_that_is_ahead_is_pinged_with_its_own_entries_and_not_closed() {
 }
 
 #[test]
+fn a_client_that_came_with_an_id_gets_a_journals_past_that_its_node_reads_later() {
+    let id = |millis| EntryId { millis, seq: 0 };
+    // It comes before the node has reached Redis, or while the node reads the past.
+    for before in [true, false] {
+        let mut test = TestShard::with_journal();
+        let began = JournalReport::Began { since: id(0), until: id(40) };
+        if !before {
+            test.report(began);
+            test.entry(10);
+        }
+        let mut stream = test.join(Kind::Stream(Form::Plain, Coding::Identity), None, elsewhere(20));
+        let mut poll = test.join(Kind::Poll, Some(PollReply::EventStream(Form::Plain)), elsewhere(20));
+        if before {
+            test.report(began);
+            test.entry(10);
+        }
+        [20, 30].into_iter().for_each(|millis| test.entry(millis));
+        assert_eq!(poll.data(), ["entry 30"], "{before}");
+        let mut poll = test.join(Kind::Poll, Some(PollReply::EventStream(Form::Plain)), elsewhere(30));
+        [40, 50].into_iter().for_each(|millis| test.entry(millis));
+        assert_eq!(poll.data(), ["entry 40"], "{before}");
+        assert_eq!(stream.data(), ["{}", "entry 30", "entry 40", "entry 50"], "{before}");
+        assert_eq!(test.state(&stream), "live", "{before}");
+    }
+}
+
+#[test]
+fn an_id_of_a_node_that_had_read_nothing_gets_no_gap_event_where_the_journal_begins() {
+    let mut test = TestShard::with_journal();
+    let mut stream = test.join(Kind::Stream(Form::Plain, Coding::Identity), None, elsewhere(0));
+    let until = EntryId { millis: 20, seq: 0 };
+    test.report(JournalReport::Began { since: EntryId::ZERO, until });
+    [10, 20, 30].into_iter().for_each(|millis| test.entry(millis));
+    assert_eq!(stream.data(), ["{}", "entry 10", "entry 20", "entry 30"]);
+}
+
+#[test]
 fn entries_that_a_node_reads_from_the_past_are_kept_and_not_sent_to_connected_clients() {
     let mut test = TestShard::with_journal();
     let mut connected = test.stream();

@@ -54,7 +54,10 @@ impl Shard {
             self.set_state(slot, ClientState::catching_up(reader.clone(), Bytes::new()));
             self.serve(slot);
         } else if let Some(poll) = client.waiting() {
-            poll.reader.wait(reader.cursor, reader.passed());
+            // One that came with an id, and has not got everything since, may need events that no batch has.
+            if !poll.reader.may_need_past() {
+                poll.reader.wait(reader.cursor, reader.passed());
+            }
             self.answer_poll(slot, false);
         }
     }
@@ -178,7 +181,9 @@ impl Shard {
         }
         // If the answer does not have everything, the cursor must not pass its last item: an unreported gap may follow.
         due.iter().for_each(|item| poll.reader.pass(item));
-        if all {
+        if all && self.hub.needs_past(group, &poll.reader) {
+            poll.reader.catch_up(self.hub.last(), self.hub.passed());
+        } else if all {
             poll.reader.wait(self.hub.last(), self.hub.passed());
         }
         if due.is_empty() && !even_if_empty {
