@@ -1,6 +1,7 @@
 //! The Redis journal on a real Redis: entries reach clients, lost ones are reported, publishes are answered with the entry's id,
 //! and a client goes on exactly after its last entry, at any node.
 
+mod alternate;
 mod loss;
 mod publish;
 mod resume;

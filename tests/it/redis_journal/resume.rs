@@ -1,6 +1,8 @@
 //! A client goes on exactly after its last entry: at another node, and after every node was restarted.
 
-use super::*;
+use nix::sys::signal::Signal;
+
+use super::{alternate::Poller, *};
 
 #[test]
 fn a_client_resumes_exactly_at_another_node_over_several_channels() {
@@ -106,4 +108,36 @@ fn clients_that_resume_cause_no_request_to_redis() {
     before = redis.calls("xread") - before;
     assert!(before <= allowed, "{before} XREADs in {:?}", began.elapsed());
     assert_eq!(redis.calls("xrange") + redis.calls("xrevrange"), range);
+}
+
+#[test]
+fn a_client_that_comes_before_a_node_has_read_its_tail_gets_all_of_it() {
+    needs!("redis-server");
+    let folder = Folder::new();
+    let mut redis = RedisServer::start(&folder);
+    let mut one = Daemon::start_named(&folder, "one", &format!("{}[history]\nmessages = 10000\n", table(&redis)));
+    one.wait_until_ready();
+    let mut stream = open(&one, &["a"]);
+    redis.add_many("a", 0..10);
+    let id = stream.events(10).pop().unwrap().id;
+    redis.add_many("a", 10..3000);
+    // The other node serves, but Redis does not answer it yet.
+    redis.child().signal(Signal::SIGSTOP);
+    let mut other = Daemon::start_named(&folder, "other", &format!("{}[history]\nmessages = 10000\n", table(&redis)));
+    let mut stream = Subscription::to(&["a"]).after(&id).open(other.public());
+    let mut poll = Poller::new(&["a"], &id);
+    poll.send(other.public());
+    eventually("both wait", || (other.subscribers("a") == 2).then_some(()));
+    redis.child().signal(Signal::SIGCONT);
+    assert_eq!(stream.texts(2990), numbers(10..3000));
+    let mut texts = poll.answer();
+
+    while texts.len() < 2990 {
+        poll.send(other.public());
+        texts.extend(poll.answer());
+    }
+    assert_eq!(texts, numbers(10..3000));
+    other.wait_until_ready();
+    redis.add("a", "3000");
+    assert_eq!(stream.texts(1), ["3000"]);
 }

@@ -33,8 +33,28 @@ impl Nginx {
     /// block.
     pub(crate) fn start_edited(folder: &Folder, upstream: &Path, edit: impl FnOnce(String) -> String) -> Self {
         let port = free_port();
-        let config = write_config(folder, upstream, port, edit);
-        let child = Child::start("nginx", &mut command(folder, &config), folder.path("nginx.log"));
+        let config = write_config(folder, upstream, port, "", edit);
+        Self::launch(folder, &config, port)
+    }
+
+    /// Starts nginx in front of several nodes, to which new streams and polls go by turns: the snippet with an upstream, as
+    /// docs/several-machines.md shows it.
+    pub(crate) fn start_before_nodes(folder: &Folder, nodes: &[Daemon]) -> Self {
+        let port = free_port();
+        let server = |node: &Daemon| format!("        server unix:{} max_fails=0;\n", node.public().path().display());
+        let servers: String = nodes.iter().map(server).collect();
+        let upstream = format!("    upstream ssecast {{\n{servers}    }}\n");
+        let first = nodes[0].public().path();
+        let config = write_config(folder, first, port, &upstream, |snippet| {
+            let edited = snippet.replace(&format!("http://unix:{}:/;", first.display()), "http://ssecast/;");
+            assert_ne!(edited, snippet, "the snippet's proxy_pass is not what docs/several-machines.md says");
+            edited
+        });
+        Self::launch(folder, &config, port)
+    }
+
+    fn launch(folder: &Folder, config: &Path, port: u16) -> Self {
+        let child = Child::start("nginx", &mut command(folder, config), folder.path("nginx.log"));
         let mut nginx = Self { child, address: (Ipv4Addr::LOCALHOST, port).into() };
         let endpoint = Endpoint::tcp(nginx.address);
         nginx.child.wait_until("answering", || {
@@ -56,13 +76,13 @@ impl Nginx {
 
 /// The output of `nginx -t` for the shipped snippet.
 pub(crate) fn test_config(folder: &Folder) -> Output {
-    let config = write_config(folder, &folder.path("ssecast.sock"), free_port(), |snippet| snippet);
+    let config = write_config(folder, &folder.path("ssecast.sock"), free_port(), "", |snippet| snippet);
     command(folder, &config).arg("-t").output().unwrap()
 }
 
 /// The output of `nginx -t` for the snippet with its optional lines, which are shipped as comments.
 pub(crate) fn test_config_with_options(folder: &Folder) -> Output {
-    let config = write_config(folder, &folder.path("ssecast.sock"), free_port(), |snippet| snippet);
+    let config = write_config(folder, &folder.path("ssecast.sock"), free_port(), "", |snippet| snippet);
     let snippet = folder.path("snippet.conf");
     let (mut options, mut text) = (0, String::new());
     for line in std::fs::read_to_string(&snippet).unwrap().lines() {
@@ -88,7 +108,14 @@ fn shipped(name: &str, upstream: &Path) -> String {
     text.replace(SHIPPED_SOCKET, upstream.to_str().unwrap())
 }
 
-fn write_config(folder: &Folder, upstream: &Path, port: u16, edit: impl FnOnce(String) -> String) -> PathBuf {
+/// `more` goes into the `http` block.
+fn write_config(
+    folder: &Folder,
+    upstream: &Path,
+    port: u16,
+    more: &str,
+    edit: impl FnOnce(String) -> String,
+) -> PathBuf {
     let snippet = shipped("ssecast.conf", upstream);
     assert!(snippet.contains(upstream.to_str().unwrap()), "the snippet does not name {SHIPPED_SOCKET}");
     let snippet = folder.write("snippet.conf", &edit(snippet));
@@ -110,6 +137,7 @@ http {{
     access_log off;
 {temp}
 {http}
+{more}
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         include {snippet};
