@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -25,6 +25,8 @@ pub(super) struct Client {
     endpoints: Vec<Endpoint>,
     node: usize,
     cursor: Option<String>,
+    /// It has been counted among those with a cursor.
+    counted: bool,
     pub(super) items: Vec<Item>,
     /// What happened, with the number of items at that time.
     pub(super) log: Vec<(usize, String)>,
@@ -33,22 +35,34 @@ pub(super) struct Client {
 }
 
 /// What holds while a run lasts.
+#[derive(Default)]
 pub(super) struct Phase {
     /// Clients are no longer cut off and don't stall; they end once each of their channels has.
     pub(super) settling: AtomicBool,
+    /// Number of clients that have a cursor: whatever is published from now on is due to them.
+    pub(super) with_cursor: AtomicUsize,
 }
 
 impl Client {
     pub(super) fn new(kind: Kind, channels: Vec<String>, endpoints: Vec<Endpoint>, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
         let (items, log) = (Vec::new(), Vec::new());
-        Self { kind, channels, endpoints, node: 0, cursor: None, items, log, cuts: 0, random }
+        Self { kind, channels, endpoints, node: 0, cursor: None, counted: false, items, log, cuts: 0, random }
+    }
+
+    /// Begins after the event `id`.
+    pub(super) fn begin_after(&mut self, id: String) {
+        self.note(format!("begins after {id}"));
+        self.cursor = Some(id);
     }
 
     /// Runs until it has the end of each channel. False if that does not come for `patience` after the run.
     pub(super) fn run(&mut self, phase: &Phase, patience: Duration) -> bool {
         let mut settling_since = None;
         while !self.has_all() {
+            if self.cursor.is_some() && !std::mem::replace(&mut self.counted, true) {
+                phase.with_cursor.fetch_add(1, Ordering::Relaxed);
+            }
             if phase.settling.load(Ordering::Relaxed) {
                 let since = *settling_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > patience {
@@ -103,7 +117,8 @@ impl Client {
         if let Some(id) = &self.cursor {
             subscription = subscription.after(id);
         }
-        let response = self.request(&subscription.request(&self.endpoints[self.node]));
+        let request = subscription.request(&self.endpoints[self.node]).header("Connection", "close");
+        let response = self.request(&request);
         let Some(response) = response.filter(|response| response.status() == 200) else { return self.wait_to_retry() };
         let mut stream = Stream::new(response);
         let lasts = Duration::from_millis(self.random.u64(5..1_500));
@@ -186,6 +201,10 @@ impl Client {
             if let Some(gap) = event.gap() {
                 self.note(format!("gap at {}: {gap:?}", event.id));
                 self.items.push(Item::Gap { channels: gap.channels });
+                continue;
+            }
+            if event.kind == "ssecast.down" {
+                self.note("no node is there: nginx answers".to_owned());
                 continue;
             }
             let text = match envelope {

@@ -4,6 +4,7 @@
 //! `SSECAST_CHAOS_SECONDS=60 SSECAST_CHAOS_SEEDS=5` in the environment makes runs longer and more of them.
 
 mod client;
+mod journal;
 mod oracle;
 
 use std::{
@@ -196,7 +197,7 @@ impl Scenario {
                 Client::new(self.kind(at), channels, endpoints.clone(), random.u64(..))
             })
             .collect();
-        let phase = Phase { settling: AtomicBool::new(false) };
+        let phase = Phase::default();
         let (publishing, published) = (AtomicBool::new(false), Mutex::new(Publications::default()));
         let (reading, unended, broken) = (AtomicUsize::new(clients.len()), Mutex::new(Vec::new()), AtomicUsize::new(0));
         let mut counted = String::new();
