@@ -7,7 +7,10 @@
 //! - A source that confirms an open channel gives a gap on it, and only then the messages that it sent before it confirmed.
 //! - What one source reports about a channel changes nothing that other sources have reported about it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     event::Message,
@@ -335,7 +338,7 @@ impl Subscriptions {
         actions: &mut Vec<Action>,
     ) {
         let disconnected = self.disconnected_bits();
-        let mut gap = Vec::new();
+        let (mut gap, mut patterns) = (Vec::new(), Vec::new());
         for (name, generation) in confirmed {
             let Some(channel) = self.channels.get_mut(name).filter(|channel| channel.generation == generation) else {
                 continue;
@@ -346,6 +349,9 @@ impl Subscriptions {
             channel.pending &= !(1 << source);
             channel.refused_before &= !(1 << source);
             channel.interrupted &= !(1 << source);
+            if name.is_pattern() {
+                patterns.push(name.clone());
+            }
             if channel.open {
                 gap.push(name.clone());
             } else if channel.pending & !disconnected == 0 {
@@ -353,26 +359,35 @@ impl Subscriptions {
                 actions.push(Action::Open { name: name.clone(), complete: true });
             }
         }
-        gap.extend(self.unconfirmed_under(source, &gap));
+        // Also of a pattern that another source keeps from opening: the channel may be open.
+        let under = self.unconfirmed_under(source, &patterns);
+        gap.extend(under.into_iter().filter(|name| !gap.contains(name)).collect::<Vec<_>>());
         if !gap.is_empty() {
             actions.push(Action::Gap(source, gap));
         }
         self.settle_early(source, actions);
     }
 
-    /// The open channels that the source has not confirmed, but delivers because of one of the patterns among `names`: they share its
+    /// The open channels and patterns that the source has not confirmed, but delivers in part because of `names`: they share its
     /// losses.
     fn unconfirmed_under(&self, source: SourceId, names: &[ChannelName]) -> Vec<ChannelName> {
-        let patterns: Vec<&ChannelName> = names.iter().filter(|name| name.is_pattern()).collect();
-        if patterns.is_empty() {
-            return Vec::new();
+        let is_unconfirmed = |channel: &Channel| channel.open && channel.answer(source) != Answer::Confirmed;
+        let (patterns, names): (Vec<&ChannelName>, Vec<&ChannelName>) =
+            names.iter().partition(|name| name.is_pattern());
+        let mut under: HashSet<&ChannelName> = HashSet::new();
+        for name in &names {
+            let matching =
+                self.patterns.matching(name).filter_map(|(pattern, ())| self.channels.get_key_value(pattern));
+            under.extend(matching.filter(|(_, channel)| is_unconfirmed(channel)).map(|(pattern, _)| pattern));
         }
-        let is_matched = |name: &ChannelName| {
-            patterns.iter().any(|pattern| *pattern != name && pattern::matches(pattern.as_str(), name.as_str()))
-        };
-        let channels = self.channels.iter();
-        let unconfirmed = channels.filter(|(_, channel)| channel.open && channel.answer(source) != Answer::Confirmed);
-        unconfirmed.map(|(name, _)| name).filter(|name| !names.contains(name) && is_matched(name)).cloned().collect()
+        if !patterns.is_empty() {
+            let overlaps = |name: &ChannelName| {
+                patterns.iter().any(|pattern| *pattern != name && pattern::overlap(pattern.as_str(), name.as_str()))
+            };
+            let unconfirmed = self.channels.iter().filter(|(_, channel)| is_unconfirmed(channel));
+            under.extend(unconfirmed.map(|(name, _)| name).filter(|name| overlaps(name)));
+        }
+        under.into_iter().filter(|name| !patterns.contains(name) && !names.contains(name)).cloned().collect()
     }
 
     /// A source may not deliver the channel of this subscription.
@@ -472,7 +487,19 @@ impl Subscriptions {
         if !lossless && !self.sources[source].on_demand && was == Connection::Disconnected {
             actions.push(Action::Gap(source, self.channels.keys().cloned().collect()));
         }
-        self.confirmed(source, confirmed, actions);
+        let confirmed: Vec<(&ChannelName, Generation)> = confirmed.into_iter().collect();
+        self.confirmed(source, confirmed.iter().copied(), actions);
+        // A pattern that it refuses got events by the names that it delivers. They were lost to the pattern as well.
+        let shares = |(name, channel): &(&ChannelName, &Channel)| {
+            name.is_pattern()
+                && channel.open
+                && channel.answer(source) != Answer::Confirmed
+                && confirmed.iter().any(|(other, _)| pattern::matches(name.as_str(), other.as_str()))
+        };
+        let lost: Vec<ChannelName> = self.channels.iter().filter(shares).map(|(name, _)| name.clone()).collect();
+        if !lossless && was == Connection::Disconnected && !lost.is_empty() {
+            actions.push(Action::Gap(source, lost));
+        }
     }
 
     /// Sources that are not connected.

@@ -116,3 +116,20 @@ fn a_channel_that_is_delivered_for_a_pattern_alone_shares_the_patterns_gaps() {
     bench.dispatcher.release(0, &name("c*"));
     assert_eq!(bench.words()[5..], ["gap c", "gone c*"], "from now on it is not delivered");
 }
+
+/// The gap event of a channel that a source refuses by its name was left out, where the pattern was not open yet.
+#[test]
+fn a_channel_that_is_delivered_for_a_pattern_that_is_not_open_has_its_gaps() {
+    let mut bench = Bench::new(2);
+    bench.dispatcher.subscribe(0, &name("c"));
+    bench.dispatcher.subscribe(0, &name("c*"));
+    (0..2).for_each(|source| bench.take_interest(source));
+    bench.refuse(0, "c");
+    bench.confirm(1, "c");
+    bench.publish(0, "c");
+    bench.disconnect(0);
+    bench.publish(0, "c");
+    bench.reconnect(0);
+    bench.publish(0, "c");
+    assert_eq!(bench.words(), ["open c", "c=0:1", "gap c", "c=0:3"]);
+}
